@@ -1,0 +1,39 @@
+# Everything runs in .venv, which the first target makes; nothing but Python is needed.
+#   make demo         track in a procedural clip, print the mean overlap, write an annotated video
+#   make test         the tests            make quality      lint and formatting
+#   make test-common  transformers' own test suites against our classes (downloads their source once)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: demo test test-common quality style clean
+
+# torch comes from the ordinary index together with torchvision: a CPU-only torch beside that torchvision breaks timm
+# and transformers' image utilities, so the two are always resolved in one command.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision --editable ".[dev]"
+	touch $@
+
+demo: $(READY)
+	$(BIN)/pjvlt-track --seed 3
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-common: $(READY)
+	$(BIN)/python tests/common/fetch.py
+	$(BIN)/python -m pytest tests/common
+
+quality: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .cache outputs dist

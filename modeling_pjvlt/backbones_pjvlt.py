@@ -1,0 +1,189 @@
+"""Start a PJVLT from published backbones: a plain timm ViT for the vision stream, a BERT for the text stream."""
+
+import os
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+from transformers.utils import logging
+
+from .configuration_pjvlt import PJVLTConfig
+
+try:
+    import timm
+    from timm.layers import Attention, Mlp, PatchEmbed
+    from timm.models.vision_transformer import Block
+except ImportError:
+    timm = None
+
+logger = logging.get_logger(__name__)
+
+UNSUPPORTED = (
+    "{name!r} is not a plain ViT: it has {part}, which PJVLT's vision layers have not. Choose another timm ViT."
+)
+
+
+def load_backbones(model_class, vision: str, text: str, config: PJVLTConfig | None, pretrained: bool):
+    """Build `model_class` and fill its two streams; see `PJVLTModel.from_backbones`."""
+    if timm is None:
+        raise ImportError("from_backbones needs timm for the vision stream: pip install 'pjvlt[train]'.")
+    vit = timm.create_model(vision, pretrained=pretrained, num_classes=0)
+    check_plain_vit(vision, vit)
+    sizes = vit_sizes(vit)
+    text_config = read_text_config(text, config, pretrained)
+    if config is None:
+        config = PJVLTConfig(text_config=text_config, **sizes)
+    check_sizes("vision backbone", vision, sizes, config)
+    if config.uses_language and text_config.to_diff_dict() != config.text_config.to_diff_dict():
+        check_sizes("text backbone", text, text_config.to_dict(), config.text_config)
+    model = model_class(config)
+    loaded = copy_vit(vit, model) if pretrained else set()
+    if pretrained and config.uses_language:
+        bert = AutoModel.from_pretrained(text, add_pooling_layer=False, use_safetensors=True)
+        model.text_encoder.load_state_dict(bert.state_dict())
+        loaded |= {f"text_encoder.{name}" for name in bert.state_dict()}
+    report_new_weights(model, loaded)
+    return model.eval()
+
+
+def read_text_config(text: str, config: PJVLTConfig | None, pretrained: bool):
+    """The BERT's config: from its folder or the Hub, or from `config` where nothing may be downloaded."""
+    if pretrained or os.path.isdir(text):
+        return AutoConfig.from_pretrained(text)
+    return (config or PJVLTConfig()).text_config
+
+
+def check_plain_vit(name: str, vit: nn.Module) -> None:
+    """Raise `ValueError` naming the first part of `vit` that PJVLT's layers cannot hold."""
+
+    if not all(hasattr(vit, part) for part in ("patch_embed", "blocks", "pos_embed", "norm")):
+        raise ValueError(f"{name!r} is not a vision transformer of timm's VisionTransformer kind.")
+    part = foreign_part(vit)
+    if part is not None:
+        raise ValueError(UNSUPPORTED.format(name=name, part=part))
+
+
+def foreign_part(vit: nn.Module) -> str | None:
+    """What `vit` has and PJVLT's vision layers have not, or None."""
+
+    def active(module: nn.Module | None) -> bool:
+        return module is not None and not isinstance(module, nn.Identity)
+
+    if vit.pos_embed is None:
+        return "no learned position table"
+    if type(vit.patch_embed) is not PatchEmbed or active(vit.patch_embed.norm):
+        return "a patch embedding other than one convolution"
+    if active(getattr(vit, "norm_pre", None)):
+        return "a norm before its layers"
+    for block in vit.blocks:
+        if type(block) is not Block or type(block.attn) is not Attention:
+            return f"layers of type {type(block).__name__} with {type(getattr(block, 'attn', None)).__name__}"
+        if active(block.attn.q_norm) or active(block.attn.norm):
+            return "a norm inside its attention"
+        if active(getattr(block.attn, "gate", None)):
+            return "a gate inside its attention"
+        if type(block.mlp) is not Mlp or type(block.mlp.act) is not nn.GELU or active(block.mlp.norm):
+            return "an MLP other than fc1, GELU, fc2"
+        if not isinstance(block.norm1, nn.LayerNorm):
+            return f"norms of type {type(block.norm1).__name__}"
+    return None
+
+
+def vit_sizes(vit: nn.Module) -> dict[str, int | float]:
+    """The fields of `PJVLTConfig` that the ViT decides."""
+    block = vit.blocks[0]
+    return {
+        "hidden_size": vit.embed_dim,
+        "num_hidden_layers": len(vit.blocks),
+        "num_attention_heads": block.attn.num_heads,
+        "intermediate_size": block.mlp.fc1.out_features,
+        "patch_size": vit.patch_embed.patch_size[0],
+        "layer_norm_eps": block.norm1.eps,
+    }
+
+
+def check_sizes(role: str, name: str, sizes: dict, config) -> None:
+    """Raise `ValueError` naming the first field in which `config` and the backbone differ."""
+    fields = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "patch_size",
+        "layer_norm_eps",
+        "vocab_size",
+    )
+    for field in fields:
+        if field in sizes and getattr(config, field, sizes[field]) != sizes[field]:
+            raise ValueError(
+                f"The {role} {name!r} has {field}={sizes[field]}, but the config says {getattr(config, field)}."
+            )
+
+
+def resize_positions(table: Tensor, old_grid: tuple[int, int], new_grid: int) -> Tensor:
+    """(1, h w, C) position table to (1, new_grid^2, C), bicubic; unchanged where the grid already fits."""
+    if tuple(old_grid) == (new_grid, new_grid):
+        return table
+    grid = table.transpose(1, 2).unflatten(2, tuple(old_grid))
+    grid = nn.functional.interpolate(grid.float(), (new_grid, new_grid), mode="bicubic", antialias=True)
+    return grid.flatten(2).transpose(1, 2).to(table.dtype)
+
+
+@torch.no_grad()
+def copy_vit(vit: nn.Module, model: nn.Module) -> set[str]:
+    """Copy a timm ViT into the vision stream of `model`; returns the names of the parameters that were filled."""
+    filled = set()
+
+    def fill(name: str, value: Tensor) -> None:
+        model.get_parameter(name).copy_(value)
+        filled.add(name)
+
+    fill("embeddings.projection.weight", vit.patch_embed.proj.weight)
+    if vit.patch_embed.proj.bias is not None:
+        fill("embeddings.projection.bias", vit.patch_embed.proj.bias)
+    patches = vit.patch_embed.grid_size[0] * vit.patch_embed.grid_size[1]
+    table = vit.pos_embed[:, -patches:]  # the class token's position, where there is one, comes first
+    for name, grid in (("template", model.config.template_grid), ("search", model.config.search_grid)):
+        fill(f"embeddings.{name}_position", resize_positions(table, vit.patch_embed.grid_size, grid))
+    for j, block in enumerate(vit.blocks):
+        prefix = f"encoder.layers.{j}.vision"
+        for norm in ("norm1", "norm2"):
+            fill(f"{prefix}.{norm}.weight", getattr(block, norm).weight)
+            fill(f"{prefix}.{norm}.bias", getattr(block, norm).bias)
+        weights, biases = block.attn.qkv.weight.chunk(3), bias_of(block.attn.qkv).chunk(3)
+        for part, weight, bias in zip(("q_proj", "k_proj", "v_proj"), weights, biases, strict=True):
+            fill(f"{prefix}.attention.{part}.weight", weight)
+            fill(f"{prefix}.attention.{part}.bias", bias)
+        for name, linear, scale in (
+            ("attention.o_proj", block.attn.proj, getattr(block, "ls1", None)),
+            ("fc2", block.mlp.fc2, getattr(block, "ls2", None)),
+        ):
+            gamma = getattr(scale, "gamma", torch.ones(linear.out_features))  # LayerScale folds into the last linear
+            fill(f"{prefix}.{name}.weight", linear.weight * gamma[:, None])
+            fill(f"{prefix}.{name}.bias", bias_of(linear) * gamma)
+        fill(f"{prefix}.fc1.weight", block.mlp.fc1.weight)
+        fill(f"{prefix}.fc1.bias", bias_of(block.mlp.fc1))
+    norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
+    if not isinstance(norm, nn.Identity):
+        fill("norm.weight", norm.weight)
+        fill("norm.bias", norm.bias)
+    return filled
+
+
+def bias_of(linear: nn.Linear) -> Tensor:
+    """The bias of a linear map; zeros where it has none."""
+    return torch.zeros(linear.out_features) if linear.bias is None else linear.bias
+
+
+def report_new_weights(model: nn.Module, loaded: set[str]) -> None:
+    """Say which weights are random and must be trained, by part and with their number."""
+    new: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if name not in loaded:
+            part = next((p for p in ("saiel", "ccpil") if f".{p}." in name), name.split(".")[0])
+            new[part] = new.get(part, 0) + parameter.numel()
+    if new:
+        parts = ", ".join(f"{part} ({count:,})" for part, count in sorted(new.items()))
+        logger.warning(
+            f"New, untrained weights of {type(model).__name__}: {parts}. Train the model before tracking with it."
+        )

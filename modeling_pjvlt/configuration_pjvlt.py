@@ -1,0 +1,136 @@
+"""The configuration of PJVLT: every size, and every switch that the paper's ablations turn."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+FUSION_MODES = ("progressive", "early", "late", "none")
+SAIEL_FUSIONS = ("concat", "sum", "product")
+POSITIVE_FIELDS = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels", "patch_size"),
+    *("template_size", "search_size", "saiel_hidden_size", "num_saiel_heads", "word_temperature", "ccm_reduction"),
+    "pim_hidden_size",
+)
+
+
+@strict
+class PJVLTConfig(PreTrainedConfig):
+    """Sizes and switches of a [`PJVLTModel`]. The defaults are PJVLT-B of the paper: ViT-B/16 and BERT-base.
+
+    The words are encoded by the BERT that `text_config` describes; it is not built when nothing reads it
+    (`fusion="none"` or `use_saiel=False`). Tables II to VI of the paper vary `fusion`, `num_fusion_layers`,
+    `use_saiel`, `use_ccm`, `use_pim` and `saiel_fusion`.
+
+    Raises `ValueError` (naming the fields) when sizes do not divide or a mode is unknown.
+    """
+
+    model_type = "pjvlt"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+
+    text_config: dict | PreTrainedConfig | None = None  # the BERT; None is bert-base-uncased's architecture
+
+    # vision stream
+    hidden_size: int = 768  # C, channels of a visual token
+    num_hidden_layers: int = 12  # J, vision layers
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072  # width of the MLP
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float | int = 0.0
+    drop_path_rate: float | int = 0.1  # of the last layer; earlier layers rise to it linearly
+    initializer_range: float = 0.02
+    num_channels: int = 3
+    patch_size: int = 16
+    template_size: int = 128  # pixels, side of the template crop
+    search_size: int = 256  # pixels, side of the search crop
+
+    # fusion
+    fusion: str = "progressive"  # Table II: progressive, early, late or none
+    num_fusion_layers: int | None = None  # Table III: how many of the last layers fuse; None is all of them
+    use_saiel: bool = True  # Table IV
+    saiel_fusion: str = "concat"  # Table V: concat, sum or product
+    saiel_hidden_size: int = 256  # D, latent channels
+    num_saiel_heads: int = 4
+    word_temperature: float | int = 1.0  # tau of the word selection
+    use_ccm: bool = True  # Table VI, channel communication
+    ccm_reduction: int = 4  # C -> C / reduction -> C
+    use_pim: bool = True  # Table VI, patch interaction
+    pim_hidden_size: int = 640  # N -> this -> this -> N
+    fusion_residual: bool = False  # True keeps a scaled residual around SAIEL and CCPIL, for pretrained backbones
+    layer_scale_init: float = 1e-2  # s_1 and s_2 of `fusion_residual`
+
+    # box head
+    head_channels: list[int] | tuple[int, ...] = (256, 128, 64, 32)
+
+    # loss, Eq. 14
+    focal_weight: float | int = 1.0
+    giou_weight: float | int = 2.0
+    l1_weight: float | int = 5.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        for validator in self.__class_validators__:  # here, because `strict` would wrap their `ValueError`
+            validator(self)
+
+    @property
+    def template_grid(self) -> int:
+        """Template patches along one side."""
+        return self.template_size // self.patch_size
+
+    @property
+    def search_grid(self) -> int:
+        """Search patches along one side; the maps of the head are this wide and high."""
+        return self.search_size // self.patch_size
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """N = N_z + N_x."""
+        return self.template_grid**2 + self.search_grid**2
+
+    @property
+    def num_fused(self) -> int:
+        """How many SAIEL + CCPIL pairs are built."""
+        if self.fusion == "none" or not (self.use_saiel or self.use_ccm or self.use_pim):
+            return 0
+        return self.num_hidden_layers if self.num_fusion_layers is None else self.num_fusion_layers
+
+    @property
+    def uses_language(self) -> bool:
+        """Whether any part of the model reads the sentence."""
+        return self.use_saiel and self.num_fused > 0
+
+    def validate_modes(self):
+        """`fusion` and `saiel_fusion` are among the paper's."""
+        if self.fusion not in FUSION_MODES:
+            raise ValueError(f"`fusion` must be one of {FUSION_MODES}, got {self.fusion!r}.")
+        if self.saiel_fusion not in SAIEL_FUSIONS:
+            raise ValueError(f"`saiel_fusion` must be one of {SAIEL_FUSIONS}, got {self.saiel_fusion!r}.")
+
+    def validate_sizes(self):
+        """Sizes are positive, crops divide into patches, channels divide into heads."""
+        for name in POSITIVE_FIELDS:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        for name in ("template_size", "search_size"):
+            if getattr(self, name) % self.patch_size:
+                raise ValueError(
+                    f"`{name}` ({getattr(self, name)}) must be a multiple of `patch_size` ({self.patch_size})."
+                )
+        for size, heads in (("hidden_size", "num_attention_heads"), ("saiel_hidden_size", "num_saiel_heads")):
+            if getattr(self, size) % getattr(self, heads):
+                raise ValueError(
+                    f"`{size}` ({getattr(self, size)}) must be a multiple of `{heads}` ({getattr(self, heads)})."
+                )
+        if self.num_fusion_layers is not None and not 1 <= self.num_fusion_layers <= self.num_hidden_layers:
+            raise ValueError(
+                f"`num_fusion_layers` ({self.num_fusion_layers}) must be between 1 and `num_hidden_layers` "
+                f'({self.num_hidden_layers}), or None for all; `fusion="none"` turns fusion off.'
+            )
+
+    def validate_text_layers(self):
+        """Every layer of the text encoder is read by some vision layer, so that no parameter is left unused."""
+        if self.uses_language and self.text_config.num_hidden_layers < 1:
+            raise ValueError("`text_config.num_hidden_layers` must be at least 1.")
+
+
+__all__ = ["PJVLTConfig"]

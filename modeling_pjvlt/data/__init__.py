@@ -1,0 +1,1 @@
+"""Data: training pairs, sequences and the words that go with them."""

@@ -1,0 +1,1 @@
+"""Metrics of single-object tracking, and evaluations that use them."""

@@ -1,0 +1,308 @@
+"""Crops for PJVLT: from frame pixels to the network's input, and from its answer back to frame pixels.
+
+One continuous coordinate convention in both directions: pixel i covers [i, i + 1), and
+x_crop = (x_frame - left) * scale, y_crop = (y_frame - top) * scale. A crop is the triple (left, top, scale).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_utils import make_flat_list_of_images
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import TensorType
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MIN_BOX_SIDE = 1.0  # pixels; a tracked box never gets thinner
+
+
+def to_rgb(image) -> Tensor:
+    """Any still picture to a (3, H, W) uint8 RGB tensor.
+
+    Takes PIL images of any mode, and NumPy arrays or torch tensors with 1, 3 or 4 channels first or last, or none;
+    where both readings fit, NumPy is taken as channels last and torch as channels first. 16-bit and floating-point
+    ([0, 1]) values are brought to 8 bits; transparency is dropped. Raises `ValueError`
+    for other shapes and for values that are not finite.
+    """
+    if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):  # those would be clipped to 255
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    channels_last = not isinstance(image, Tensor)
+    pixels = image.detach() if isinstance(image, Tensor) else torch.from_numpy(_known_type(image))
+    if pixels.numel() == 0:
+        raise ValueError(f"The image is empty: shape {tuple(pixels.shape)}.")
+    return _to_uint8(_channels_first(pixels, channels_last))
+
+
+def _known_type(image) -> np.ndarray:
+    """NumPy array of a type torch can compute with, or a `ValueError`."""
+    array = np.asarray(image)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"Expected an image (PIL, NumPy or torch), got {type(image).__name__}.")
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return array.astype(np.float32) / 65535
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _channels_first(pixels: Tensor, channels_last: bool) -> Tensor:
+    """(H, W), (H, W, c) or (c, H, W) with c of 1, 3 or 4 to (3, H, W); `channels_last` decides where both fit."""
+    if pixels.ndim == 2:
+        pixels = pixels[None]
+    elif pixels.ndim == 3:
+        first, last = (pixels.shape[axis] in (1, 3, 4) for axis in (0, 2))
+        if last and (channels_last or not first):
+            pixels = pixels.permute(2, 0, 1)
+    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3, 4):
+        raise ValueError(
+            f"An image must be (H, W), (H, W, c) or (c, H, W) with c of 1, 3 or 4, got {tuple(pixels.shape)}."
+        )
+    return pixels.expand(3, -1, -1) if pixels.shape[0] == 1 else pixels[:3]
+
+
+def _to_uint8(pixels: Tensor) -> Tensor:
+    if pixels.dtype == torch.uint8:
+        return pixels
+    if not torch.isfinite(pixels).all():
+        raise ValueError("The image holds values that are not finite.")
+    top = float(pixels.max())
+    if pixels.is_floating_point():
+        scale = 255.0 if top <= 1.0 else 1.0
+    else:
+        scale = 255 / 65535 if top > 255 else 1.0
+    return (pixels.float() * scale).round().clamp(0, 255).to(torch.uint8)
+
+
+def check_box(
+    box_xywh: Sequence[float], frame_size: tuple[int, int] | None = None
+) -> tuple[float, float, float, float]:
+    """The box as four floats, or a `ValueError` that says what is wrong with it.
+
+    A box is x, y, w, h in frame pixels: finite, wider and higher than 0 and, where `frame_size` (height, width) is
+    given, overlapping the frame.
+    """
+    try:
+        values = [float(v) for v in np.asarray(box_xywh, dtype=np.float64).reshape(-1)]
+    except (TypeError, ValueError):
+        raise ValueError(f"A box must be four numbers x, y, w, h, got {box_xywh!r}.") from None
+    if len(values) != 4:
+        raise ValueError(f"A box must be four numbers x, y, w, h, got {len(values)}: {values}.")
+    if not all(math.isfinite(v) for v in values):
+        raise ValueError(f"The box {values} holds a value that is not finite.")
+    x, y, w, h = values
+    if w <= 0 or h <= 0:
+        raise ValueError(f"The box {values} must be wider and higher than 0 (x, y, w, h; not two corners).")
+    if frame_size is not None:
+        height, width = frame_size
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            raise ValueError(f"The box {values} (x, y, w, h) lies outside the frame of {width} x {height} pixels.")
+    return x, y, w, h
+
+
+def crop_geometry(box_xywh: Sequence[float], factor: float, size: int) -> tuple[float, float, float]:
+    """(left, top, scale) of the square of side ceil(sqrt(w h) factor) around the box, shown at `size` pixels."""
+    x, y, w, h = box_xywh
+    side = max(math.ceil(math.sqrt(w * h) * factor), 1)
+    return x + w / 2 - side / 2, y + h / 2 - side / 2, size / side
+
+
+def frame_to_crop(boxes_xywh, crop):
+    """(..., 4) xywh in frame pixels to xywh in crop pixels. `crop` is (..., 3): left, top, scale."""
+    boxes_xywh, crop = torch.as_tensor(boxes_xywh), torch.as_tensor(crop)
+    return torch.cat([boxes_xywh[..., :2] - crop[..., :2], boxes_xywh[..., 2:]], dim=-1) * crop[..., 2:]
+
+
+def crop_to_frame(boxes_xywh, crop):
+    """(..., 4) xywh in crop pixels to xywh in frame pixels; the exact inverse of [`frame_to_crop`]."""
+    boxes_xywh, crop = torch.as_tensor(boxes_xywh), torch.as_tensor(crop)
+    boxes_xywh = boxes_xywh / crop[..., 2:]
+    return torch.cat([boxes_xywh[..., :2] + crop[..., :2], boxes_xywh[..., 2:]], dim=-1)
+
+
+def clip_box(box_xywh: Sequence[float], frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Keep a predicted box (xywh) inside the frame (height, width), at least `MIN_BOX_SIDE` pixels wide and high."""
+    x, y, w, h = (float(v) for v in box_xywh)
+    height, width = frame_size
+    left, right = (min(max(v, 0.0), width) for v in (x, x + w))
+    top, bottom = (min(max(v, 0.0), height) for v in (y, y + h))
+    left, top = min(left, width - MIN_BOX_SIDE), min(top, height - MIN_BOX_SIDE)
+    return left, top, max(right - left, MIN_BOX_SIDE), max(bottom - top, MIN_BOX_SIDE)
+
+
+def _resampling_matrix(start: float, scale: float, size: int, length: int, device) -> tuple[int, int, Tensor]:
+    """Triangle filter of one axis: which source pixels [first, last) it reads, and (size, last - first) weights.
+
+    Output pixel i sits at source position start + (i + 0.5) / scale; the triangle is as wide as an output pixel, at
+    least one source pixel (so shrinking does not alias). Weights are normalised over all pixels, also those outside
+    the frame, which are black.
+    """
+    support = max(1.0, 1.0 / scale)
+    first = min(max(math.floor(start - support), 0), length)
+    last = min(max(math.ceil(start + size / scale + support), first), length)
+    centres = start + (torch.arange(size, device=device, dtype=torch.float64) + 0.5) / scale
+    reach = math.ceil(support) + 1
+    low = math.floor(start - support) - reach  # weights are summed over this wider, frameless range
+    high = math.ceil(start + size / scale + support) + reach
+    pixels = torch.arange(low, high, device=device, dtype=torch.float64) + 0.5
+    weights = (1 - (centres[:, None] - pixels[None]).abs() / support).clamp_min(0)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return first, last, weights[:, first - low : last - low].float()
+
+
+def crop_image(image: Tensor, left: float, top: float, scale: float, size: int) -> Tensor:
+    """Cut a square out of a frame and resample it with an antialiasing triangle filter.
+
+    `image` is (3, H, W) of any number type. Returns (3, size, size) float32 in the same value range, black outside
+    the frame. Crop pixel (0, 0) starts at frame position (left, top), and a frame pixel is `scale` crop pixels wide.
+    """
+    y0, y1, rows = _resampling_matrix(top, scale, size, image.shape[1], image.device)
+    x0, x1, columns = _resampling_matrix(left, scale, size, image.shape[2], image.device)
+    if y1 <= y0 or x1 <= x0:
+        return torch.zeros(image.shape[0], size, size, device=image.device)
+    return rows @ (image[:, y0:y1, x0:x1].float() @ columns.T)
+
+
+class PJVLTImagesKwargs(ImagesKwargs, total=False):
+    """What `PJVLTImageProcessor` can be told, at construction or for one call."""
+
+    template_size: int
+    search_size: int
+    template_factor: float
+    search_factor: float
+
+
+class PJVLTImageProcessor(BaseImageProcessor):
+    """Cuts template and search crops out of frames and normalises them.
+
+    Args:
+        template_size, search_size: pixels, sides of the two crops (128 and 256).
+        template_factor, search_factor: side of the crop over sqrt(w h) of the box (2 and 4).
+        do_rescale, rescale_factor, do_normalize, image_mean, image_std: as in every transformers image processor.
+    """
+
+    model_input_names = ["pixel_values", "template_pixel_values"]
+    valid_kwargs = PJVLTImagesKwargs
+    template_size = 128
+    search_size = 256
+    template_factor = 2.0
+    search_factor = 4.0
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = IMAGENET_MEAN
+    image_std = IMAGENET_STD
+
+    def __init__(self, **kwargs):
+        super().__init__(**{k: v for k, v in kwargs.items() if k not in self.valid_kwargs.__annotations__})
+        self._set_attributes(**kwargs)
+
+    def crop(self, image: Tensor, box_xywh: Sequence[float] | None, factor: float, size: int):
+        """One float crop (3, size, size) with values 0 to 255, and its (left, top, scale).
+
+        `image` is (3, H, W) from [`to_rgb`]. Without a box the crop shows the whole picture, centred on a square.
+        """
+        height, width = image.shape[1:]
+        if box_xywh is None:
+            side = max(height, width)
+            geometry = (width / 2 - side / 2, height / 2 - side / 2, size / side)
+        else:
+            geometry = crop_geometry(check_box(box_xywh, (height, width)), factor, size)
+        return crop_image(image, *geometry, size), geometry
+
+    def normalize_crops(self, crops: Tensor, **overrides) -> Tensor:
+        """(B, 3, S, S) from 0..255 to network input: times `rescale_factor`, minus mean, over standard deviation."""
+        settings = {
+            name: overrides.get(name, getattr(self, name))
+            for name in ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        }
+        if settings["do_rescale"]:
+            crops = crops * settings["rescale_factor"]
+        if settings["do_normalize"]:
+            mean, std = (crops.new_tensor(settings[name]).view(1, -1, 1, 1) for name in ("image_mean", "image_std"))
+            crops = (crops - mean) / std
+        return crops
+
+    def preprocess(
+        self,
+        images=None,
+        boxes=None,
+        template_images=None,
+        template_boxes=None,
+        return_crops: bool = False,
+        return_tensors: str | TensorType | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Frames and boxes to network input.
+
+        Args:
+            images: one frame or a list of B, PIL, NumPy or torch, RGB.
+            boxes: one box or B of them, xywh in frame pixels: where the target was last seen. None shows the whole
+                picture.
+            template_images, template_boxes: the first frame or frames and the target's box in them.
+            return_crops: also return `crops`, (B, 3) float64: left, top, scale of each search crop. Pop them before
+                the rest goes to the model.
+            return_tensors: `"pt"` or `"np"`; None gives a list of tensors.
+
+        Returns `pixel_values` (B, 3, search_size, search_size) and `template_pixel_values`
+        (B, 3, template_size, template_size). Raises `ValueError` for a bad box (with its row) or picture.
+        """
+        options = {
+            name: kwargs.get(name, getattr(self, name))
+            for name in PJVLTImagesKwargs.__annotations__
+            if hasattr(self, name)
+        }
+        data: dict = {}
+        if images is not None:
+            crops, geometry = self._crop_all(images, boxes, options["search_factor"], options["search_size"])
+            data["pixel_values"] = self.normalize_crops(crops, **options)
+            if return_crops:
+                data["crops"] = torch.tensor(geometry, dtype=torch.float64)
+        if template_images is not None:
+            crops, _ = self._crop_all(
+                template_images, template_boxes, options["template_factor"], options["template_size"]
+            )
+            data["template_pixel_values"] = self.normalize_crops(crops, **options)
+        if not data:
+            raise ValueError("Pass `images`, `template_images` or both.")
+        if return_tensors is None:
+            data = {name: list(value) for name, value in data.items()}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _crop_all(self, images, boxes, factor: float, size: int) -> tuple[Tensor, list[tuple[float, float, float]]]:
+        frames = list(images) if isinstance(images, (list, tuple)) else [images]
+        if len(frames) == 1 and getattr(frames[0], "ndim", 0) == 4:
+            frames = list(frames[0])
+        elif frames and isinstance(frames[0], (list, tuple)):
+            frames = make_flat_list_of_images(images)
+        if boxes is None:
+            boxes = [None] * len(frames)
+        elif np.ndim(boxes) == 1:
+            boxes = [boxes]
+        if len(boxes) != len(frames):
+            raise ValueError(f"Got {len(frames)} images but {len(boxes)} boxes.")
+        crops, geometry = [], []
+        for row, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
+            try:
+                crop, place = self.crop(to_rgb(frame), box, factor, size)
+            except ValueError as error:
+                raise ValueError(f"Image {row}: {error}") from error
+            crops.append(crop)
+            geometry.append(place)
+        return torch.stack(crops), geometry
+
+
+__all__ = [
+    "PJVLTImageProcessor",
+    "check_box",
+    "clip_box",
+    "crop_geometry",
+    "crop_image",
+    "crop_to_frame",
+    "frame_to_crop",
+    "to_rgb",
+]

@@ -1,0 +1,610 @@
+"""PJVLT: a one-stream vision transformer that BERT's words steer, layer by layer.
+
+Read from top to bottom as data flows: patch embeddings, attention, vision layer, SAIEL (words into patches), CCPIL
+(channels and patches talk), joint encoder, box head, model. Letters in shapes: B batch, N = N_z + N_x visual tokens
+(template first, then search), T words, C channels, D latent channels, F fused layers, H heads, G search grid.
+
+Notable: after every vision layer the patches are aligned with the words of the BERT layer at the same relative depth;
+the words themselves are never changed by the image, so everything they contribute is computed once per sentence.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, logging
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
+
+from .backbones_pjvlt import load_backbones
+from .configuration_pjvlt import PJVLTConfig
+from .loss_pjvlt import tracking_loss
+
+logger = logging.get_logger(__name__)
+
+SCORE_EPS = 1e-4  # scores are clamped to [SCORE_EPS, 1 - SCORE_EPS] so that the focal loss stays finite
+SCORE_PRIOR = 0.01  # what the score branch answers everywhere before training (focal-loss prior)
+
+
+@dataclass
+class PJVLTTextFeatures(ModelOutput):
+    """All that the tracker needs of a sentence, for each fused layer. Made by [`PJVLTModel.encode_text`].
+
+    keys (B, F, H, T, D/H); values (B, F, H, T, D/H), already selected; modulation (B, F, 3, D), the alpha, beta and
+    gamma of Eq. 5; attention_mask (B, T), 1 for words and 0 for padding.
+    """
+
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    modulation: Tensor | None = None
+    attention_mask: Tensor | None = None
+
+
+@dataclass
+class PJVLTOutput(ModelOutput):
+    """What [`PJVLTModel`] returns.
+
+    loss: scalar, with `labels`. pred_boxes: (B, 4) cx, cy, w, h in fractions of the search crop. scores: (B,) in
+    (0, 1), of the chosen cell. score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32 in
+    (0, 1). last_hidden_state (B, N, C) after the final norm. loss_dict: the unweighted parts of the loss.
+    hidden_states: J + 1 of (B, N, C), with late fusion one more for each late layer. attentions: J of (B, heads, N, N). cross_attentions: F of (B, H, N, T).
+    """
+
+    loss: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    scores: Tensor | None = None
+    score_map: Tensor | None = None
+    offset_map: Tensor | None = None
+    size_map: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+class PJVLTEmbeddings(nn.Module):
+    """Patches of both crops with their own learned position tables; template tokens first. No class token."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+        self.config = config
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+        self.template_position = nn.Parameter(torch.zeros(1, config.template_grid**2, config.hidden_size))
+        self.search_position = nn.Parameter(torch.zeros(1, config.search_grid**2, config.hidden_size))
+
+    def check_size(self, name: str, pixels: Tensor, size: int) -> None:
+        expected = (self.config.num_channels, size, size)
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
+            raise ValueError(
+                f"`{name}` must be (batch, {', '.join(map(str, expected))}) as the config says, got "
+                f"{tuple(pixels.shape)}. PIM fixes the number of patches, so other crop sizes need another config."
+            )
+
+    def forward(self, template_pixel_values: Tensor, pixel_values: Tensor) -> Tensor:  # -> (B, N, C)
+        self.check_size("template_pixel_values", template_pixel_values, self.config.template_size)
+        self.check_size("pixel_values", pixel_values, self.config.search_size)
+        dtype = self.projection.weight.dtype
+        template = self.projection(template_pixel_values.to(dtype)).flatten(2).transpose(1, 2)  # (B, N_z, C)
+        search = self.projection(pixel_values.to(dtype)).flatten(2).transpose(1, 2)  # (B, N_x, C)
+        return torch.cat([template + self.template_position, search + self.search_position], dim=1)
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """softmax(q k^T scaling + mask) v. Query (B, H, N, d), key and value (B, H, M, d); returns (B, N, H, d)."""
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class PJVLTAttention(nn.Module):
+    """Multi-head self-attention over template and search tokens together."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:  # (B, N, C)
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)  # (B, heads, N, d)
+        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        output, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling)
+        return self.o_proj(output.flatten(2)), weights
+
+
+class PJVLTDropPath(nn.Module):
+    """Stochastic depth: while training, drops a residual branch for whole samples (Huang et al., 2016)."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:  # (B, N, C)
+        if not self.training or self.rate == 0.0:
+            return branch
+        keep = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(1 - self.rate)
+        return branch * keep / (1 - self.rate)
+
+
+class PJVLTVisionLayer(nn.Module):
+    """Pre-norm ViT layer (Dosovitskiy et al., 2021)."""
+
+    def __init__(self, config: PJVLTConfig, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = PJVLTAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.drop_path = PJVLTDropPath(drop_path)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
+        hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
+        return hidden_states + self.drop_path(self.fc2(self.activation(self.fc1(self.norm2(hidden_states)))))
+
+
+def instance_norm(tokens: Tensor, eps: float = 1e-5) -> Tensor:
+    """Zero mean and unit variance over the tokens, per sample and channel, no affine. (B, N, D), in float32 inside."""
+    wide = tokens.float()
+    variance, mean = torch.var_mean(wide, dim=1, keepdim=True, correction=0)
+    return ((wide - mean) * torch.rsqrt(variance + eps)).to(tokens.dtype)
+
+
+class PJVLTFanInLinear(nn.Linear):
+    """Starts with standard deviation 1 / sqrt(fan in), not 0.02.
+
+    SAIEL and CCPIL stand outside any residual: with 0.02, twelve literal layers make all tokens alike. (A class of its
+    own because transformers initialises code outside its own package leaf by leaf.)
+    """
+
+
+class PJVLTWordModulation(nn.Linear):
+    """Words (B, C_text) to alpha, beta and gamma (B, 3 D). Starts as alpha = beta = 0 and gamma = 1, whatever the words.
+
+    So nothing is modulated at first, and yet the words have a gradient from the first step (gamma = 0 would stop it).
+    """
+
+
+class PJVLTScoreConv(nn.Conv2d):
+    """Last convolution of the score branch; starts at the focal-loss prior `SCORE_PRIOR`."""
+
+
+class PJVLTSAIEL(nn.Module):
+    """Semantic-aware instance encoder layer (Eq. 1-7): aligns patches with words.
+
+    `encode_words` is the half that depends on the sentence alone; `forward` is the half that sees the image.
+    """
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+        self.config = config
+        channels, latent, words = config.hidden_size, config.saiel_hidden_size, config.text_config.hidden_size
+        self.num_heads = config.num_saiel_heads
+        self.scaling = (latent // self.num_heads) ** -0.5
+        self.is_causal = False
+        self.query = PJVLTFanInLinear(channels, latent, bias=False)  # a bias would vanish in the instance norm
+        self.key = PJVLTFanInLinear(words, latent, bias=False)  # and this one in the softmax over words
+        self.value = PJVLTFanInLinear(words, latent)
+        self.modulation = PJVLTWordModulation(words, 3 * latent)
+        self.visual = PJVLTFanInLinear(channels, latent)
+        self.output = PJVLTFanInLinear(2 * latent if config.saiel_fusion == "concat" else latent, channels)
+        residual = config.fusion_residual
+        self.layer_scale = nn.Parameter(torch.full((channels,), config.layer_scale_init)) if residual else None
+
+    def select_words(self, value: Tensor, word_mask: Tensor) -> Tensor:
+        """Soft word selection (Eq. 2): value times its softmax over the words, per channel. (B, T, D), mask (B, T).
+
+        While training, Gumbel noise from the global generator is added to the logits, so that gradient
+        checkpointing and a resumed run repeat it.
+        """
+        logits = value.float()
+        if self.training:
+            logits = logits - torch.empty_like(logits).exponential_().clamp_min(1e-20).log()
+        logits = (logits / self.config.word_temperature).masked_fill(~word_mask[..., None], float("-inf"))
+        return logits.softmax(dim=1).to(value.dtype) * value
+
+    def encode_words(self, words: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Words (B, T, C_text) to keys (B, H, T, D/H), selected values (B, H, T, D/H) and modulation (B, 3, D)."""
+        mask = attention_mask.bool()
+        keys, values = self.key(words), self.select_words(self.value(words), mask)
+        keys, values = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (keys, values))
+        weights = mask[..., None].to(words.dtype)
+        mean = (words * weights).sum(dim=1) / weights.sum(dim=1)  # mean over the real words, [CLS] and [SEP] included
+        return keys, values, self.modulation(mean).unflatten(-1, (3, -1))
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, word_mask: Tensor | None):
+        """Patches (B, H, N, d) attend to words (B, H, T, d): (B, N, H, d) and the weights, if the kernel has them."""
+        packing = {}
+        if word_mask is not None and word_mask.ndim == 2:
+            # A 2D mask is FlashAttention's contract, whose unpadding takes queries to be as long as the mask and would
+            # drop patches: give it packed words and their cumulative lengths instead.
+            batch, num_patches = query.shape[0], query.shape[2]
+            lengths = word_mask.sum(dim=1, dtype=torch.int32)
+            keys, values = (x.transpose(1, 2)[word_mask.bool()].transpose(0, 1)[None] for x in (keys, values))
+            start = lengths.new_zeros(1)
+            packing = {
+                "cu_seq_lens_q": torch.arange(batch + 1, dtype=torch.int32, device=query.device) * num_patches,
+                "cu_seq_lens_k": torch.cat([start, lengths.cumsum(0, dtype=torch.int32)]),
+                "max_length_q": num_patches,
+                "max_length_k": int(lengths.max()),
+            }
+            word_mask = None
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        return attend(self, query, keys, values, word_mask, dropout=dropout, scaling=self.scaling, **packing)
+
+    def forward(self, visual, keys, values, modulation, word_mask) -> tuple[Tensor, Tensor | None]:
+        """V (B, N, C) and what `encode_words` made of the sentence to A (B, N, C), and the attention weights."""
+        query = instance_norm(self.query(visual)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # Eq. 1
+        attended, weights = self.attend(query, keys, values, word_mask)  # Eq. 3
+        alpha, beta, gamma = modulation[:, :, None].unbind(dim=1)  # each (B, 1, D), Eq. 4
+        language = gamma * ((1 + alpha) * attended.flatten(2) + beta)  # L_o, Eq. 5
+        latent = nn.functional.gelu(self.visual(visual))  # V_o, Eq. 6
+        if self.config.saiel_fusion == "concat":
+            fused = torch.cat([latent, language], dim=-1)
+        elif self.config.saiel_fusion == "sum":
+            fused = latent + language
+        else:
+            fused = latent * language
+        aligned = nn.functional.gelu(self.output(fused))  # Eq. 7
+        if self.layer_scale is not None:
+            aligned = visual + self.layer_scale * aligned
+        return aligned, weights
+
+
+class PJVLTCCM(nn.Module):
+    """Channel communication (Eq. 8-9): a gate per channel from the mean token. (B, N, C) to (B, 1, C)."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+        self.reduce = PJVLTFanInLinear(config.hidden_size, config.hidden_size // config.ccm_reduction)
+        self.expand = PJVLTFanInLinear(config.hidden_size // config.ccm_reduction, config.hidden_size)
+
+    def forward(self, aligned: Tensor) -> Tensor:
+        mean = aligned.mean(dim=1, keepdim=True)
+        return self.expand(nn.functional.gelu(self.reduce(mean))).sigmoid()
+
+
+class PJVLTPIM(nn.Module):
+    """Patch interaction (Eq. 10): an MLP over the token axis, so N is fixed. (B, N, C) to (B, N, C)."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+        tokens, hidden = config.num_visual_tokens, config.pim_hidden_size
+        self.fc1 = PJVLTFanInLinear(tokens, hidden)
+        self.fc2 = PJVLTFanInLinear(hidden, hidden)
+        self.fc3 = PJVLTFanInLinear(hidden, tokens)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mixed = nn.functional.gelu(self.fc1(tokens.transpose(1, 2)))  # (B, C, hidden)
+        return self.fc3(nn.functional.gelu(self.fc2(mixed))).transpose(1, 2)
+
+
+class PJVLTCCPIL(nn.Module):
+    """Channel-communication patch-interaction layer (Eq. 8-11): R = PIM(C) + C + A with C = gate * A + A."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+        self.ccm = PJVLTCCM(config) if config.use_ccm else None
+        self.pim = PJVLTPIM(config) if config.use_pim else None
+        scaled = config.fusion_residual and (config.use_ccm or config.use_pim)
+        self.layer_scale = nn.Parameter(torch.full((config.hidden_size,), config.layer_scale_init)) if scaled else None
+
+    def forward(self, aligned: Tensor) -> Tensor:  # (B, N, C)
+        gated = self.ccm(aligned) * aligned if self.ccm is not None else None
+        communicated = aligned if gated is None else gated + aligned  # C, Eq. 9
+        mixed = self.pim(communicated) if self.pim is not None else None  # Eq. 10
+        if self.layer_scale is not None:
+            return aligned + self.layer_scale * sum(part for part in (mixed, gated) if part is not None)
+        if mixed is None:
+            return communicated
+        return mixed + aligned if gated is None else mixed + communicated + aligned  # Eq. 11
+
+
+class PJVLTFusionLayer(nn.Module):
+    """SAIEL, then CCPIL; either can be ablated away."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+        self.saiel = PJVLTSAIEL(config) if config.use_saiel else None
+        self.ccpil = PJVLTCCPIL(config)
+
+    def forward(self, hidden_states: Tensor, words: tuple | None) -> Tensor:  # (B, N, C)
+        if self.saiel is not None:
+            hidden_states, _ = self.saiel(hidden_states, *words)
+        return self.ccpil(hidden_states)
+
+
+class PJVLTJointLayer(GradientCheckpointingLayer):
+    """One step of the joint encoder: a vision layer, a fusion layer, or one after the other."""
+
+    def __init__(self, vision: PJVLTVisionLayer | None, fusion: PJVLTFusionLayer | None):
+        super().__init__()
+        self.vision = vision
+        self.fusion = fusion
+
+    def forward(self, hidden_states: Tensor, words: tuple | None) -> Tensor:  # (B, N, C)
+        if self.vision is not None:
+            hidden_states = self.vision(hidden_states)
+        return hidden_states if self.fusion is None else self.fusion(hidden_states, words)
+
+
+class PJVLTJointEncoder(nn.Module):
+    """J vision layers with F fusion layers between them ("progressive", "early") or behind them ("late")."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+        depth, fused = config.num_hidden_layers, config.num_fused
+        drop = [config.drop_path_rate * j / max(depth - 1, 1) for j in range(depth)]
+        between = 0 if config.fusion == "late" else fused
+        self.layers = nn.ModuleList()
+        for j in range(depth):
+            fusion = PJVLTFusionLayer(config) if j >= depth - between else None
+            self.layers.append(PJVLTJointLayer(PJVLTVisionLayer(config, drop[j]), fusion))
+        behind = [PJVLTJointLayer(None, PJVLTFusionLayer(config)) for _ in range(fused - between)]
+        self.late_layers = nn.ModuleList(behind)
+
+    def all_layers(self) -> list[PJVLTJointLayer]:
+        return [*self.layers, *self.late_layers]
+
+    def saiels(self) -> list[PJVLTSAIEL]:
+        """The SAIELs in the order in which they are run."""
+        fusions = [layer.fusion for layer in self.all_layers() if layer.fusion is not None]
+        return [fusion.saiel for fusion in fusions if fusion.saiel is not None]
+
+    def forward(self, hidden_states: Tensor, words: list[tuple] | None) -> Tensor:  # (B, N, C)
+        remaining = iter(words or [])
+        for layer in self.all_layers():
+            hidden_states = layer(hidden_states, next(remaining, None) if layer.fusion is not None else None)
+        return hidden_states
+
+
+class PJVLTBoxHead(nn.Module):
+    """Three convolutional branches on the search map: score (1), offset (2) and size (2), all through a sigmoid."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+
+        def branch(outputs: int, last=nn.Conv2d) -> nn.Sequential:
+            blocks, inputs = [], config.hidden_size
+            for channels in config.head_channels:
+                blocks += [nn.Conv2d(inputs, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+                inputs = channels
+            return nn.Sequential(*blocks, last(inputs, outputs, 1))
+
+        self.score, self.offset, self.size = branch(1, PJVLTScoreConv), branch(2), branch(2)
+
+    def forward(self, search_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
+        score = self.score(search_map).float().sigmoid().clamp(SCORE_EPS, 1 - SCORE_EPS)
+        return score, self.offset(search_map).float().sigmoid(), self.size(search_map).float().sigmoid()
+
+
+def decode_boxes(score_map: Tensor, offset_map: Tensor, size_map: Tensor, window: Tensor | None = None):
+    """Read the box at the highest score (Eq. 12-13).
+
+    Args: the maps of [`PJVLTOutput`], and optionally a `window` (G, G) that the scores are multiplied by before the
+    cell is chosen. Returns boxes (B, 4) as cx, cy, w, h in fractions of the search crop, and scores (B,) before the
+    window.
+    """
+    grid = score_map.shape[-1]
+    response = score_map[:, 0] if window is None else score_map[:, 0] * window
+    index = response.flatten(1).argmax(dim=1)  # (B,)
+    scores = score_map.flatten(1).gather(1, index[:, None])[:, 0]
+    gather = index[:, None, None].expand(-1, 2, 1)
+    offset = offset_map.flatten(2).gather(2, gather)[..., 0]
+    size = size_map.flatten(2).gather(2, gather)[..., 0]
+    cell = torch.stack([index % grid, index // grid], dim=1)
+    return torch.cat([(cell + offset) / grid, size], dim=1), scores
+
+
+class PJVLTPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config_class = PJVLTConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _no_split_modules = ["PJVLTJointLayer", "PJVLTEmbeddings"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {
+        "hidden_states": PJVLTJointLayer,
+        "attentions": PJVLTAttention,
+        "cross_attentions": OutputRecorder(PJVLTSAIEL, index=1),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights for ViT and head; the classes above say how the others start."""
+        super()._init_weights(module)
+        if isinstance(module, PJVLTEmbeddings):
+            init.trunc_normal_(module.template_position, std=self.config.initializer_range)
+            init.trunc_normal_(module.search_position, std=self.config.initializer_range)
+        elif isinstance(module, PJVLTFanInLinear):
+            init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+        elif isinstance(module, PJVLTWordModulation):
+            init.zeros_(module.weight)
+            latent = module.out_features // 3
+            init.copy_(module.bias, torch.tensor([0.0, 0.0, 1.0]).repeat_interleave(latent))
+        elif isinstance(module, PJVLTScoreConv):
+            init.constant_(module.bias, -math.log((1 - SCORE_PRIOR) / SCORE_PRIOR))
+        elif isinstance(module, (PJVLTSAIEL, PJVLTCCPIL)) and module.layer_scale is not None:
+            init.constant_(module.layer_scale, self.config.layer_scale_init)
+
+
+class PJVLTModel(PJVLTPreTrainedModel):
+    """The whole tracker: joint encoder and box head. `labels` gives a loss, so `transformers.Trainer` can train it."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__(config)
+        self.text_encoder = None
+        if config.uses_language:
+            self.text_encoder = AutoModel.from_config(config.text_config, add_pooling_layer=False)
+        self.embeddings = PJVLTEmbeddings(config)
+        self.encoder = PJVLTJointEncoder(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.head = PJVLTBoxHead(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.projection if self.text_encoder is None else self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_encoder.set_input_embeddings(value)
+
+    def text_layer_indices(self) -> list[int]:
+        """For each fused layer, which BERT layer it reads (1 is the first).
+
+        Progressive: vision layer j of J reads text layer ceil(j K / J) of K. Early and late: always the last.
+        """
+        depth, fused, texts = (
+            self.config.num_hidden_layers,
+            self.config.num_fused,
+            self.config.text_config.num_hidden_layers,
+        )
+        if self.config.fusion != "progressive":
+            return [texts] * fused
+        return [math.ceil(j * texts / depth) for j in range(depth - fused + 1, depth + 1)]
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> PJVLTTextFeatures:
+        """Everything the tracker needs of the sentences, once per sentence: `model(..., text_features=...)` skips BERT.
+
+        Args: `input_ids` (B, T) and `attention_mask` (B, T), 1 for words and 0 for padding (default: all words).
+        Raises `ValueError` for a model without a language stream.
+        """
+        if self.text_encoder is None:
+            raise ValueError("This model reads no language (`fusion='none'` or `use_saiel=False`).")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        # All hooks at once: put on BERT first and on the whole model later, BERT's are doubled and record layers twice.
+        maybe_install_capturing_hooks(self)
+        layers = self.text_encoder(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, return_dict=True
+        ).hidden_states
+        encoded = [
+            saiel.encode_words(layers[index], attention_mask)
+            for saiel, index in zip(self.encoder.saiels(), self.text_layer_indices(), strict=True)
+        ]
+        keys, values, modulation = (torch.stack(part, dim=1) for part in zip(*encoded, strict=True))
+        return PJVLTTextFeatures(keys=keys, values=values, modulation=modulation, attention_mask=attention_mask)
+
+    def _read(self, input_ids, attention_mask, text_features) -> PJVLTTextFeatures | None:
+        """The sentence as features, or None where nothing reads it."""
+        if self.text_encoder is None:
+            if input_ids is not None or text_features is not None:
+                logger.warning_once("This PJVLT reads no language: the sentence is ignored.")
+            return None
+        if text_features is not None:
+            return text_features
+        if input_ids is None:
+            raise ValueError(
+                "PJVLT needs a sentence: pass `input_ids` (from the processor's `text`) or `text_features`."
+            )
+        return self.encode_text(input_ids, attention_mask)
+
+    def _words(self, visual: Tensor, text_features: PJVLTTextFeatures | None) -> list[tuple] | None:
+        """The arguments of each SAIEL, or None where nothing reads the sentence."""
+        if text_features is None:
+            return None
+        mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=visual,
+            attention_mask=text_features.attention_mask,
+            encoder_hidden_states=text_features.keys[:, 0, 0],  # only its (B, T) is read
+        )
+        return [
+            (text_features.keys[:, f], text_features.values[:, f], text_features.modulation[:, f], mask)
+            for f in range(text_features.keys.shape[1])
+        ]
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        template_pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        text_features: PJVLTTextFeatures | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PJVLTOutput:
+        """Find the target of the template and of the sentence in the search crop.
+
+        Args:
+            pixel_values: (B, 3, search_size, search_size) normalised search crops.
+            template_pixel_values: (B, 3, template_size, template_size) normalised template crops.
+            input_ids, attention_mask: (B, T) the tokenised sentences and 1 for words, 0 for padding.
+            text_features: from [`~PJVLTModel.encode_text`], instead of `input_ids`.
+            labels: (B, 4) boxes as cx, cy, w, h in fractions of the search crop; gives `loss`.
+        """
+        # BERT captures hidden states of its own, and captures must not be nested: read the sentence first.
+        text_features = self._read(input_ids, attention_mask, text_features)
+        return self._track(pixel_values, template_pixel_values, text_features, labels, **kwargs)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def _track(self, pixel_values, template_pixel_values, text_features, labels, **kwargs) -> PJVLTOutput:
+        """The half of `forward` that sees the images."""
+        hidden_states = self.embeddings(template_pixel_values, pixel_values)
+        words = self._words(hidden_states, text_features)
+        hidden_states = self.norm(self.encoder(hidden_states, words))
+        grid = self.config.search_grid
+        search_map = hidden_states[:, -grid * grid :].transpose(1, 2).unflatten(2, (grid, grid))  # (B, C, G, G)
+        score_map, offset_map, size_map = self.head(search_map)
+        pred_boxes, scores = decode_boxes(score_map, offset_map, size_map)
+        loss = loss_dict = None
+        if labels is not None:
+            weights = (self.config.focal_weight, self.config.giou_weight, self.config.l1_weight)
+            loss, loss_dict = tracking_loss(score_map, offset_map, size_map, labels, *weights)
+        return PJVLTOutput(
+            loss=loss,
+            pred_boxes=pred_boxes,
+            scores=scores,
+            score_map=score_map,
+            offset_map=offset_map,
+            size_map=size_map,
+            last_hidden_state=hidden_states,
+            loss_dict=loss_dict,
+        )
+
+    @classmethod
+    def from_backbones(cls, vision: str, text: str, config: PJVLTConfig | None = None, pretrained: bool = True):
+        """A PJVLT whose vision stream comes from a timm ViT and whose text stream comes from a BERT.
+
+        Args:
+            vision: any plain timm ViT by its name, such as `"vit_base_patch16_224.mae"`.
+            text: a BERT by Hub id or folder, such as `"google-bert/bert-base-uncased"`.
+            config: crop sizes, fusion and head; its stream sizes must fit the backbones. Default: the backbones' own
+                sizes and the paper's fusion.
+            pretrained: False builds the same architecture with random weights and downloads nothing.
+
+        Logs which weights are new. Raises `ImportError` without timm, `ValueError` for sizes that do not fit or a ViT
+        with parts that PJVLT has not.
+        """
+        return load_backbones(cls, vision, text, config, pretrained)
+
+
+__all__ = ["PJVLTModel", "PJVLTOutput", "PJVLTPreTrainedModel", "PJVLTTextFeatures", "decode_boxes"]

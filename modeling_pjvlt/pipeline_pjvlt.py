@@ -1,0 +1,94 @@
+"""The pipeline `vision-language-tracking`: a video, a box and a sentence in; a box and a score per frame out."""
+
+from collections.abc import Iterable, Iterator
+
+from tqdm.auto import tqdm
+from transformers import Pipeline
+
+from .tracking_pjvlt import TrackingSession
+from .video_pjvlt import FrameReader, read_frames
+
+TASK = "vision-language-tracking"
+
+
+class TrackingPipeline(Pipeline):
+    """Follows one target through a video.
+
+    Example:
+        >>> import modeling_pjvlt  # registers the task  # doctest: +SKIP
+        >>> from transformers import pipeline  # doctest: +SKIP
+        >>> tracker = pipeline("vision-language-tracking")  # the bundled checkpoint  # doctest: +SKIP
+        >>> tracker("clip.mp4", box=[120, 64, 90, 70], text="white dog")[0]  # doctest: +SKIP
+        {'frame': 0, 'box': {'xmin': 120.0, 'ymin': 64.0, 'xmax': 210.0, 'ymax': 134.0}, 'score': 1.0}
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+
+    def __call__(self, video, box=None, text: str | None = None, progress: bool = True) -> list[dict]:
+        """Track through a whole video.
+
+        Args:
+            video: a video file, a folder of pictures, or frames (PIL, NumPy or torch, RGB). A list is one video.
+            box: x, y, w, h of the target in the first frame, in pixels.
+            text: a sentence about the target; empty or missing reads as "the target", with a warning.
+            progress: show a progress bar.
+
+        Returns one dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels) and
+        `score` in (0, 1]; frame 0 is the given box with score 1. Raises `ValueError` for a bad box, frame or file.
+        """
+        return self.run_single(video, *self._sanitize_parameters(box=box, text=text, progress=progress))
+
+    def stream(self, frames, box=None, text: str | None = None) -> Iterator[dict]:
+        """The same for live frames: yields one result as soon as its frame is in."""
+        return self._track(read_frames(frames), box, text)
+
+    def _sanitize_parameters(self, box=None, text=None, progress=False, **unknown) -> tuple[dict, dict, dict]:
+        if unknown:
+            raise TypeError(f"Unknown argument {next(iter(unknown))!r}; known are box, text and progress.")
+        return {}, {"box": box, "text": text, "progress": progress}, {}
+
+    def preprocess(self, video) -> FrameReader:
+        return read_frames(video)
+
+    def _forward(self, reader: FrameReader, box, text: str | None, progress: bool) -> list[dict]:
+        results = self._track(reader, box, text)
+        return list(tqdm(results, total=reader.num_frames, desc="tracking", unit="frame", disable=not progress))
+
+    def postprocess(self, results: list[dict]) -> list[dict]:
+        return results
+
+    def _track(self, frames: Iterable, box, text: str | None) -> Iterator[dict]:
+        if box is None:
+            raise ValueError(
+                "The tracker needs `box=[x, y, w, h]`: where the target is in the first frame, in pixels."
+            )
+        session = TrackingSession(self.model, self.processor)
+        for index, frame in enumerate(frames):
+            if index == 0:
+                target_id = session.add_target(frame, box, text)
+                yield _result(0, session.box_of(target_id), 1.0)
+            else:
+                (target,) = session.step(frame)
+                yield _result(index, target.box, target.score)
+        if not session.target_ids:
+            raise ValueError("The video has no frames.")
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """Save model, processor and the code of this pipeline; the folder loads with `from_pretrained`.
+
+        `pipeline("vision-language-tracking", model=folder)` then asks for `trust_remote_code=True`, because the folder
+        brings its own code; with this package installed, `pipeline_class=TrackingPipeline` does without.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def _result(index: int, box_xywh, score: float) -> dict:
+    x, y, w, h = box_xywh
+    return {"frame": index, "box": {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}, "score": score}
+
+
+__all__ = ["TASK", "TrackingPipeline"]

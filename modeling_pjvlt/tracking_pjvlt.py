@@ -1,0 +1,191 @@
+"""The online loop: a session holds the targets of one video and steps through its frames."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .image_processing_pjvlt import check_box, crop_geometry, crop_image, to_rgb
+from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures, decode_boxes
+from .processing_pjvlt import PJVLTProcessor, clean_sentences
+
+
+@dataclass
+class TrackedTarget:
+    """Where one target is in one frame.
+
+    target_id: as given to [`TrackingSession.add_target`]. box: x, y, w, h in frame pixels. score: confidence in
+    (0, 1), the model's score before the window; 1.0 in the frame where the box was given.
+    """
+
+    target_id: str
+    box: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass
+class _Target:
+    template: Tensor  # (1, 3, template_size, template_size), normalised
+    text_features: PJVLTTextFeatures | None  # of one sentence
+    frame_size: tuple[int, int]  # height, width
+    box: tuple[float, float, float, float]
+
+
+def hann_window(size: int, device=None) -> Tensor:
+    """(size, size) window 0.5 (1 - cos(2 pi k / (size + 1))), k = 1..size: highest in the middle, never zero."""
+    steps = torch.arange(1, size + 1, device=device, dtype=torch.float32)
+    line = 0.5 * (1 - torch.cos(2 * math.pi * steps / (size + 1)))
+    return line[:, None] * line[None, :]
+
+
+def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
+    """One batch out of single sentences, padded to the longest."""
+    longest = max(f.attention_mask.shape[1] for f in features)
+
+    def pad(tensor: Tensor, axis: int) -> Tensor:
+        missing = longest - tensor.shape[axis]
+        return torch.cat(
+            [tensor, tensor.new_zeros(*tensor.shape[:axis], missing, *tensor.shape[axis + 1 :])], dim=axis
+        )
+
+    return PJVLTTextFeatures(
+        keys=torch.cat([pad(f.keys, 3) for f in features]),
+        values=torch.cat([pad(f.values, 3) for f in features]),
+        modulation=torch.cat([f.modulation for f in features]),
+        attention_mask=torch.cat([pad(f.attention_mask, 1) for f in features]),
+    )
+
+
+class TrackingSession:
+    """Tracks any number of targets through one video, all in one batch per frame.
+
+    The model is only read, so many sessions can share one. Each sentence is encoded once, when its target is added.
+
+    Args:
+        model: a [`PJVLTModel`]; it is put into eval mode.
+        processor: its [`PJVLTProcessor`].
+        use_window: multiply the scores by a Hann window, so that of two equal answers the nearer one wins.
+
+    Example:
+        >>> session = TrackingSession(model, processor)  # doctest: +SKIP
+        >>> session.add_target(first_frame, box=[x, y, w, h], text="white dog", target_id="dog")  # doctest: +SKIP
+        >>> for frame in frames:  # doctest: +SKIP
+        ...     for target in session.step(frame):
+        ...         print(target.target_id, target.box, target.score)
+    """
+
+    def __init__(self, model: PJVLTModel, processor: PJVLTProcessor, use_window: bool = True):
+        sizes = processor.image_processor
+        for name in ("template_size", "search_size"):
+            if getattr(sizes, name) != getattr(model.config, name):
+                raise ValueError(
+                    f"The processor's {name} is {getattr(sizes, name)}, but the model's is {getattr(model.config, name)}: "
+                    "load both from the same checkpoint."
+                )
+        self.model = model.eval()
+        self.processor = processor
+        self.window = hann_window(model.config.search_grid, model.device) if use_window else None
+        self._targets: dict[str, _Target] = {}
+        self._batch: tuple[Tensor, PJVLTTextFeatures | None] | None = None  # templates and words of all the targets
+
+    @property
+    def target_ids(self) -> list[str]:
+        """The targets that are tracked now, in the order in which they were added."""
+        return list(self._targets)
+
+    @torch.inference_mode()
+    def add_target(self, frame, box, text: str | None = None, target_id: str | None = None) -> str:
+        """Start to track what `box` shows in `frame`.
+
+        Args:
+            frame: one picture (PIL, NumPy or torch, RGB).
+            box: x, y, w, h in frame pixels.
+            text: a sentence about the target. Empty or missing: "the target", with a warning.
+            target_id: a name for it; by default "0", "1", and so on.
+
+        Returns the target's id. Raises `ValueError` for a bad box or picture, or an id that is in use.
+        """
+        if target_id is None:
+            target_id = str(next(i for i in range(len(self._targets) + 1) if str(i) not in self._targets))
+        if target_id in self._targets:
+            raise ValueError(f"A target {target_id!r} is tracked already; its ids are {self.target_ids}.")
+        image = to_rgb(frame)
+        box = check_box(box, tuple(image.shape[1:]))
+        images = self.processor.image_processor
+        crop, _ = images.crop(image, box, images.template_factor, images.template_size)
+        template = images.normalize_crops(crop[None]).to(self.model.device)
+        self._targets[target_id] = _Target(template, self._encode(text), tuple(image.shape[1:]), box)
+        self._batch = None
+        return target_id
+
+    def _encode(self, text: str | None) -> PJVLTTextFeatures | None:
+        if not self.model.config.uses_language:
+            return None
+        encoded = self.processor.encode_text(clean_sentences(text, 1)).to(self.model.device)
+        return self.model.encode_text(**encoded)
+
+    def box_of(self, target_id: str) -> tuple[float, float, float, float]:
+        """Where a target was last seen: x, y, w, h in frame pixels. Raises `KeyError` for an unknown id."""
+        return self._known(target_id).box
+
+    def remove_target(self, target_id: str) -> None:
+        """Stop tracking a target. Raises `KeyError` for an unknown id."""
+        self._known(target_id)
+        del self._targets[target_id]
+        self._batch = None
+
+    def _known(self, target_id: str) -> _Target:
+        if target_id not in self._targets:
+            raise KeyError(f"No target {target_id!r} is tracked; its ids are {self.target_ids}.")
+        return self._targets[target_id]
+
+    @torch.inference_mode()
+    def step(self, frame) -> list[TrackedTarget]:
+        """Find every target in the next frame.
+
+        Returns one [`TrackedTarget`] for each, in the order in which they were added. Raises `ValueError` for a
+        picture of another size than the first; the session can go on with the next frame then.
+        """
+        if not self._targets:
+            return []
+        image = to_rgb(frame)
+        frame_size = tuple(image.shape[1:])
+        for target_id, target in self._targets.items():
+            if target.frame_size != frame_size:
+                raise ValueError(
+                    f"The frame is {frame_size[1]} x {frame_size[0]} pixels, but target {target_id!r} was given in one of "
+                    f"{target.frame_size[1]} x {target.frame_size[0]}: all frames of a video must have one size."
+                )
+        boxes, scores = self._locate(image)
+        for target, box in zip(self._targets.values(), boxes, strict=True):
+            target.box = box
+        return [TrackedTarget(i, t.box, s) for (i, t), s in zip(self._targets.items(), scores, strict=True)]
+
+    def _locate(self, image: Tensor) -> tuple[list[tuple[float, float, float, float]], list[float]]:
+        """Boxes (xywh, frame pixels) and scores of all the targets in one frame (3, H, W)."""
+        images, size = self.processor.image_processor, self.model.config.search_size
+        geometry = [crop_geometry(target.box, images.search_factor, size) for target in self._targets.values()]
+        crops = torch.stack([crop_image(image, *place, size) for place in geometry])
+        template, text_features = self._batched()
+        outputs = self.model(
+            pixel_values=images.normalize_crops(crops).to(self.model.device),
+            template_pixel_values=template,
+            text_features=text_features,
+        )
+        boxes, scores = decode_boxes(outputs.score_map, outputs.offset_map, outputs.size_map, self.window)
+        boxes = self.processor.post_process_tracking(boxes, geometry, image.shape[1:])
+        return [tuple(box) for box in boxes.tolist()], scores.tolist()
+
+    def _batched(self) -> tuple[Tensor, PJVLTTextFeatures | None]:
+        if self._batch is None:
+            targets = list(self._targets.values())
+            words = [t.text_features for t in targets]
+            self._batch = (
+                torch.cat([t.template for t in targets]),
+                stack_text_features(words) if words[0] is not None else None,
+            )
+        return self._batch
+
+
+__all__ = ["TrackedTarget", "TrackingSession", "hann_window"]

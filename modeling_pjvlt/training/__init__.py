@@ -1,0 +1,1 @@
+"""Training PJVLT with Accelerate: arguments, checkpoints and the loop."""

@@ -1,0 +1,97 @@
+"""What a training run can be told. A recipe is a YAML file of these fields; the command line overrides it."""
+
+import json
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+
+@dataclass
+class TrainArguments:
+    """Arguments of `pjvlt-train`. Names are those of transformers' no_trainer scripts."""
+
+    output_dir: str = field(metadata={"help": "Folder for checkpoints and logs."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint to start from: a folder or a Hub id. Or give --model_config."}
+    )
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of PJVLTConfig for a model with random weights (in YAML, or as JSON)."}
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "BERT tokenizer for --model_config: a folder or a Hub id."}
+    )
+    max_train_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs per device and step."})
+    encoder_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of ViT, BERT, SAIELs and CCPILs."}
+    )
+    head_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the box head."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW's weight decay."})
+    lr_scheduler_type: str = field(
+        default="cosine", metadata={"help": "A schedule of transformers: cosine, linear, …"}
+    )
+    num_warmup_steps: int = field(default=0, metadata={"help": "Steps of linear warm-up."})
+    max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this norm."})
+    mixed_precision: str = field(
+        default="no", metadata={"help": "no, bf16 or fp16.", "choices": ["no", "bf16", "fp16"]}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa or flash_attention_2; by default what transformers chooses."}
+    )
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare pairs."})
+    words_share: float = field(default=0.5, metadata={"help": "Procedural pairs that only the sentence can decide."})
+    wrong_text_share: float = field(default=0.1, metadata={"help": "Other procedural pairs with a wrong sentence."})
+    no_text_share: float = field(default=0.1, metadata={"help": "Other procedural pairs without a sentence."})
+    centre_jitter: float = field(default=3.0, metadata={"help": "Shift of the search crop, in target sizes."})
+    scale_jitter: float = field(default=0.25, metadata={"help": "Spread of the search crop's size (log-normal)."})
+    checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
+    logging_steps: int = field(default=50, metadata={"help": "Steps between lines of the log."})
+    seed: int = field(default=0, metadata={"help": "Decides weights and samples."})
+
+    def __post_init__(self):
+        if isinstance(self.model_config, str):
+            self.model_config = json.loads(self.model_config)
+        if (self.model_name_or_path is None) == (self.model_config is None):
+            raise ValueError(
+                "Give either --model_name_or_path (start from a checkpoint) or --model_config (start anew)."
+            )
+        if self.model_config is not None and self.tokenizer_name_or_path is None:
+            raise ValueError("--model_config needs --tokenizer_name_or_path.")
+        for name in ("max_train_steps", "per_device_train_batch_size", "checkpointing_steps", "logging_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def read_recipe(path: str) -> dict:
+    """The fields of a YAML recipe. Raises `ValueError` naming the first one that does not exist."""
+    import yaml
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--config: no recipe at {path}")
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"--config: {path} must hold `name: value` lines.")
+    known = [f.name for f in fields(TrainArguments)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"--config: {path} has the unknown field {unknown[0]!r}; known are {', '.join(known)}.")
+    return values
+
+
+def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
+    """Recipe (`--config FILE`) first, then the command line on top of it."""
+    parser = HfArgumentParser(TrainArguments, prog="pjvlt-train", description="Fine-tune or train a PJVLT.")
+    parser.add_argument("--config", help="YAML recipe; every flag below overrides it.")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    recipe = {}
+    if "--config" in argv:
+        position = argv.index("--config")
+        recipe = read_recipe(argv[position + 1]) if position + 1 < len(argv) else {}
+    for action in parser._actions:
+        if action.dest in recipe:
+            action.default, action.required = recipe[action.dest], False
+    namespace = vars(parser.parse_args(argv))
+    namespace.pop("config")
+    return TrainArguments(**namespace)

@@ -1,0 +1,286 @@
+"""Frames in and frames out: video files, folders of pictures, plain iterables of frames.
+
+Every frame that this file decodes is an RGB uint8 array of shape (height, width, 3), upright as a player shows it.
+Video files go through PyAV (`pip install av`); folders and iterables need Pillow and NumPy only.
+"""
+
+import math
+import os
+import re
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+try:
+    import av
+except ImportError:
+    av = None
+
+
+DEFAULT_FPS = 30.0
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv"}
+
+# In order of preference; mpeg4 is what every FFmpeg build has. Its quantiser is bounded because it has no crf.
+ENCODERS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
+
+
+@dataclass(frozen=True)
+class FrameReader:
+    """Frames of one source, in order; made by `read_frames`.
+
+    Iterating a file or a folder again starts again from its first frame.
+
+    Attributes:
+        open_frames: returns a fresh iterator over the frames.
+        fps: frames per second of the source; 30 where it does not say.
+        num_frames: how many frames the source says it has, for a progress bar; None where it does not say.
+    """
+
+    open_frames: Callable[[], Iterator]
+    fps: float = DEFAULT_FPS
+    num_frames: int | None = None
+
+    def __iter__(self) -> Iterator:
+        return self.open_frames()
+
+
+def read_frames(source: str | os.PathLike | Iterable) -> FrameReader:
+    """Open a source of frames.
+
+    Args:
+        source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); or an
+            iterable of frames, whose items are passed through as they are.
+
+    Returns:
+        A `FrameReader`. From a path, its frames are RGB uint8 arrays of shape (height, width, 3), turned upright
+        where the file carries a rotation.
+
+    Raises:
+        FileNotFoundError: nothing is at the path.
+        ValueError: the folder holds no pictures, the file is no readable video, or the source is a single frame.
+            While iterating: a picture cannot be decoded, or the video breaks off with an error. (A video that just
+            ends before the frames it announces gives a warning.)
+        TypeError: the source is neither a path nor an iterable.
+        ImportError: a video file is given and PyAV is not installed.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such video file or folder of pictures")
+        return _open_folder(path) if path.is_dir() else _open_video(path)
+    return _open_iterable(source)
+
+
+class VideoWriter:
+    """Write RGB frames to an H.264 video (yuv420p), which appears under its name only once it is complete.
+
+    A context manager. The frames go to a temporary file beside `path`, renamed when the block ends well. When it ends
+    with an error the temporary file is deleted, and a file that stood at `path` before is left as it was. Odd heights
+    and widths are padded to even ones by repeating the last row or column. Missing parent folders are made.
+
+    Args:
+        path: where the video goes; .mp4, .mov or .mkv.
+        fps: frames per second, above 0.
+
+    Raises:
+        ValueError: the suffix or `fps` is not usable, a frame is not uint8 (height, width, 3) or differs in size from
+            the first one, or the block ends well without a frame.
+        ImportError: PyAV is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike, fps: float = DEFAULT_FPS):
+        _require_av()
+        self.path = Path(path).expanduser()
+        if self.path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise ValueError(f"{self.path}: a video is written as one of {', '.join(sorted(VIDEO_SUFFIXES))}")
+        if not (math.isfinite(fps) and fps > 0):
+            raise ValueError(f"fps must be a number above 0, got {fps}")
+        # The denominator 1001 keeps 29.97 and its kin exact, and within what MPEG-4 can store.
+        self.rate = Fraction(fps).limit_denominator(1001)
+        self._partial = self.path.with_name(f".{self.path.stem}-{uuid.uuid4().hex[:8]}{self.path.suffix}")
+        self._container = None
+        self._stream = None
+        self._frame_shape = None
+        self._num_frames = 0
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        try:
+            if error_type is None:
+                self._finish()
+        finally:
+            self._discard()
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append one frame: RGB uint8, (height, width, 3), of the size of the first one."""
+        frame = np.asarray(frame)
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise ValueError(f"expected a uint8 frame of shape (height, width, 3), got {frame.dtype} {frame.shape}")
+        if self._container is None:
+            self._open(frame.shape)
+        if frame.shape != self._frame_shape:
+            raise ValueError(
+                f"{self.path}: frame {self._num_frames} is {_size(frame.shape)}, the first one {_size(self._frame_shape)}"
+            )
+        height, width = frame.shape[:2]
+        padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+        picture.pts, picture.time_base = self._num_frames, 1 / self.rate
+        self._encode(picture)
+        self._num_frames += 1
+
+    def _open(self, frame_shape: tuple[int, ...]) -> None:
+        codec, options = _pick_encoder()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._named_errors():
+            self._container = av.open(str(self._partial), "w")
+        self._stream = self._container.add_stream(codec, rate=self.rate, options=options)
+        self._stream.height, self._stream.width = (side + side % 2 for side in frame_shape[:2])
+        self._stream.pix_fmt = "yuv420p"
+        # Say which YUV this is (BT.709, limited range), or players guess from the size and shift the colours.
+        context = self._stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+        self._frame_shape = frame_shape
+
+    def _encode(self, picture) -> None:
+        with self._named_errors():
+            for packet in self._stream.encode(picture):
+                self._container.mux(packet)
+
+    def _finish(self) -> None:
+        if self._container is None:
+            raise ValueError(f"{self.path}: no frame was written")
+        self._encode(None)
+        with self._named_errors():
+            self._container.close()
+        os.replace(self._partial, self.path)
+
+    def _discard(self) -> None:
+        # Closing a broken file may fail again; the error that led here is the one to show.
+        if self._container is not None:
+            with suppress(av.error.FFmpegError):
+                self._container.close()
+        self._partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            raise OSError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+
+def _open_iterable(frames: Iterable) -> FrameReader:
+    # A camera index or a stream's address is to be recognised by `read_frames`, before it gets here.
+    if not isinstance(frames, Iterable):
+        raise TypeError(f"expected a path or an iterable of frames, got {type(frames).__name__}")
+    if getattr(frames, "ndim", 4) < 4:
+        raise ValueError(f"expected many frames, got a single array of shape {tuple(frames.shape)}; put it in a list")
+    num_frames = len(frames) if hasattr(frames, "__len__") else None
+    return FrameReader(lambda: iter(frames), num_frames=num_frames)
+
+
+def _open_folder(folder: Path) -> FrameReader:
+    # Names that begin with a dot are the bookkeeping of a file system (macOS leaves "._1.jpg"), not pictures.
+    names = [name for name in os.listdir(folder) if Path(name).suffix.lower() in PICTURE_SUFFIXES and name[0] != "."]
+    if not names:
+        raise ValueError(f"{folder}: no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    paths = [folder / name for name in sorted(names, key=_natural_key)]
+    return FrameReader(lambda: map(_read_picture, paths), num_frames=len(paths))
+
+
+def _natural_key(name: str) -> tuple[list, str]:
+    # Splitting on digits alternates text and number, so that two keys never compare a text with a number.
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())], name
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    # Pillow reports a broken file by any of these, depending on the format.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be decoded as a picture ({error})") from error
+
+
+def _open_video(path: Path) -> FrameReader:
+    _require_av()
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    with _open_container(path) as container:
+        stream = _video_stream(container, path)
+        fps = float(stream.average_rate or DEFAULT_FPS)
+        num_frames = stream.frames or None
+    return FrameReader(lambda: _decode(path), fps=fps, num_frames=num_frames)
+
+
+def _decode(path: Path) -> Iterator[np.ndarray]:
+    num_decoded = 0
+    with _open_container(path) as container:
+        stream = _video_stream(container, path)
+        stream.thread_type = "AUTO"
+        try:
+            for frame in container.decode(stream):
+                yield _upright(frame)
+                num_decoded += 1
+        except av.error.FFmpegError as error:
+            raise ValueError(
+                f"{path}: the video breaks off after {num_decoded} frames and cannot be decoded further ({error.strerror})"
+            ) from error
+        num_announced = stream.frames
+    if num_decoded == 0:
+        raise ValueError(f"{path}: no frame of this video can be decoded; the file may be cut off")
+    # Not an error: editing programs cut a video by a list of what to show, and leave the rest in the file.
+    if num_decoded < num_announced:
+        warnings.warn(
+            f"{path}: {num_decoded} of {num_announced} frames could be read; the file may be cut off", stacklevel=2
+        )
+
+
+def _open_container(path: Path):
+    try:
+        return av.open(str(path))
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path}: not a video that can be read ({error.strerror})") from error
+
+
+def _video_stream(container, path: Path):
+    if not container.streams.video:
+        raise ValueError(f"{path}: no video in this file")
+    return container.streams.video[0]
+
+
+def _upright(frame) -> np.ndarray:
+    # Degrees counterclockwise, as np.rot90 counts them; PyAV older than 14 does not say.
+    quarter_turns = round(getattr(frame, "rotation", 0) / 90)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+
+
+def _pick_encoder() -> tuple[str, dict[str, str]]:
+    for name, options in ENCODERS.items():
+        try:
+            av.Codec(name, "w")
+        except ValueError:
+            continue
+        return name, options
+    raise ValueError(f"this build of PyAV has none of the encoders {', '.join(ENCODERS)}")
+
+
+def _require_av() -> None:
+    if av is None:
+        raise ImportError("video files are read and written with PyAV: pip install av")
+
+
+def _size(frame_shape: tuple[int, ...]) -> str:
+    return f"{frame_shape[1]}x{frame_shape[0]}"

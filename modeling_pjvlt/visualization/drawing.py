@@ -1,0 +1,113 @@
+"""Boxes, labels and captions on frames, with Pillow."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+PREDICTION_COLOR = (255, 196, 0)
+TRUTH_COLOR = (255, 255, 255)
+LABEL_BACKGROUND = (20, 20, 20)
+
+
+def draw_box(
+    frame: np.ndarray | Image.Image,
+    box_xywh: Sequence[float],
+    label: str | None = None,
+    score: float | None = None,
+    color: tuple[int, int, int] = PREDICTION_COLOR,
+    line_width: int | None = None,
+) -> np.ndarray:
+    """Draw one box, and its label above it, on a copy of the frame.
+
+    The label stays inside the frame: it moves below the box's upper edge where there is no room above. A text that
+    would be wider than 60 % of the frame is shortened, its score kept, so that a long sentence does not hide the scene.
+
+    Args:
+        frame: RGB uint8 array of shape (height, width, 3), or a PIL image.
+        box_xywh: left, top, width, height in frame pixels; may reach outside the frame.
+        label: text above the box.
+        score: confidence in [0, 1], shown with two digits after the text.
+        color: RGB of the line and the label, each in [0, 255].
+        line_width: in pixels; by default it grows with the frame.
+
+    Returns:
+        RGB uint8 array of shape (height, width, 3).
+    """
+    image = Image.fromarray(frame) if isinstance(frame, np.ndarray) else frame.convert("RGB")
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    left, top, width, height = (float(value) for value in box_xywh)
+    # Pillow's far corner belongs to the rectangle.
+    corners = [
+        round(left),
+        round(top),
+        max(round(left + width) - 1, round(left)),
+        max(round(top + height) - 1, round(top)),
+    ]
+    draw.rectangle(corners, outline=color, width=line_width or max(2, round(min(image.size) / 150)))
+    if label or score is not None:
+        _draw_label(draw, image.size, (left, top), label or "", score, color)
+    return np.array(image)
+
+
+def contact_strip(
+    frames: Sequence[np.ndarray],
+    path: str | os.PathLike,
+    captions: Sequence[str] | None = None,
+    height: int = 240,
+) -> None:
+    """Save a few frames side by side as one picture.
+
+    Args:
+        frames: RGB uint8 arrays of shape (height, width, 3); at least one, sizes may differ.
+        path: where the picture goes, .png as a rule.
+        captions: one text per frame, shown in its upper left corner.
+        height: of the strip, in pixels; widths follow.
+
+    Raises:
+        ValueError: there are no frames, or not as many captions as frames.
+    """
+    if len(frames) == 0:
+        raise ValueError("a contact strip needs at least one frame")
+    tiles = [_resize_to_height(Image.fromarray(frame), height) for frame in frames]
+    for tile, caption in zip(tiles, captions or [""] * len(tiles), strict=True):
+        if caption:
+            _draw_label(ImageDraw.Draw(tile), tile.size, (0, 0), caption, None, TRUTH_COLOR)
+    gap = 4
+    strip = Image.new("RGB", (sum(tile.width + gap for tile in tiles) - gap, height), "white")
+    left = 0
+    for tile in tiles:
+        strip.paste(tile, (left, 0))
+        left += tile.width + gap
+    strip.save(path)
+
+
+def _draw_label(draw, frame_size, corner, text, score, color) -> None:
+    """Write text and score on a dark plate that stands on `corner` (x, y; frame pixels)."""
+    frame_width, frame_height = frame_size
+    font = ImageFont.load_default(max(10, round(min(frame_size) / 22)))
+    padding = max(2, round(font.size / 5))
+    line = _shorten(text, "" if score is None else f"{score:.2f}", font, 0.6 * frame_width)
+    ascent, descent = font.getmetrics()
+    width = font.getlength(line) + 2 * padding
+    height = ascent + descent + padding
+    left = min(max(corner[0], 0), max(frame_width - width, 0))
+    top = corner[1] - height if corner[1] >= height else corner[1]
+    top = min(max(top, 0), max(frame_height - height, 0))
+    draw.rectangle([left, top, left + width, top + height], fill=LABEL_BACKGROUND)
+    draw.text((left + padding, top + padding / 2), line, fill=color, font=font)
+
+
+def _shorten(text: str, score: str, font, width: float) -> str:
+    text = " ".join(text.split())
+    line = f"{text} {score}".strip()
+    while text and font.getlength(line) > width:
+        text = text[:-1].rstrip()
+        line = f"{text}… {score}".strip()
+    return line
+
+
+def _resize_to_height(image: Image.Image, height: int) -> Image.Image:
+    return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)

@@ -1,0 +1,29 @@
+"""Does the language matter? Success AUC on 200 fixed procedural clips with the right, a wrong and no sentence.
+
+python scripts/evaluate_procedural.py --model modeling_pjvlt/pretrained/pjvlt-tiny
+"""
+
+import argparse
+
+import torch
+
+from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.evaluation.procedural import evaluate_procedural
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint: folder or Hub id (default: bundled)")
+    parser.add_argument("--clips", type=int, default=200, help="how many clips, half of each kind")
+    parser.add_argument("--frames", type=int, default=60, help="frames in a clip")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    model = PJVLTModel.from_pretrained(args.model, dtype=torch.float32).to(args.device)
+    scores = evaluate_procedural(model, PJVLTProcessor.from_pretrained(args.model), args.clips, args.frames)
+    print(scores.markdown())
+    for kind in scores.auc:
+        print(f"{kind}: right minus wrong {scores.mean(kind, 'right') - scores.mean(kind, 'wrong'):+.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Fixtures that all tests share: tiny configs, models, inputs, a tokenizer and a processor. Nothing is downloaded."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+from tiny import VOCABULARY, build_tiny_config, build_tiny_inputs, build_tiny_labels, build_tiny_model
+from transformers import BertTokenizer
+
+from modeling_pjvlt import PJVLTImageProcessor, PJVLTProcessor
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Function: `tiny_config(**overrides)`, a config whose model runs in a millisecond."""
+    return build_tiny_config
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """Function: `tiny_model(seed=0, stirred=False, **config_overrides)`, a fresh seeded model in eval mode."""
+    return build_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_inputs():
+    """Function: `tiny_inputs(config, batch=2, words=6, seed=0)`, everything that the model's forward needs."""
+    return build_tiny_inputs
+
+
+@pytest.fixture(scope="session")
+def tiny_labels():
+    """Function: `tiny_labels(batch=2)`, boxes for `labels`."""
+    return build_tiny_labels
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory):
+    """A BERT tokenizer of 99 tokens that spells what it does not know; saved to a folder and loaded from it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    vocabulary = {word: index for index, word in enumerate(VOCABULARY)}
+    BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=40).save_pretrained(folder)
+    return BertTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_processor(tiny_tokenizer):
+    """A processor that fits `tiny_config()`."""
+    return PJVLTProcessor(PJVLTImageProcessor(template_size=16, search_size=32), tiny_tokenizer)

@@ -1,0 +1,240 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from modeling_pjvlt.cli import track
+from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+
+BOX = ["--box", "10", "12", "20", "16"]
+
+
+class DriftingSession:
+    """Stands in for a `TrackingSession`: the box moves one pixel to the right in every frame."""
+
+    def add_target(self, frame, box, text, target_id):
+        if min(box[2:]) <= 0:
+            raise ValueError(f"box {box} has no area")
+        self.shape, self.box, self.text, self.target_id = frame.shape, np.array(box, np.float32), text, target_id
+
+    def step(self, frame):
+        if frame.shape != self.shape:
+            raise ValueError(f"frame is {frame.shape[1]}x{frame.shape[0]}, the first one was another size")
+        self.box = self.box + np.array([1, 0, 0, 0], np.float32)
+        return [SimpleNamespace(target_id=self.target_id, box=self.box, score=0.5)]
+
+
+class TinyClip:
+    """Stands in for a `ProceduralClip`: the target moves two pixels to the right and is hidden in the last frame."""
+
+    text = "a red disc"
+
+    def __init__(self, seed):
+        self.seed = seed
+        self.boxes = np.array([[10 + 2 * i, 12, 20, 16] for i in range(4)], np.float32)
+        self.visible = np.array([True, True, True, False])
+
+    def __len__(self):
+        return 4
+
+    def frame(self, index):
+        return np.full((48, 64, 3), 10 * index, np.uint8)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder to work in, and a stub in place of the model; the stub is returned as `.session`."""
+    monkeypatch.chdir(tmp_path)
+    session = DriftingSession()
+    loaded = []
+    monkeypatch.setattr(track, "load_session", lambda *args: loaded.append(args) or session)
+    monkeypatch.setattr(track, "_default_checkpoint", lambda: "bundled")
+    return SimpleNamespace(folder=tmp_path, session=session, loaded=loaded)
+
+
+@pytest.fixture
+def video(workplace):
+    return write_video(workplace.folder / "clip.mp4", [np.full((48, 64, 3), 90, np.uint8)] * 4)
+
+
+def write_video(path, frames):
+    with VideoWriter(path, 12.5) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return str(path)
+
+
+def failure(capsys, *argv):
+    """Run the command, expect it to fail, and return its one line of explanation."""
+    with pytest.raises(SystemExit) as stopped:
+        track.main(list(argv))
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith("pjvlt-track: error: ")
+    return captured.err
+
+
+def test_video_gives_an_annotated_video_and_boxes(workplace, video, capsys):
+    track.main([video, *BOX, "--text", "white dog"])
+    result = json.loads((workplace.folder / "outputs" / "clip_tracked.json").read_text())
+    assert {key: result[key] for key in ("video", "model", "text", "fps")} == {
+        "video": video,
+        "model": "bundled",
+        "text": "white dog",
+        "fps": 12.5,
+    }
+    assert result["frames"][0] == {"frame": 0, "box": [10, 12, 20, 16], "score": 1.0}
+    assert result["frames"][3] == {"frame": 3, "box": [13, 12, 20, 16], "score": 0.5}
+    assert len(result["frames"]) == 4
+    annotated = read_frames(workplace.folder / "outputs" / "clip_tracked.mp4")
+    frames = list(annotated)
+    assert annotated.fps == 12.5 and len(frames) == 4
+    assert frames[0].max() > 200
+    out = capsys.readouterr().out
+    assert "outputs/clip_tracked.mp4" in out and "outputs/clip_tracked.json" in out
+
+
+def test_folder_is_tracked_and_results_go_where_told(workplace, capsys):
+    from PIL import Image
+
+    (workplace.folder / "pictures").mkdir()
+    for number in (1, 2, 10):
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(workplace.folder / "pictures" / f"{number}.png")
+    track.main(["pictures", *BOX, "--text", "dog", "--output", "a/dog.mov", "--boxes", "b/dog.json"])
+    assert len(json.loads((workplace.folder / "b" / "dog.json").read_text())["frames"]) == 3
+    assert len(list(read_frames(workplace.folder / "a" / "dog.mov"))) == 3
+
+
+def test_boxes_go_beside_the_video_by_default(workplace, video):
+    track.main([video, *BOX, "--text", "dog", "--output", "results/dog.mp4"])
+    assert (workplace.folder / "results" / "dog.json").exists()
+
+
+def test_arguments_reach_the_model(workplace, video):
+    track.main([video, *BOX, "--text", "dog", "--model", "user/repo", "--device", "cpu", "--dtype", "bfloat16"])
+    assert workplace.loaded == [("user/repo", "cpu", "bfloat16")]
+    assert workplace.session.text == "dog"
+
+
+@pytest.mark.parametrize("text", [[], ["--text", "  "]])
+def test_missing_sentence_becomes_the_target_with_a_note(workplace, video, capsys, text):
+    track.main([video, *BOX, *text])
+    assert workplace.session.text == "the target"
+    assert 'the sentence is "the target"' in capsys.readouterr().err
+
+
+def test_without_a_video_a_clip_is_tracked_and_scored(workplace, monkeypatch, capsys):
+    procedural = SimpleNamespace(ProceduralClip=TinyClip)
+    monkeypatch.setitem(sys.modules, "modeling_pjvlt.data.procedural", procedural)
+    track.main(["--seed", "7"])
+    assert workplace.session.text == "a red disc"
+    # The stub falls behind by 1 and 2 pixels of 20; frame 0 is given and frame 3 hidden.
+    expected = np.mean([19 / 21, 18 / 22])
+    assert f"mean overlap {expected:.2f} over 2 frames" in capsys.readouterr().out
+    result = json.loads((workplace.folder / "outputs" / "clip7_tracked.json").read_text())
+    assert result["video"] == "procedural clip, seed 7" and len(result["frames"]) == 4
+
+
+def test_sentence_of_the_made_clip_can_be_replaced(workplace, monkeypatch):
+    monkeypatch.setitem(sys.modules, "modeling_pjvlt.data.procedural", SimpleNamespace(ProceduralClip=TinyClip))
+    track.main(["--text", "the other one"])
+    assert workplace.session.text == "the other one"
+
+
+def test_procedural_clip_is_what_the_command_expects():
+    from modeling_pjvlt.data.procedural import ProceduralClip
+
+    clip = ProceduralClip(0)
+    assert clip.text and clip.frame(0).dtype == np.uint8
+    assert clip.boxes.shape == (len(clip), 4) and clip.visible.dtype == bool
+
+
+def test_missing_box_is_explained(workplace, video, capsys):
+    assert "--box X Y W H is missing" in failure(capsys, video, "--text", "white dog")
+
+
+def test_box_without_a_video_is_explained(workplace, capsys):
+    assert "--box needs a VIDEO" in failure(capsys, *BOX)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--box", "1", "2", "3"], ["--box", "1", "2", "3", "wide"], ["--device", "tpu"], ["--seed", "-1"], ["--no-such"]],
+)
+def test_wrong_arguments_are_one_line(workplace, capsys, argv):
+    assert argv[0] in failure(capsys, *argv)
+
+
+def test_missing_video_is_named_before_the_model_is_loaded(workplace, capsys):
+    assert "nowhere.mp4" in failure(capsys, "nowhere.mp4", *BOX, "--text", "dog")
+    assert workplace.loaded == []
+
+
+def test_unusable_output_is_named_before_the_model_is_loaded(workplace, video, capsys):
+    assert "out.avi" in failure(capsys, video, *BOX, "--text", "dog", "--output", "out.avi")
+    assert workplace.loaded == []
+
+
+def test_results_never_replace_the_source_nor_each_other(workplace, video, capsys):
+    for outputs in (["--output", "clip.mp4"], ["--boxes", "clip.mp4"]):
+        assert "is the video to read" in failure(capsys, video, *BOX, "--text", "dog", *outputs)
+    assert "both name a.mp4" in failure(capsys, video, *BOX, "--text", "dog", "--output", "a.mp4", "--boxes", "a.mp4")
+
+
+def test_error_of_the_session_is_one_line_and_leaves_nothing(workplace, video, capsys):
+    assert "has no area" in failure(capsys, video, "--box", "1", "2", "0", "5", "--text", "dog", "--output", "o.mp4")
+    assert [path.name for path in workplace.folder.iterdir()] == ["clip.mp4"]
+
+
+def test_frame_of_another_size_is_one_line_and_leaves_nothing(workplace, capsys):
+    from PIL import Image
+
+    (workplace.folder / "pictures").mkdir()
+    for number, size in enumerate([(64, 48), (64, 48), (32, 48)]):
+        Image.new("RGB", size).save(workplace.folder / "pictures" / f"{number}.png")
+    assert "frame is 32x48" in failure(capsys, "pictures", *BOX, "--text", "dog", "--output", "o.mp4")
+    assert [path.name for path in workplace.folder.iterdir()] == ["pictures"]
+
+
+def test_messages_of_many_lines_become_one(workplace, video, capsys, monkeypatch):
+    def fail(*args):
+        raise OSError("no such model\n\nlook at https://example.org\n")
+
+    monkeypatch.setattr(track, "load_session", fail)
+    assert "no such model look at" in failure(capsys, video, *BOX, "--text", "dog")
+
+
+def test_interrupt_exits_with_130_and_leaves_nothing(workplace, video, capsys, monkeypatch):
+    def interrupt(frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workplace.session, "step", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        track.main([video, *BOX, "--text", "dog", "--output", "o.mp4"])
+    assert stopped.value.code == 130
+    assert [path.name for path in workplace.folder.iterdir()] == ["clip.mp4"]
+
+
+def test_absent_device_is_named():
+    import torch
+
+    absent = "mps" if not torch.backends.mps.is_available() else "cuda"
+    with pytest.raises(ValueError, match=f"--device {absent}: PyTorch finds no such device"):
+        track._pick_device(absent)
+
+
+def test_missing_checkpoint_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing-here: no such checkpoint folder"):
+        track.load_session(str(tmp_path / "nothing-here"), "cpu", "float32")
+
+
+def test_help_teaches_by_example(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        track.main(["--help"])
+    out = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert 'pjvlt-track clip.mp4 --box 120 64 90 70 --text "white dog"' in out
+    assert '"frames": [{"frame": 0,' in out

@@ -1,0 +1,612 @@
+"""Every variant of the paper's ablations: it runs, learns, saves, and computes what the equations say."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from tiny import build_tiny_config, build_tiny_inputs, build_tiny_labels, build_tiny_model, stir
+from torch import nn
+from torch.testing import assert_close
+from transformers import Trainer, TrainingArguments
+
+from modeling_pjvlt import PJVLTConfig, PJVLTModel
+from modeling_pjvlt.modeling_pjvlt import PJVLTCCPIL, PJVLTSAIEL
+
+SWITCHES = {
+    "fusion": ("progressive", "early", "late", "none"),
+    "num_fusion_layers": (None, 1),
+    "use_saiel": (True, False),
+    "saiel_fusion": ("concat", "sum", "product"),
+    "use_ccm": (True, False),
+    "use_pim": (True, False),
+    "fusion_residual": (False, True),
+}
+
+
+def pairwise(switches: dict[str, tuple]) -> list[dict]:
+    """Few combinations that hold every pair of values of two switches: greedily, the one with most new pairs first."""
+    combinations = [dict(zip(switches, values, strict=True)) for values in itertools.product(*switches.values())]
+    pairs = {i: set(itertools.combinations(combination.items(), 2)) for i, combination in enumerate(combinations)}
+    missing, chosen = set().union(*pairs.values()), []
+    while missing:
+        best = max(pairs, key=lambda i: len(pairs[i] & missing))
+        chosen.append(combinations[best])
+        missing -= pairs[best]
+    return chosen
+
+
+def name(variant: dict) -> str:
+    return "-".join(f"{key}={value}" for key, value in variant.items())
+
+
+VARIANTS = pairwise(SWITCHES)
+TABLES = [  # the rows of the paper's ablation tables that pairs do not promise
+    {"fusion": "progressive"},
+    {"fusion": "progressive", "use_saiel": False},
+    {"fusion": "progressive", "use_ccm": False, "use_pim": False},
+    {"fusion": "progressive", "use_saiel": False, "use_ccm": False, "use_pim": False},
+]
+ALL = pytest.mark.parametrize("variant", VARIANTS + TABLES, ids=name)
+FUSIONS = pytest.mark.parametrize("fusion", ["progressive", "early", "late"])
+
+
+def assert_outputs_equal(ours, theirs, **tolerance):
+    for field in ("score_map", "offset_map", "size_map", "last_hidden_state", "pred_boxes", "scores"):
+        assert_close(ours[field], theirs[field], msg=lambda m, field=field: f"{field}: {m}", **tolerance)
+
+
+def gradients(model: PJVLTModel, seed: int = 5) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of one seeded backward pass, in the mode that the model is in."""
+    inputs = build_tiny_inputs(model.config)
+    model.zero_grad()
+    torch.manual_seed(seed)
+    loss = model(**inputs, labels=build_tiny_labels()).loss
+    loss.backward()
+    return float(loss), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def zero_in_theory(model: PJVLTModel) -> set[str]:
+    """Parameters that cannot change the output, by mathematics and not by mistake."""
+    names = set()
+    for key, _ in model.named_parameters():
+        # Softmax ignores what is added to all keys alike.
+        if key.endswith((".attention.k_proj.bias", ".attention.self.key.bias")):
+            names.add(key)
+        # Batch norm subtracts the mean, and with it the bias of the convolution before it.
+        branch = key.split(".")
+        if branch[0] == "head" and branch[-1] == "bias" and isinstance(model.get_submodule(".".join(branch[:2]))[int(branch[2])], nn.Conv2d):  # fmt: skip
+            if int(branch[2]) + 1 < len(model.get_submodule(".".join(branch[:2]))):
+                names.add(key)
+    # The last bias of the last PIM shifts a whole token by one number, which the final layer norm takes away.
+    last = model.encoder.all_layers()[-1].fusion
+    if last is not None and last.ccpil.pim is not None:
+        names.add(next(n for n, p in model.named_parameters() if p is last.ccpil.pim.fc3.bias))
+    return names
+
+
+def fresh_like_stirred(config: PJVLTConfig) -> PJVLTModel:
+    torch.manual_seed(0)
+    return stir(PJVLTModel(config), std=0.05)
+
+
+@ALL
+def test_one_backward_pass_reaches_every_parameter(variant):
+    torch.manual_seed(0)
+    model = PJVLTModel(build_tiny_config(**variant)).train()
+    _, found = gradients(model)
+    missing = {n for n, _ in model.named_parameters() if n not in found}
+    assert not missing, f"never touched: {sorted(missing)}"
+    exempt = zero_in_theory(model)
+    largest = max(float(g.abs().max()) for g in found.values())
+    dead = {n for n, g in found.items() if float(g.abs().max()) <= 1e-9 * largest and n not in exempt}
+    assert not dead, f"no gradient: {sorted(dead)}"
+    assert all(torch.isfinite(g).all() for g in found.values())
+
+
+@ALL
+@torch.no_grad()
+def test_a_saved_model_comes_back_the_same(variant, tmp_path):
+    model = fresh_like_stirred(build_tiny_config(**variant)).eval()
+    inputs = build_tiny_inputs(model.config)
+    model.save_pretrained(tmp_path)
+    loaded, info = PJVLTModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not loaded.training
+    assert loaded.config.to_dict() == {**model.config.to_dict(), "_name_or_path": str(tmp_path)} or all(
+        getattr(loaded.config, key) == getattr(model.config, key) for key in variant
+    )
+    assert_outputs_equal(loaded(**inputs), model(**inputs), atol=0, rtol=0)
+
+
+@ALL
+def test_shapes_and_ranges(variant):
+    model = build_tiny_model(stirred=True, **variant)
+    inputs = build_tiny_inputs(model.config, batch=3)
+    with torch.no_grad():
+        out = model(**inputs)
+    assert out.loss is None
+    assert out.score_map.shape == (3, 1, 4, 4) and out.offset_map.shape == out.size_map.shape == (3, 2, 4, 4)
+    assert out.pred_boxes.shape == (3, 4) and out.scores.shape == (3,)
+    assert out.last_hidden_state.shape == (3, 20, 32)
+    for field in ("score_map", "offset_map", "size_map", "pred_boxes"):
+        assert (out[field] >= 0).all() and (out[field] <= 1).all()
+    assert torch.equal(out.scores, out.score_map.flatten(1).amax(dim=1))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=name)
+def test_gradient_checkpointing_changes_nothing(variant):
+    random_parts = {"drop_path_rate": 0.5, "attention_dropout": 0.1}  # and Gumbel noise
+    torch.manual_seed(0)
+    model = PJVLTModel(build_tiny_config(**variant, **random_parts)).train()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    loss, plain = gradients(model)
+    model.load_state_dict(state)  # batch norm counts
+    model.gradient_checkpointing_enable()
+    checkpointed_loss, checkpointed = gradients(model)
+    assert checkpointed_loss == pytest.approx(loss, abs=1e-6)
+    assert plain.keys() == checkpointed.keys()
+    for key, gradient in plain.items():
+        assert_close(checkpointed[key], gradient, atol=1e-6, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_checkpointing_is_on_in_the_joint_layers(monkeypatch, tiny_model):
+    model = tiny_model().train()
+    model.gradient_checkpointing_enable()
+    assert all(layer.gradient_checkpointing for layer in model.encoder.all_layers())
+    calls = []
+    layer = model.encoder.layers[0]
+    original = layer._gradient_checkpointing_func
+    layer._gradient_checkpointing_func = lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)
+    gradients(model)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("fused", [None, 1])
+def test_late_fusion_has_as_many_parameters_as_progressive(fused, tiny_model):
+    late, progressive = (
+        tiny_model(fusion=f, num_fusion_layers=fused).num_parameters() for f in ("late", "progressive")
+    )
+    assert late == progressive
+
+
+@pytest.mark.parametrize(
+    "variant", [{"fusion": "none"}, {"use_saiel": False}, {"use_saiel": False, "fusion": "late"}], ids=name
+)
+def test_no_bert_is_built_where_nothing_reads_it(variant, tiny_model, tiny_inputs):
+    model = tiny_model(**variant)
+    assert model.text_encoder is None
+    assert not [n for n, _ in model.named_parameters() if "text" in n or "saiel" in n]
+    inputs = tiny_inputs(model.config)
+    with torch.no_grad():
+        assert_outputs_equal(model(**inputs, input_ids=torch.ones(2, 3, dtype=torch.long)), model(**inputs))
+    with pytest.raises(ValueError, match="reads no language"):
+        model.encode_text(torch.ones(2, 3, dtype=torch.long))
+
+
+BAD_CONFIGS = [
+    ({"fusion": "middle"}, "fusion.*middle"),
+    ({"saiel_fusion": "mean"}, "saiel_fusion.*mean"),
+    ({"num_attention_heads": 5}, "hidden_size.*num_attention_heads"),
+    ({"num_saiel_heads": 3}, "saiel_hidden_size.*num_saiel_heads"),
+    ({"template_size": 20}, "template_size.*patch_size"),
+    ({"search_size": 33}, "search_size.*patch_size"),
+    ({"num_fusion_layers": 0}, "num_fusion_layers.*num_hidden_layers"),
+    ({"num_fusion_layers": 4}, "num_fusion_layers.*num_hidden_layers"),
+    ({"patch_size": 0}, "patch_size.*positive"),
+    ({"search_size": -32}, "search_size.*positive"),
+    ({"num_attention_heads": 0}, "num_attention_heads.*positive"),
+    ({"num_saiel_heads": 0}, "num_saiel_heads.*positive"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers.*positive"),
+    ({"word_temperature": 0.0}, "word_temperature.*positive"),
+    ({"text_config": {"num_hidden_layers": 0}}, "text_config.num_hidden_layers"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD_CONFIGS, ids=lambda value: str(value))
+def test_a_config_that_cannot_work_names_its_fields(overrides, message, tiny_config):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**overrides)
+
+
+@pytest.mark.parametrize("crop", ["pixel_values", "template_pixel_values"])
+@pytest.mark.parametrize("bad", [(2, 3, 40, 40), (2, 1, 32, 32), (3, 32, 32)])
+def test_a_crop_of_another_size_is_refused(crop, bad, tiny_model, tiny_inputs):
+    model = tiny_model()
+    inputs = tiny_inputs(model.config)
+    inputs[crop] = torch.zeros(bad)
+    with pytest.raises(ValueError, match=f"`{crop}` must be"):
+        model(**inputs)
+
+
+def test_a_model_that_reads_language_asks_for_a_sentence(tiny_model, tiny_inputs):
+    model = tiny_model()
+    inputs = tiny_inputs(model.config)
+    with pytest.raises(ValueError, match="sentence"):
+        model(inputs["pixel_values"], inputs["template_pixel_values"])
+
+
+@FUSIONS
+@torch.no_grad()
+def test_padding_words_change_nothing(fusion, tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True, fusion=fusion)
+    inputs = tiny_inputs(model.config, batch=3)
+    expected = model(**inputs)
+    generator = torch.Generator().manual_seed(7)
+    for extra in (1, 5, 11):
+        noise = torch.randint(0, 99, (3, extra), generator=generator)  # any ids, not only [PAD]
+        ids = torch.where(
+            inputs["attention_mask"].bool(), inputs["input_ids"], torch.randint(0, 99, (3, 6), generator=generator)
+        )
+        padded = {
+            **inputs,
+            "input_ids": torch.cat([ids, noise], dim=1),
+            "attention_mask": torch.cat([inputs["attention_mask"], torch.zeros_like(noise)], dim=1),
+        }
+        assert_outputs_equal(model(**padded), expected, atol=2e-6, rtol=1e-5)
+
+
+@FUSIONS
+@torch.no_grad()
+def test_another_sentence_changes_the_answer(fusion, tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True, fusion=fusion)
+    inputs = tiny_inputs(model.config)
+    before = model(**inputs)
+    inputs["input_ids"][0, 1] = (inputs["input_ids"][0, 1] + 1) % 99
+    after = model(**inputs)
+    assert (before.score_map[0] - after.score_map[0]).abs().max() > 1e-5
+    assert_close(before.score_map[1], after.score_map[1])  # the other row keeps its answer
+
+
+@FUSIONS
+def test_eager_attention_equals_sdpa(fusion):
+    model = fresh_like_stirred(build_tiny_config(fusion=fusion)).eval()
+    inputs, results = build_tiny_inputs(model.config, batch=3), {}
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        assert model.config._attn_implementation == implementation
+        model.zero_grad()
+        out = model(**inputs, labels=build_tiny_labels(3))
+        out.loss.backward()
+        results[implementation] = out, {n: p.grad.clone() for n, p in model.named_parameters()}
+    assert_outputs_equal(results["eager"][0], results["sdpa"][0], atol=2e-6, rtol=1e-4)
+    for key, gradient in results["sdpa"][1].items():
+        scale = float(gradient.abs().max())
+        assert_close(
+            results["eager"][1][key],
+            gradient,
+            atol=1e-4 * scale + 1e-5,
+            rtol=1e-3,
+            msg=lambda m, key=key: f"{key}: {m}",
+        )
+
+
+@FUSIONS
+@torch.no_grad()
+def test_a_batch_equals_its_rows(fusion, tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True, fusion=fusion)
+    inputs = tiny_inputs(model.config, batch=4)
+    together = model(**inputs)
+    for row in range(4):
+        alone = model(**{key: value[row : row + 1] for key, value in inputs.items()})
+        assert_close(alone.last_hidden_state[0], together.last_hidden_state[row], atol=1e-5, rtol=1e-4)
+        assert_close(alone.pred_boxes[0], together.pred_boxes[row], atol=1e-5, rtol=1e-4)
+
+
+@FUSIONS
+@torch.no_grad()
+def test_encoded_text_stands_for_the_sentence(fusion, tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True, fusion=fusion)
+    inputs = tiny_inputs(model.config)
+    text = model.encode_text(inputs["input_ids"], inputs["attention_mask"])
+    images = {key: value for key, value in inputs.items() if key.endswith("pixel_values")}
+    expected = model(**inputs)
+    model.text_encoder = nn.Identity()  # it may not be asked again
+    assert_outputs_equal(model(**images, text_features=text), expected, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_a_missing_attention_mask_means_all_words(tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True)
+    inputs = tiny_inputs(model.config)
+    mask = torch.ones_like(inputs.pop("attention_mask"))
+    assert_outputs_equal(model(**inputs), model(**inputs, attention_mask=mask))
+
+
+@torch.no_grad()
+def test_gumbel_noise_only_while_training_and_from_the_global_generator(tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True)
+    inputs = tiny_inputs(model.config)
+
+    def answer(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return model.encode_text(inputs["input_ids"], inputs["attention_mask"]).values
+
+    assert torch.equal(answer(0), answer(1))
+    model.train()
+    assert torch.equal(answer(0), answer(0))
+    assert not torch.allclose(answer(0), answer(1))
+
+
+@torch.no_grad()
+def test_gumbel_noise_chooses_words_with_the_softmax_probabilities(tiny_model):
+    """The largest of logits plus Gumbel noise is word t with probability softmax(logits)_t."""
+    saiel = tiny_model(word_temperature=1e-3).encoder.saiels()[0].train()
+    torch.manual_seed(0)
+    logits = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    value = logits[None, :, None].expand(1, 4, 20_000)
+    mask = torch.tensor([[True, True, True, False]])
+    chosen = (saiel.select_words(value, mask) / value)[0].mean(dim=1)
+    assert_close(chosen, torch.cat([logits[:3].softmax(0), torch.zeros(1)]), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("fusion", ["progressive", "late"])
+@torch.no_grad()
+def test_hidden_states_and_attentions_are_recorded(fusion, tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True, fusion=fusion, num_fusion_layers=2)
+    model.set_attn_implementation("eager")
+    inputs = tiny_inputs(model.config)
+    out = model(**inputs, output_hidden_states=True, output_attentions=True)
+    late = 2 if fusion == "late" else 0
+    assert [tuple(h.shape) for h in out.hidden_states] == [(2, 20, 32)] * (3 + 1 + late)
+    assert_close(out.hidden_states[0], model.embeddings(inputs["template_pixel_values"], inputs["pixel_values"]))
+    assert_close(model.norm(out.hidden_states[-1]), out.last_hidden_state)
+    assert [tuple(a.shape) for a in out.attentions] == [(2, 2, 20, 20)] * 3
+    assert [tuple(a.shape) for a in out.cross_attentions] == [(2, 2, 20, 6)] * 2
+    for weights in out.attentions + out.cross_attentions:
+        assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+    assert (out.cross_attentions[0][1, ..., 5] == 0).all()  # the second sentence is one word shorter
+    plain = model(**inputs)
+    assert plain.hidden_states is None and plain.attentions is None and plain.cross_attentions is None
+
+
+def test_eval_twice_gives_the_same_answer(tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True, drop_path_rate=0.9, attention_dropout=0.9)
+    inputs = tiny_inputs(model.config)
+    with torch.no_grad():
+        assert_outputs_equal(model(**inputs), model(**inputs), atol=0, rtol=0)
+
+
+# Initialisation
+
+
+def own_shares(model: PJVLTModel, inputs: dict) -> list[float]:
+    """After every joint layer: how much of a token's norm is its own, mean of ||x_i - mean_j x_j|| / ||x_i||."""
+    hidden = model(**inputs, output_hidden_states=True).hidden_states
+    return [float(((h - h.mean(1, keepdim=True)).norm(dim=-1) / h.norm(dim=-1)).mean()) for h in hidden[1:]]
+
+
+def natural_crops(batch: int, size: int, generator: torch.Generator) -> torch.Tensor:
+    """Pictures whose spectrum falls as 1/f, as that of photographs does; normalised."""
+    frequency = torch.fft.fftfreq(size)
+    radius = (frequency[:, None] ** 2 + frequency[None, : size // 2 + 1] ** 2).sqrt().clamp_min(1 / size)
+    spectrum = torch.fft.rfft2(torch.randn(batch, 3, size, size, generator=generator)) / radius
+    pictures = torch.fft.irfft2(spectrum, s=(size, size))
+    return (pictures - pictures.mean(dim=(2, 3), keepdim=True)) / pictures.std(dim=(2, 3), keepdim=True)
+
+
+@torch.no_grad()
+def twelve_layers(pictures: str = "natural", **overrides) -> tuple[PJVLTModel, dict]:
+    sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    crops = {
+        "patch_size": 16,
+        "template_size": 64,
+        "search_size": 128,
+        "saiel_hidden_size": 64,
+        "pim_hidden_size": 160,
+    }
+    torch.manual_seed(0)
+    model = PJVLTModel(build_tiny_config(**sizes, **crops, **overrides)).eval()
+    inputs = build_tiny_inputs(model.config)
+    if pictures == "natural":
+        generator = torch.Generator().manual_seed(2)
+        inputs["pixel_values"] = natural_crops(2, 128, generator)
+        inputs["template_pixel_values"] = natural_crops(2, 64, generator)
+    return model, inputs
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pictures", ["natural", "noise"])
+@pytest.mark.parametrize("fusion_residual", [False, True], ids=["literal", "residual"])
+def test_twelve_layers_keep_the_tokens_apart(pictures, fusion_residual):
+    model, inputs = twelve_layers(pictures, fusion_residual=fusion_residual)
+    shares = own_shares(model, inputs)
+    assert len(shares) == 12 and min(shares) > 0.2, shares
+
+
+@torch.no_grad()
+def test_the_usual_initialisation_would_make_all_tokens_alike():
+    """The control of the test above: with std 0.02 in SAIEL and CCPIL it would fail."""
+    model, inputs = twelve_layers()
+    for module in model.modules():
+        if isinstance(module, (PJVLTSAIEL, PJVLTCCPIL)):
+            for linear in module.modules():
+                if isinstance(linear, nn.Linear) and linear.weight.any():
+                    nn.init.normal_(linear.weight, std=0.02)
+    assert own_shares(model, inputs)[-1] < 0.05
+
+
+def test_word_modulation_starts_as_the_identity(tiny_model, tiny_inputs):
+    model = tiny_model()
+    inputs = tiny_inputs(model.config)
+    modulation = model.encode_text(inputs["input_ids"], inputs["attention_mask"]).modulation
+    assert_close(modulation, torch.tensor([0.0, 0.0, 1.0])[None, None, :, None].expand(2, 3, 3, 16))
+
+
+def test_scores_start_at_the_focal_prior(tiny_model, tiny_inputs):
+    model = tiny_model()
+    with torch.no_grad():
+        score = model(**tiny_inputs(model.config)).score_map
+    assert (score < 0.05).all() and score.mean() == pytest.approx(0.01, abs=0.005)
+
+
+# Number types and training
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+@torch.no_grad()
+def test_half_precision_stays_close(dtype, tolerance):
+    """bf16 has 8 bits of mantissa: 2^-9 relative error an operation, in some ten operations on each of nine layers (three
+    of ViT, BERT and the head together), adding as a random walk: about 2 %. fp16 has three bits more. A sigmoid at most
+    quarters the error, and its values are below 1."""
+    model = fresh_like_stirred(build_tiny_config()).eval()
+    inputs = build_tiny_inputs(model.config)
+    exact = model(**inputs)
+    half = model.to(dtype)(**inputs)
+    assert half.last_hidden_state.dtype == dtype and half.score_map.dtype == torch.float32
+    error = (half.last_hidden_state.float() - exact.last_hidden_state).norm() / exact.last_hidden_state.norm()
+    assert error < tolerance
+    for field in ("score_map", "offset_map", "size_map"):
+        assert_close(half[field], exact[field], atol=tolerance / 4, rtol=0)
+
+
+def test_loss_and_gradients_in_bfloat16_are_finite(tiny_model, tiny_inputs, tiny_labels):
+    model = tiny_model().to(torch.bfloat16).train()
+    out = model(**tiny_inputs(model.config), labels=tiny_labels())
+    out.loss.backward()
+    assert out.loss.dtype == torch.float32 and torch.isfinite(out.loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("fusion", ["progressive", "none"])
+def test_trainer_takes_two_steps(fusion, tmp_path):
+    torch.manual_seed(0)
+    model = PJVLTModel(build_tiny_config(fusion=fusion))
+    inputs = {**build_tiny_inputs(model.config, batch=4), "labels": build_tiny_labels(4)}
+    rows = [{key: value[row] for key, value in inputs.items()} for row in range(4)]
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=2, per_device_eval_batch_size=2, learning_rate=1e-3,
+        use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, seed=0,
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+    result = trainer.train()
+    assert result.global_step == 2 and math.isfinite(result.training_loss)
+    still = {n for n, p in model.named_parameters() if torch.equal(before[n], p)}
+    assert still <= zero_in_theory(model), still
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+
+
+# The equations, one number at a time
+
+
+def linear(x: list[float], layer: nn.Linear) -> list[float]:
+    weight, bias = layer.weight.tolist(), layer.bias.tolist() if layer.bias is not None else [0.0] * layer.out_features
+    return [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
+
+
+def gelu(x: float) -> float:
+    return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def softmax(logits: list[float]) -> list[float]:
+    exponents = [math.exp(x - max(logits)) for x in logits]
+    return [e / sum(exponents) for e in exponents]
+
+
+def plain_saiel(saiel: PJVLTSAIEL, visual, words, temperature, mode, residual) -> list[list[float]]:
+    """Eq. 1-7 for one image (N, C) and the real words (T, C_text) of its sentence, in plain loops."""
+    heads, latent = saiel.num_heads, saiel.value.out_features
+    queries = [linear(v, saiel.query) for v in visual]  # Eq. 1, then the instance norm
+    for d in range(latent):
+        column = [q[d] for q in queries]
+        mean = sum(column) / len(column)
+        variance = sum((x - mean) ** 2 for x in column) / len(column)
+        for q in queries:
+            q[d] = (q[d] - mean) / math.sqrt(variance + 1e-5)
+    keys, values = [linear(w, saiel.key) for w in words], [linear(w, saiel.value) for w in words]
+    for d in range(latent):  # Eq. 2, word selection
+        chosen = softmax([v[d] / temperature for v in values])
+        for v, weight in zip(values, chosen, strict=True):
+            v[d] *= weight
+    mean_word = [sum(w[c] for w in words) / len(words) for c in range(len(words[0]))]
+    modulation = linear(mean_word, saiel.modulation)  # Eq. 4
+    alpha, beta, gamma = (modulation[i * latent : (i + 1) * latent] for i in range(3))
+    width, result = latent // heads, []
+    for v, q in zip(visual, queries, strict=True):
+        attended = []
+        for h in range(heads):  # Eq. 3
+            part = range(h * width, (h + 1) * width)
+            weights = softmax([sum(q[d] * k[d] for d in part) / math.sqrt(width) for k in keys])
+            attended += [sum(w * value[d] for w, value in zip(weights, values, strict=True)) for d in part]
+        language = [g * ((1 + a) * x + b) for a, b, g, x in zip(alpha, beta, gamma, attended, strict=True)]  # Eq. 5
+        image = [gelu(x) for x in linear(v, saiel.visual)]  # Eq. 6
+        if mode == "concat":
+            fused = image + language
+        else:
+            fused = [a + b if mode == "sum" else a * b for a, b in zip(image, language, strict=True)]
+        aligned = [gelu(x) for x in linear(fused, saiel.output)]  # Eq. 7
+        if residual:
+            aligned = [x + s * a for x, s, a in zip(v, saiel.layer_scale.tolist(), aligned, strict=True)]
+        result.append(aligned)
+    return result
+
+
+SMALL = {"hidden_size": 8, "intermediate_size": 8, "template_size": 8, "search_size": 16, "saiel_hidden_size": 6}
+SMALL |= {"num_saiel_heads": 3, "pim_hidden_size": 7, "ccm_reduction": 2, "num_hidden_layers": 1}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["concat", "sum", "product"])
+@pytest.mark.parametrize("residual", [False, True], ids=["literal", "residual"])
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_saiel_equals_its_equations(mode, residual, temperature, tiny_model):
+    switches = {"saiel_fusion": mode, "fusion_residual": residual, "word_temperature": temperature}
+    model = tiny_model(stirred=True, **SMALL, **switches, text_config={"hidden_size": 4, "num_attention_heads": 2})
+    saiel = stir(model.encoder.saiels()[0].double(), seed=9, std=0.5)
+    generator = torch.Generator().manual_seed(11)
+    visual = torch.randn(2, 5, 8, generator=generator, dtype=torch.float64)
+    words = torch.randn(2, 4, 4, generator=generator, dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    ours, _ = saiel(visual, *saiel.encode_words(words, mask), mask.bool()[:, None, None, :])
+    for row, length in enumerate([4, 2]):
+        expected = plain_saiel(saiel, visual[row].tolist(), words[row, :length].tolist(), temperature, mode, residual)
+        # the instance norm and the word selection compute in float32
+        assert_close(ours[row], torch.tensor(expected, dtype=torch.float64), atol=2e-6, rtol=2e-5)
+
+
+def plain_ccpil(layer: PJVLTCCPIL, aligned: list[list[float]], residual: bool) -> list[list[float]]:
+    """Eq. 8-11 for one image (N, C), in plain loops."""
+    tokens, channels = len(aligned), len(aligned[0])
+    gate = [0.0] * channels
+    if layer.ccm is not None:  # Eq. 8
+        mean = [sum(a[c] for a in aligned) / tokens for c in range(channels)]
+        gate = [sigmoid(x) for x in linear([gelu(x) for x in linear(mean, layer.ccm.reduce)], layer.ccm.expand)]
+    communicated = [[g * x + x for g, x in zip(gate, a, strict=True)] for a in aligned]  # Eq. 9
+    mixed = [[0.0] * channels for _ in range(tokens)]
+    if layer.pim is not None:  # Eq. 10
+        for c in range(channels):
+            hidden = [gelu(x) for x in linear([row[c] for row in communicated], layer.pim.fc1)]
+            for n, x in enumerate(linear([gelu(x) for x in linear(hidden, layer.pim.fc2)], layer.pim.fc3)):
+                mixed[n][c] = x
+    result = []
+    for n in range(tokens):
+        row = []
+        for c in range(channels):
+            a, communication, patch = aligned[n][c], communicated[n][c], mixed[n][c]
+            if residual and (layer.ccm is not None or layer.pim is not None):
+                row.append(a + float(layer.layer_scale[c]) * (patch + gate[c] * a))
+            elif layer.ccm is not None and layer.pim is not None:
+                row.append(patch + communication + a)  # Eq. 11
+            elif layer.pim is not None:
+                row.append(patch + a)
+            else:
+                row.append(communication)
+        result.append(row)
+    return result
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("use_ccm", [True, False])
+@pytest.mark.parametrize("use_pim", [True, False])
+@pytest.mark.parametrize("residual", [False, True], ids=["literal", "residual"])
+def test_ccpil_equals_its_equations(use_ccm, use_pim, residual, tiny_config):
+    config = tiny_config(**SMALL, use_ccm=use_ccm, use_pim=use_pim, fusion_residual=residual)
+    torch.manual_seed(0)
+    layer = stir(PJVLTCCPIL(config).double(), std=0.5)
+    aligned = torch.randn(2, 5, 8, dtype=torch.float64)
+    expected = torch.tensor([plain_ccpil(layer, row.tolist(), residual) for row in aligned], dtype=torch.float64)
+    assert_close(layer(aligned), expected, atol=1e-10, rtol=1e-8)

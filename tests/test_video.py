@@ -1,0 +1,331 @@
+import struct
+import warnings
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_pjvlt import video_pjvlt
+from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+from modeling_pjvlt.visualization import contact_strip, draw_box
+
+
+def flat_frames(count, height=48, width=64):
+    """Frames of one grey level each, 10 apart, so that a decoded frame tells its own number."""
+    return [np.full((height, width, 3), 10 + 10 * index, np.uint8) for index in range(count)]
+
+
+def noise_frames(count, height=48, width=64):
+    """Frames that hardly compress, so that a file has many bytes to lose."""
+    return list(np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8))
+
+
+def write_video(path, frames, fps=25.0):
+    with VideoWriter(path, fps) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+def write_faststart(path, frames):
+    """A video with its index in front, as on the web: what is left of it after a broken download still opens."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width = frames[0].shape[:2]
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def write_audio(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        sound.rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    return path
+
+
+def grey_levels(frames):
+    return [round(float(frame.mean()) / 10) * 10 for frame in frames]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_video_round_trip_keeps_count_order_and_colours(tmp_path, suffix):
+    frames = flat_frames(12)
+    for frame in frames:
+        frame[:, 32:] = (200, 30, 40)
+    path = write_video(tmp_path / f"clip{suffix}", frames, fps=30000 / 1001)
+    reader = read_frames(path)
+    decoded = list(reader)
+    assert reader.fps == pytest.approx(30000 / 1001)
+    assert reader.num_frames in (12, None)
+    assert len(decoded) == 12
+    assert decoded[0].dtype == np.uint8 and decoded[0].flags.c_contiguous
+    for frame, original in zip(decoded, frames, strict=True):
+        # Colour is stored at half resolution, so the seam between the halves is left out.
+        for columns in (slice(0, 28), slice(36, 64)):
+            assert np.abs(frame[:, columns].astype(int) - original[:, columns]).max() <= 6
+
+
+def test_reader_starts_again_on_each_iteration(tmp_path):
+    reader = read_frames(write_video(tmp_path / "clip.mp4", flat_frames(5)))
+    assert grey_levels(reader) == grey_levels(reader) == [10, 20, 30, 40, 50]
+
+
+def test_odd_sizes_are_padded_by_repeating_the_edge(tmp_path):
+    frame = np.full((47, 63, 3), 100, np.uint8)
+    (decoded,) = read_frames(write_video(tmp_path / "odd.mp4", [frame]))
+    assert decoded.shape == (48, 64, 3)
+    assert np.abs(decoded.astype(int) - 100).max() <= 3
+
+
+def test_mpeg4_replaces_a_missing_h264_encoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_pjvlt, "ENCODERS", {"no_such_encoder": {}, "mpeg4": video_pjvlt.ENCODERS["mpeg4"]})
+    assert grey_levels(read_frames(write_video(tmp_path / "clip.mp4", flat_frames(4)))) == [10, 20, 30, 40]
+
+
+def test_rotation_of_phone_videos_is_undone(tmp_path):
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:16, :16] = 255
+    path = write_video(tmp_path / "phone.mp4", [frame])
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    clockwise = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    content = path.read_bytes()
+    # The first matrix belongs to the whole file, the last one to the video track.
+    at = content.rindex(upright)
+    path.write_bytes(content[:at] + clockwise + content[at + len(clockwise) :])
+    (decoded,) = read_frames(path)
+    assert decoded.shape == (64, 48, 3)
+    assert decoded[:12, -12:].min() > 230 and decoded[:12, :12].max() < 25
+
+
+def test_folder_is_read_in_natural_order(tmp_path):
+    for number in (10, 2, 1, 11):
+        Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / f"frame{number}.png")
+    Image.new("L", (8, 6), 20).save(tmp_path / "FRAME20.JPG")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "._frame1.png").write_bytes(b"not a picture either")
+    reader = read_frames(str(tmp_path))
+    frames = list(reader)
+    assert reader.num_frames == 5 and reader.fps == 30
+    assert [frame[0, 0, 0] for frame in frames] == [1, 2, 10, 11, 20]
+    assert all(frame.shape == (6, 8, 3) and frame.dtype == np.uint8 for frame in frames)
+
+
+def test_orientation_of_photographs_is_undone(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to look at it
+    Image.new("RGB", (8, 6)).save(tmp_path / "photo.jpg", exif=exif)
+    (frame,) = read_frames(tmp_path)
+    assert frame.shape == (8, 6, 3)
+
+
+def test_iterables_are_passed_through_unchanged():
+    frames = [np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (4, 4)), torch.zeros(3, 4, 4)]
+    reader = read_frames(frames)
+    assert reader.num_frames == 3
+    assert all(frame is original for frame, original in zip(reader, frames, strict=True))
+    assert read_frames(iter(frames)).num_frames is None
+    assert len(list(read_frames(np.zeros((5, 4, 4, 3), np.uint8)))) == 5
+
+
+def test_single_frame_is_refused_as_a_source():
+    with pytest.raises(ValueError, match=r"single array of shape \(4, 6, 3\)"):
+        read_frames(np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(TypeError, match="got Image"):
+        read_frames(Image.new("RGB", (4, 4)))
+
+
+def test_missing_path_is_named():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
+        read_frames("nowhere.mp4")
+
+
+def test_folder_without_pictures_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path}: no pictures"):
+        read_frames(tmp_path)
+
+
+@pytest.mark.parametrize("broken", [b"", b"not a picture", None])
+def test_undecodable_picture_is_named(tmp_path, broken):
+    good = tmp_path / "1.png"
+    Image.fromarray(noise_frames(1)[0]).save(good)
+    (tmp_path / "2.png").write_bytes(good.read_bytes()[:2000] if broken is None else broken)
+    frames = iter(read_frames(tmp_path))
+    next(frames)
+    with pytest.raises(ValueError, match=r"2\.png: cannot be decoded"):
+        next(frames)
+
+
+def test_empty_file_is_named(tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(ValueError, match=r"clip\.mp4: the file is empty"):
+        read_frames(tmp_path / "clip.mp4")
+
+
+def test_file_that_is_no_video_is_named(tmp_path):
+    (tmp_path / "clip.mp4").write_text("hello " * 200)
+    with pytest.raises(ValueError, match=r"clip\.mp4: not a video"):
+        read_frames(tmp_path / "clip.mp4")
+
+
+def test_audio_without_video_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"sound\.m4a: no video in this file"):
+        read_frames(write_audio(tmp_path / "sound.m4a"))
+
+
+def test_video_without_its_index_is_named(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", noise_frames(10))
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match=r"clip\.mp4: not a video"):
+        read_frames(path)
+
+
+def test_video_cut_off_before_its_first_frame_is_named(tmp_path):
+    path = tmp_path / "clip.mp4"
+    content = write_faststart(path, noise_frames(10))
+    path.write_bytes(content[: content.index(b"mdat") + 4])
+    with pytest.raises(ValueError, match=r"clip\.mp4: (the video breaks off after 0|no) frame"):
+        list(read_frames(path))
+
+
+def test_video_that_ends_early_gives_its_frames_and_a_warning(tmp_path):
+    path = tmp_path / "clip.mp4"
+    content = write_faststart(path, noise_frames(20))
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"clip\.mp4: \d+ of 20 frames"):
+        assert 5 <= len(list(read_frames(path))) < 15
+
+
+def test_complete_video_gives_no_warning(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", noise_frames(20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(read_frames(path))) == 20
+
+
+def test_damaged_video_gives_its_frames_and_then_says_where_it_broke(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", noise_frames(20))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 6000] = bytes(6000)
+    path.write_bytes(content)
+    frames = iter(read_frames(path))
+    next(frames)
+    with pytest.raises(ValueError, match=r"clip\.mp4: the video breaks off after \d+ frames"):
+        list(frames)
+
+
+def test_missing_pyav_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_pjvlt, "av", None)
+    (tmp_path / "clip.mp4").write_bytes(b"any")
+    with pytest.raises(ImportError, match="pip install av"):
+        read_frames(tmp_path / "clip.mp4")
+    with pytest.raises(ImportError, match="pip install av"):
+        VideoWriter(tmp_path / "out.mp4", 25)
+
+
+@pytest.mark.parametrize("num_frames", [0, 3, 80])
+def test_error_while_writing_leaves_nothing_behind(tmp_path, num_frames):
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "clip.mp4", 25) as writer:
+        for frame in flat_frames(1) * num_frames:
+            writer.write(frame)
+        # The encoder holds the first frames back, so that only many of them make a file that can be left behind.
+        assert len(list(tmp_path.iterdir())) == (num_frames == 80)
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_while_writing_keeps_an_existing_file(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"precious")
+    with pytest.raises(ValueError, match="frame 1 is 64x40, the first one 64x48"), VideoWriter(path, 25) as writer:
+        writer.write(flat_frames(1)[0])
+        writer.write(flat_frames(1, height=40)[0])
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_video_appears_only_when_complete_and_replaces_the_old_one(tmp_path):
+    path = tmp_path / "new" / "clip.mp4"
+    with VideoWriter(path, 25) as writer:
+        writer.write(flat_frames(1)[0])
+        assert not path.exists()
+    write_video(path, flat_frames(3))
+    assert len(list(read_frames(path))) == 3
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_video_without_frames_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no frame was written"), VideoWriter(tmp_path / "clip.mp4", 25):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+def test_unusable_fps_is_refused(tmp_path, fps):
+    with pytest.raises(ValueError, match="fps must be a number above 0"):
+        VideoWriter(tmp_path / "clip.mp4", fps)
+
+
+def test_unknown_suffix_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"clip\.avi: a video is written as one of \.mkv, \.mov, \.mp4"):
+        VideoWriter(tmp_path / "clip.avi", 25)
+
+
+@pytest.mark.parametrize("frame", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_frames_of_the_wrong_kind_are_refused(tmp_path, frame):
+    with pytest.raises(ValueError, match="expected a uint8 frame"), VideoWriter(tmp_path / "clip.mp4", 25) as writer:
+        writer.write(frame)
+
+
+def test_unwritable_place_is_one_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        write_video(tmp_path / "file" / "clip.mp4", flat_frames(1))
+
+
+def test_box_is_drawn_along_its_inner_edge_on_a_copy():
+    frame = np.zeros((60, 80, 3), np.uint8)
+    drawn = draw_box(frame, [10, 20, 30, 15], color=(255, 0, 0), line_width=1)
+    rows, columns = np.nonzero(drawn[..., 0])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 34, 10, 39)
+    assert drawn[25, 20].sum() == 0 and frame.sum() == 0
+
+
+def test_line_and_label_grow_with_the_frame():
+    small, large = (np.zeros((side, side, 3), np.uint8) for side in (200, 800))
+    for text in (None, "dog"):
+        painted = [np.count_nonzero(draw_box(f, [100, 100, 40, 40], text).any(axis=2)) for f in (small, large)]
+        assert painted[1] > 1.5 * painted[0]
+
+
+@pytest.mark.parametrize(
+    "box", [[-20, -20, 30, 30], [70, 50, 30, 30], [300, 300, 5, 5], [-90, 10, 5, 5], [10, 10, 0, 0]]
+)
+def test_label_stays_inside_the_frame(box):
+    frame = np.full((60, 120, 3), 90, np.uint8)
+    drawn = draw_box(frame, box, "dog", score=0.5, color=(0, 255, 0))
+    plate = (drawn == (20, 20, 20)).all(axis=2)
+    rows, columns = np.nonzero(plate)
+    # A plate that ran out of the frame would be cut and lose its padding.
+    assert np.ptp(rows) >= 12 and np.ptp(columns) >= 35
+
+
+def test_long_label_leaves_a_third_of_the_frame_free():
+    frame = np.full((240, 320, 3), 90, np.uint8)
+    drawn = draw_box(frame, [100, 100, 20, 20], "a very long sentence " * 20, score=0.5)
+    assert (drawn == (20, 20, 20)).all(axis=2).any(axis=0).sum() < 0.65 * 320
+
+
+def test_contact_strip_puts_frames_side_by_side(tmp_path):
+    contact_strip(flat_frames(3), tmp_path / "strip.png", ["a", "b", "c"], height=96)
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.size == (3 * 128 + 2 * 4, 96)
+    with pytest.raises(ValueError, match="at least one frame"):
+        contact_strip([], tmp_path / "none.png")
