@@ -22,18 +22,23 @@ DEFAULT_CHECKPOINT = str(Path(__file__).parent / "pretrained" / "pjvlt-tiny")  #
 
 AutoConfig.register("pjvlt", PJVLTConfig, exist_ok=True)
 AutoModel.register(PJVLTConfig, PJVLTModel, exist_ok=True)
-AutoImageProcessor.register(PJVLTConfig, PJVLTImageProcessor, exist_ok=True)
+# One class for both backends: crops are resampled by our own filter, in torch, whatever is installed.
+AutoImageProcessor.register(
+    PJVLTConfig,
+    image_processor_classes={"torchvision": PJVLTImageProcessor, "pil": PJVLTImageProcessor},
+    exist_ok=True,
+)
 AutoProcessor.register(PJVLTConfig, PJVLTProcessor, exist_ok=True)
 if TASK not in PIPELINE_REGISTRY.supported_tasks:
     PIPELINE_REGISTRY.register_pipeline(
         TASK,
         pipeline_class=TrackingPipeline,
-        pt_model=PJVLTModel,
+        pt_model=AutoModel,
         default={"model": (DEFAULT_CHECKPOINT, None)},
         type="multimodal",
     )
     # What `save_pretrained` writes into a config: the task without our default, which is a path of this machine.
-    TrackingPipeline._registered_impl = {TASK: {"impl": TrackingPipeline, "pt": (PJVLTModel,)}}
+    TrackingPipeline._registered_impl = {TASK: {"impl": TrackingPipeline, "pt": (AutoModel,)}}
 
 __all__ = [
     "DEFAULT_CHECKPOINT",

@@ -32,6 +32,8 @@ def to_rgb(image) -> Tensor:
     if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):  # those would be clipped to 255
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     channels_last = not isinstance(image, Tensor)
+    if not channels_last and image.dtype in (torch.bool, torch.uint16, torch.uint32):
+        image = image.cpu().numpy()  # torch cannot compute with them
     pixels = image.detach() if isinstance(image, Tensor) else torch.from_numpy(_known_type(image))
     if pixels.numel() == 0:
         raise ValueError(f"The image is empty: shape {tuple(pixels.shape)}.")
@@ -47,7 +49,10 @@ def _known_type(image) -> np.ndarray:
         raise ValueError(f"Expected an image (PIL, NumPy or torch), got {type(image).__name__}.")
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         return array.astype(np.float32) / 65535
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    if array.dtype.kind == "u" and array.dtype.itemsize > 2:
+        return array.astype(np.int64)
+    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return array if array.flags.writeable else array.copy()
 
 
 def _channels_first(pixels: Tensor, channels_last: bool) -> Tensor:
@@ -111,15 +116,20 @@ def crop_geometry(box_xywh: Sequence[float], factor: float, size: int) -> tuple[
     return x + w / 2 - side / 2, y + h / 2 - side / 2, size / side
 
 
+def _exact(numbers) -> Tensor:
+    """Tensors as they are, all else in float64: float32 cannot hold a frame position to a thousandth of a crop pixel."""
+    return numbers if isinstance(numbers, Tensor) else torch.as_tensor(np.asarray(numbers, dtype=np.float64))
+
+
 def frame_to_crop(boxes_xywh, crop):
     """(..., 4) xywh in frame pixels to xywh in crop pixels. `crop` is (..., 3): left, top, scale."""
-    boxes_xywh, crop = torch.as_tensor(boxes_xywh), torch.as_tensor(crop)
+    boxes_xywh, crop = _exact(boxes_xywh), _exact(crop)
     return torch.cat([boxes_xywh[..., :2] - crop[..., :2], boxes_xywh[..., 2:]], dim=-1) * crop[..., 2:]
 
 
 def crop_to_frame(boxes_xywh, crop):
     """(..., 4) xywh in crop pixels to xywh in frame pixels; the exact inverse of [`frame_to_crop`]."""
-    boxes_xywh, crop = torch.as_tensor(boxes_xywh), torch.as_tensor(crop)
+    boxes_xywh, crop = _exact(boxes_xywh), _exact(crop)
     boxes_xywh = boxes_xywh / crop[..., 2:]
     return torch.cat([boxes_xywh[..., :2] + crop[..., :2], boxes_xywh[..., 2:]], dim=-1)
 
@@ -145,13 +155,16 @@ def _resampling_matrix(start: float, scale: float, size: int, length: int, devic
     first = min(max(math.floor(start - support), 0), length)
     last = min(max(math.ceil(start + size / scale + support), first), length)
     centres = start + (torch.arange(size, device=device, dtype=torch.float64) + 0.5) / scale
-    reach = math.ceil(support) + 1
-    low = math.floor(start - support) - reach  # weights are summed over this wider, frameless range
-    high = math.ceil(start + size / scale + support) + reach
-    pixels = torch.arange(low, high, device=device, dtype=torch.float64) + 0.5
+    pixels = torch.arange(first, last, device=device, dtype=torch.float64) + 0.5
     weights = (1 - (centres[:, None] - pixels[None]).abs() / support).clamp_min(0)
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    return first, last, weights[:, first - low : last - low].float()
+    return first, last, (weights / _triangle_mass(centres - 0.5, support)[:, None]).float()
+
+
+def _triangle_mass(centres: Tensor, support: float) -> Tensor:
+    """Sum of max(0, 1 - |centre - k| / support) over all integers k: two arithmetic series, so no pixel is visited."""
+    low, middle, high = (centres - support).ceil(), centres.floor(), (centres + support).floor()
+    below = (middle - low + 1) * (1 - (centres - (low + middle) / 2) / support)
+    return below + (high - middle) * (1 - ((middle + 1 + high) / 2 - centres) / support)
 
 
 def crop_image(image: Tensor, left: float, top: float, scale: float, size: int) -> Tensor:
@@ -167,7 +180,14 @@ def crop_image(image: Tensor, left: float, top: float, scale: float, size: int) 
     return rows @ (image[:, y0:y1, x0:x1].float() @ columns.T)
 
 
-class PJVLTImagesKwargs(ImagesKwargs, total=False):
+def _is_one_box(boxes) -> bool:
+    """Whether this is one box, and not a list of boxes, in which None stands for the whole picture."""
+    if not isinstance(boxes, (list, tuple)):
+        return np.ndim(boxes) < 2
+    return len(boxes) > 0 and boxes[0] is not None and np.ndim(boxes[0]) == 0
+
+
+class PJVLTImageProcessorKwargs(ImagesKwargs, total=False):
     """What `PJVLTImageProcessor` can be told, at construction or for one call."""
 
     template_size: int
@@ -186,7 +206,7 @@ class PJVLTImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values", "template_pixel_values"]
-    valid_kwargs = PJVLTImagesKwargs
+    valid_kwargs = PJVLTImageProcessorKwargs
     template_size = 128
     search_size = 256
     template_factor = 2.0
@@ -253,7 +273,7 @@ class PJVLTImageProcessor(BaseImageProcessor):
         """
         options = {
             name: kwargs.get(name, getattr(self, name))
-            for name in PJVLTImagesKwargs.__annotations__
+            for name in PJVLTImageProcessorKwargs.__annotations__
             if hasattr(self, name)
         }
         data: dict = {}
@@ -281,7 +301,7 @@ class PJVLTImageProcessor(BaseImageProcessor):
             frames = make_flat_list_of_images(images)
         if boxes is None:
             boxes = [None] * len(frames)
-        elif np.ndim(boxes) == 1:
+        elif _is_one_box(boxes):
             boxes = [boxes]
         if len(boxes) != len(frames):
             raise ValueError(f"Got {len(frames)} images but {len(boxes)} boxes.")

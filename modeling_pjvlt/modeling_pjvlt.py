@@ -330,7 +330,7 @@ class PJVLTFusionLayer(nn.Module):
         self.saiel = PJVLTSAIEL(config) if config.use_saiel else None
         self.ccpil = PJVLTCCPIL(config)
 
-    def forward(self, hidden_states: Tensor, words: tuple | None) -> Tensor:  # (B, N, C)
+    def forward(self, hidden_states: Tensor, words: tuple) -> Tensor:  # (B, N, C)
         if self.saiel is not None:
             hidden_states, _ = self.saiel(hidden_states, *words)
         return self.ccpil(hidden_states)
@@ -344,7 +344,8 @@ class PJVLTJointLayer(GradientCheckpointingLayer):
         self.vision = vision
         self.fusion = fusion
 
-    def forward(self, hidden_states: Tensor, words: tuple | None) -> Tensor:  # (B, N, C)
+    def forward(self, hidden_states: Tensor, *words: Tensor | None) -> Tensor:  # (B, N, C)
+        # `words` come one by one, because reentrant gradient checkpointing overlooks tensors inside a tuple
         if self.vision is not None:
             hidden_states = self.vision(hidden_states)
         return hidden_states if self.fusion is None else self.fusion(hidden_states, words)
@@ -376,7 +377,7 @@ class PJVLTJointEncoder(nn.Module):
     def forward(self, hidden_states: Tensor, words: list[tuple] | None) -> Tensor:  # (B, N, C)
         remaining = iter(words or [])
         for layer in self.all_layers():
-            hidden_states = layer(hidden_states, next(remaining, None) if layer.fusion is not None else None)
+            hidden_states = layer(hidden_states, *(next(remaining, ()) if layer.fusion is not None else ()))
         return hidden_states
 
 
@@ -437,6 +438,11 @@ class PJVLTPreTrainedModel(PreTrainedModel):
         "attentions": PJVLTAttention,
         "cross_attentions": OutputRecorder(PJVLTSAIEL, index=1),
     }
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in every transformers model, but weights come from safetensors files only, never from pickle."""
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -501,7 +507,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
             raise ValueError("This model reads no language (`fusion='none'` or `use_saiel=False`).")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        # All hooks at once: put on BERT first and on the whole model later, BERT's are doubled and record layers twice.
+        # All hooks at once: put on BERT first and on the whole model later, BERT's are doubled, and so are its layers.
         maybe_install_capturing_hooks(self)
         layers = self.text_encoder(
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, return_dict=True

@@ -38,6 +38,10 @@ class PJVLTProcessor(ProcessorMixin):
     Sentences are cut to 40 tokens, with a warning; `token_type_ids` are dropped, because a tracker reads one sentence.
     """
 
+    # Defaults of a call, which transformers merges with the caller's arguments.
+    text_kwargs = {"padding": True, "truncation": True, "max_length": MAX_WORDS, "return_tensors": "pt"}
+    images_kwargs = {"return_tensors": "pt"}
+
     def __init__(self, image_processor, tokenizer):
         super().__init__(image_processor, tokenizer)
 
@@ -52,8 +56,7 @@ class PJVLTProcessor(ProcessorMixin):
         boxes=None,
         template_images=None,
         template_boxes=None,
-        return_crops: bool = False,
-        return_tensors: str | None = "pt",
+        return_crops: bool | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Everything `PJVLTModel` takes.
@@ -61,17 +64,18 @@ class PJVLTProcessor(ProcessorMixin):
         Args:
             images, boxes, template_images, template_boxes, return_crops: see [`PJVLTImageProcessor.preprocess`].
             text: one sentence, or one for each image. Empty or missing sentences become "the target", with a warning.
-            return_tensors: `"pt"` (default), `"np"` or None for lists.
+            kwargs: of the tokenizer and of the image processor; `return_tensors` is `"pt"` (default), `"np"` or None
+                for lists.
 
         Returns `pixel_values`, `template_pixel_values`, `input_ids` (B, T), `attention_mask` (B, T) and, if asked
         for, `crops` (B, 3), as far as their inputs were given.
         """
-        text_kwargs, image_kwargs = self._split_kwargs(kwargs, return_tensors)
+        text_kwargs, image_kwargs = self._split_kwargs(kwargs)
         data = {}
         if images is not None or template_images is not None:
             data.update(
                 self.image_processor(
-                    images, boxes, template_images, template_boxes, return_crops=return_crops, **image_kwargs
+                    images, boxes, template_images, template_boxes, return_crops=bool(return_crops), **image_kwargs
                 )
             )
         if text is not None or images is not None:
@@ -81,11 +85,9 @@ class PJVLTProcessor(ProcessorMixin):
             raise ValueError("Pass `images`, `template_images` or `text`.")
         return BatchFeature(data)
 
-    def _split_kwargs(self, kwargs: dict, return_tensors: str | None) -> tuple[dict, dict]:
+    def _split_kwargs(self, kwargs: dict) -> tuple[dict, dict]:
         """Keyword arguments for the tokenizer and for the image processor."""
-        merged = self._merge_kwargs(
-            tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors=return_tensors, **kwargs
-        )
+        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         return merged["text_kwargs"], merged["images_kwargs"]
 
     def _count(self, text, data: dict) -> int:
@@ -97,7 +99,7 @@ class PJVLTProcessor(ProcessorMixin):
 
     def encode_text(self, text: str | list[str], **kwargs) -> BatchFeature:
         """Sentences to `input_ids` and `attention_mask`, (B, T) with T of at most 40 tokens."""
-        kwargs = {"padding": True, "truncation": True, "max_length": MAX_WORDS, "return_tensors": "pt", **kwargs}
+        kwargs = {**self.text_kwargs, **kwargs}
         sentences = [text] if isinstance(text, str) else text
         if kwargs["truncation"] and kwargs["max_length"]:
             self._warn_of_truncation(sentences, kwargs["max_length"])

@@ -238,3 +238,14 @@ def test_help_teaches_by_example(capsys):
     assert stopped.value.code == 0
     assert 'pjvlt-track clip.mp4 --box 120 64 90 70 --text "white dog"' in out
     assert '"frames": [{"frame": 0,' in out
+
+
+@pytest.mark.parametrize("length", [1, 3, 5, 137])
+def test_highlights_spread_over_the_video(tmp_path, length):
+    highlights = track._Highlights()
+    for index in range(length):
+        highlights.offer(index, np.full((24, 32, 3), index, np.uint8))
+    highlights.save(tmp_path / "strip.png")
+    kept = [index for index, _ in highlights.kept]
+    assert kept[0] == 0 and kept[-1] >= 0.8 * (length - 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["strip.png"]

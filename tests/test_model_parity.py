@@ -181,6 +181,14 @@ def test_resized_positions_keep_constants_and_order(grid):
     resized = resize_positions(ramp, (4, 4), grid)[0].view(grid, grid, 2)
     assert (resized[:, 1:, 0] > resized[:, :-1, 0]).all() and (resized[1:, :, 1] > resized[:-1, :, 1]).all()
     assert_close(resized.mean(dim=(0, 1)), torch.full((2,), 1.5))  # the middle stays in the middle
+    places = (torch.arange(grid) + 0.5) * 4 / grid - 0.5  # where the new patches' middles are among the old ones
+    inside = (places >= 1) & (places <= 2)  # as far as the cubic filter sees no border
+    assert_close(resized[0, inside, 0], places[inside], atol=1e-5, rtol=0)
+
+
+def test_shrunk_positions_are_averaged_and_not_picked():
+    stripes = torch.tensor([-1.0, 2.0, -1.0]).repeat(4).expand(12, 12)  # picking every third column would give 2
+    assert resize_positions(stripes.reshape(1, 144, 1), (12, 12), 4).abs().max() < 0.3
 
 
 def test_positions_are_untouched_on_the_same_grid():

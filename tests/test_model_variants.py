@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import Trainer, TrainingArguments
 
 from modeling_pjvlt import PJVLTConfig, PJVLTModel
-from modeling_pjvlt.modeling_pjvlt import PJVLTCCPIL, PJVLTSAIEL
+from modeling_pjvlt.modeling_pjvlt import PJVLTCCPIL, PJVLTSAIEL, decode_boxes
 
 SWITCHES = {
     "fusion": ("progressive", "early", "late", "none"),
@@ -63,21 +63,18 @@ def gradients(model: PJVLTModel, seed: int = 5) -> tuple[float, dict[str, torch.
     torch.manual_seed(seed)
     loss = model(**inputs, labels=build_tiny_labels()).loss
     loss.backward()
-    return float(loss), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 def zero_in_theory(model: PJVLTModel) -> set[str]:
     """Parameters that cannot change the output, by mathematics and not by mistake."""
-    names = set()
-    for key, _ in model.named_parameters():
-        # Softmax ignores what is added to all keys alike.
-        if key.endswith((".attention.k_proj.bias", ".attention.self.key.bias")):
-            names.add(key)
-        # Batch norm subtracts the mean, and with it the bias of the convolution before it.
-        branch = key.split(".")
-        if branch[0] == "head" and branch[-1] == "bias" and isinstance(model.get_submodule(".".join(branch[:2]))[int(branch[2])], nn.Conv2d):  # fmt: skip
-            if int(branch[2]) + 1 < len(model.get_submodule(".".join(branch[:2]))):
-                names.add(key)
+    # Softmax ignores what is added to all keys alike.
+    names = {
+        n for n, _ in model.named_parameters() if n.endswith((".attention.k_proj.bias", ".attention.self.key.bias"))
+    }
+    # Batch norm subtracts the mean, and with it the bias of the convolution before it.
+    for part, branch in model.head.named_children():
+        names |= {f"head.{part}.{i}.bias" for i in range(len(branch) - 1) if isinstance(branch[i], nn.Conv2d)}
     # The last bias of the last PIM shifts a whole token by one number, which the final layer norm takes away.
     last = model.encoder.all_layers()[-1].fusion
     if last is not None and last.ccpil.pim is not None:
@@ -93,14 +90,14 @@ def fresh_like_stirred(config: PJVLTConfig) -> PJVLTModel:
 @ALL
 def test_one_backward_pass_reaches_every_parameter(variant):
     torch.manual_seed(0)
-    model = PJVLTModel(build_tiny_config(**variant)).train()
+    model = PJVLTModel(build_tiny_config(**variant)).train().double()
     _, found = gradients(model)
     missing = {n for n, _ in model.named_parameters() if n not in found}
     assert not missing, f"never touched: {sorted(missing)}"
     exempt = zero_in_theory(model)
     largest = max(float(g.abs().max()) for g in found.values())
-    dead = {n for n, g in found.items() if float(g.abs().max()) <= 1e-9 * largest and n not in exempt}
-    assert not dead, f"no gradient: {sorted(dead)}"
+    zero = {n for n, g in found.items() if float(g.abs().max()) < 1e-13 * largest}  # float64's rounding
+    assert zero == exempt, f"no gradient: {sorted(zero - exempt)}; wrongly excepted: {sorted(exempt - zero)}"
     assert all(torch.isfinite(g).all() for g in found.values())
 
 
@@ -112,9 +109,7 @@ def test_a_saved_model_comes_back_the_same(variant, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, info = PJVLTModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not loaded.training
-    assert loaded.config.to_dict() == {**model.config.to_dict(), "_name_or_path": str(tmp_path)} or all(
-        getattr(loaded.config, key) == getattr(model.config, key) for key in variant
-    )
+    assert {key: getattr(loaded.config, key) for key in variant} == variant
     assert_outputs_equal(loaded(**inputs), model(**inputs), atol=0, rtol=0)
 
 
@@ -134,14 +129,15 @@ def test_shapes_and_ranges(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=name)
-def test_gradient_checkpointing_changes_nothing(variant):
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(reentrant, variant):
     random_parts = {"drop_path_rate": 0.5, "attention_dropout": 0.1}  # and Gumbel noise
     torch.manual_seed(0)
     model = PJVLTModel(build_tiny_config(**variant, **random_parts)).train()
     state = {key: value.clone() for key, value in model.state_dict().items()}
     loss, plain = gradients(model)
     model.load_state_dict(state)  # batch norm counts
-    model.gradient_checkpointing_enable()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     checkpointed_loss, checkpointed = gradients(model)
     assert checkpointed_loss == pytest.approx(loss, abs=1e-6)
     assert plain.keys() == checkpointed.keys()
@@ -149,7 +145,7 @@ def test_gradient_checkpointing_changes_nothing(variant):
         assert_close(checkpointed[key], gradient, atol=1e-6, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
 
 
-def test_checkpointing_is_on_in_the_joint_layers(monkeypatch, tiny_model):
+def test_checkpointing_is_on_in_the_joint_layers(tiny_model):
     model = tiny_model().train()
     model.gradient_checkpointing_enable()
     assert all(layer.gradient_checkpointing for layer in model.encoder.all_layers())
@@ -242,7 +238,7 @@ def test_padding_words_change_nothing(fusion, tiny_model, tiny_inputs):
             "input_ids": torch.cat([ids, noise], dim=1),
             "attention_mask": torch.cat([inputs["attention_mask"], torch.zeros_like(noise)], dim=1),
         }
-        assert_outputs_equal(model(**padded), expected, atol=2e-6, rtol=1e-5)
+        assert_outputs_equal(model(**padded), expected, atol=5e-5, rtol=1e-3)
 
 
 @FUSIONS
@@ -357,6 +353,37 @@ def test_hidden_states_and_attentions_are_recorded(fusion, tiny_model, tiny_inpu
     assert (out.cross_attentions[0][1, ..., 5] == 0).all()  # the second sentence is one word shorter
     plain = model(**inputs)
     assert plain.hidden_states is None and plain.attentions is None and plain.cross_attentions is None
+
+
+@torch.no_grad()
+def test_the_head_sees_the_search_patches_where_they_are_in_the_crop(tiny_model, tiny_inputs):
+    model, seen = tiny_model(stirred=True, fusion="none"), []
+    model.head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    inputs = tiny_inputs(model.config)
+    hidden = model(**inputs).last_hidden_state
+    before = model.embeddings(inputs["template_pixel_values"], inputs["pixel_values"])
+    for row, column in itertools.product(range(4), range(4)):
+        token = 4 + 4 * row + column  # behind the 2 x 2 template patches
+        assert torch.equal(seen[0][:, :, row, column], hidden[:, token])
+        pixels = inputs["pixel_values"].clone()
+        pixels[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 1
+        changed = (model.embeddings(inputs["template_pixel_values"], pixels) != before).any(dim=(0, 2))
+        assert changed.nonzero().flatten().tolist() == [token]
+
+
+def test_boxes_are_read_at_the_highest_score_and_a_window_moves_the_choice_but_not_the_score():
+    score, offset, size = torch.full((1, 1, 4, 4), 0.1), torch.rand(1, 2, 4, 4), torch.rand(1, 2, 4, 4)
+    score[0, 0, 1, 3], score[0, 0, 2, 1] = 0.9, 0.8  # row, column
+    window = torch.ones(4, 4)
+    window[1, 3] = 0.5
+    for mask, row, column, confidence in ((None, 1, 3, 0.9), (window, 2, 1, 0.8)):
+        boxes, scores = decode_boxes(score, offset, size, mask)
+        x, y = offset[0, :, row, column].tolist()
+        expected = [(column + x) / 4, (row + y) / 4, *size[0, :, row, column].tolist()]  # Eq. 12-13
+        assert_close(boxes, torch.tensor([expected]))
+        assert scores.item() == pytest.approx(confidence)
+    _, scores = decode_boxes(score, offset, size, torch.full((4, 4), 0.3))
+    assert scores.item() == pytest.approx(0.9)
 
 
 def test_eval_twice_gives_the_same_answer(tiny_model, tiny_inputs):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..evaluation.metrics import iou
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from ..video_pjvlt import DEFAULT_FPS, FrameReader, VideoWriter, read_frames
-from ..visualization.drawing import TRUTH_COLOR, draw_box
+from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
 
 EPILOG = """\
 examples:
@@ -106,6 +106,33 @@ def track_frames(
             yield frame, [float(value) for value in target.box], float(target.score)
 
 
+class _Highlights:
+    """A few annotated frames, evenly spread over a video whose length nobody has to know."""
+
+    def __init__(self, count: int = 5):
+        self.count = count
+        self.step = 1
+        self.kept: list[tuple[int, np.ndarray]] = []
+
+    def offer(self, index: int, frame: np.ndarray) -> None:
+        """Keep every `step`-th frame; when there are twice too many, every other one goes and the step doubles."""
+        if index % self.step == 0:
+            self.kept.append((index, frame))
+        if len(self.kept) > 4 * self.count:
+            self.kept, self.step = self.kept[::2], 2 * self.step
+
+    def save(self, path: Path) -> None:
+        """Write the frames side by side as a picture, beside its place first."""
+        places = np.unique(np.linspace(0, len(self.kept) - 1, self.count).round().astype(int))
+        chosen = [self.kept[place] for place in places]
+        partial = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+        try:
+            contact_strip([frame for _, frame in chosen], partial, [f"frame {index}" for index, _ in chosen])
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="pjvlt-track",
@@ -121,7 +148,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--text", help=f'a sentence that describes the target, such as "white dog" (default: "{DEFAULT_SENTENCE}")')
     add("--model", metavar="PATH_OR_REPO", help="checkpoint folder or Hub repository (default: the bundled one)")
-    add("--output", type=Path, metavar="MP4", help="annotated video (default: outputs/<name>_tracked.mp4)")
+    add(
+        "--output",
+        type=Path,
+        metavar="MP4",
+        help="annotated video (default: outputs/<name>_tracked.mp4); a .png of a few frames goes beside it",
+    )
     add("--boxes", type=Path, metavar="JSON", help="boxes and scores (default: beside the video, as .json)")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: %(default)s")
@@ -143,16 +175,19 @@ def _run(args: argparse.Namespace) -> None:
     session = load_session(model, args.device, args.dtype)
 
     start = time.perf_counter()
-    records = _track_to_video(session, reader, box, text, writer, clip)
+    highlights = _Highlights()
+    records = _track_to_video(session, reader, box, text, writer, clip, highlights)
     speed = len(records) / (time.perf_counter() - start)
     header = {"video": video, "model": model, "text": text, "fps": reader.fps}
     _write_boxes(boxes_path, header, records)
+    highlights.save(output.with_suffix(".png"))
     if clip is not None:
         boxes = np.array([record["box"] for record in records])
         seen = clip.visible[1:]  # the first box was given
         overlap = iou(boxes[1:][seen], clip.boxes[1:][seen])
         print(f"mean overlap {overlap.mean():.2f} over {len(overlap)} frames")
-    print(f"{len(records)} frames at {speed:.1f} FPS; wrote {output} and {boxes_path}")
+    print(f"{len(records)} frames at {speed:.1f} FPS (decoding, tracking, drawing and encoding)")
+    print(f"wrote {output}, {boxes_path} and {output.with_suffix('.png')} (a few frames to look at)")
 
 
 def _open_source(args: argparse.Namespace) -> FrameReader:
@@ -216,7 +251,7 @@ def _default_checkpoint() -> str:
     return DEFAULT_CHECKPOINT
 
 
-def _track_to_video(session, reader: FrameReader, box, text: str, writer: VideoWriter, clip) -> list[dict]:
+def _track_to_video(session, reader: FrameReader, box, text: str, writer: VideoWriter, clip, highlights) -> list[dict]:
     records = []
     with (
         writer,
@@ -225,7 +260,9 @@ def _track_to_video(session, reader: FrameReader, box, text: str, writer: VideoW
         for frame, box_xywh, score in track_frames(session, reader, list(box), text):
             if clip is not None and clip.visible[len(records)]:
                 frame = draw_box(frame, clip.boxes[len(records)], color=TRUTH_COLOR, line_width=1)
-            writer.write(draw_box(frame, box_xywh, label=text, score=score))
+            annotated = draw_box(frame, box_xywh, label=text, score=score)
+            writer.write(annotated)
+            highlights.offer(len(records), annotated)
             records.append({"frame": len(records), "box": [round(v, 3) for v in box_xywh], "score": round(score, 4)})
             progress.update()
     return records

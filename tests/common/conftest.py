@@ -5,12 +5,9 @@ generation and export and none of the continuous-integration helpers that the mi
 """
 
 import importlib.util
-import os
 import sys
 import types
 from pathlib import Path
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: nothing here may need the network
 
 import pytest
 

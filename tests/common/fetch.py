@@ -1,7 +1,7 @@
 """Fetch transformers' own common tests: the test folder of the source distribution of the installed version.
 
-Run by `make test-common`. The files land in `.cache/transformers-<version>/`, which git ignores; a second run downloads
-nothing. Everything comes through pip, from whatever package index this machine is set up to use.
+Run by `make test-common`. The files land in `.cache/transformers-<version>/`, which git ignores; a second run
+downloads nothing. Everything comes through pip, from whatever package index it is set up to use.
 """
 
 import importlib.metadata

@@ -4,7 +4,7 @@ import tempfile
 import unittest
 
 import torch
-from transformers import BertConfig
+from tiny import build_tiny_config, build_tiny_inputs, build_tiny_labels
 from transformers.testing_utils import torch_device
 from transformers_tests.test_modeling_common import ModelTesterMixin
 
@@ -16,44 +16,17 @@ class PJVLTModelTester:
 
     batch_size = 3
     seq_length = 20  # visual tokens, 4 of the template and 16 of the search region
-    num_words = 7
     hidden_size = 32
     num_hidden_layers = 2
     num_attention_heads = 2
     is_training = True
-    text_config = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 37,
-        "vocab_size": 99,
-        "max_position_embeddings": 64,
-    }
 
     def get_config(self) -> PJVLTConfig:
-        return PJVLTConfig(
-            text_config=BertConfig(**self.text_config),
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=37,
-            patch_size=8,
-            template_size=16,
-            search_size=32,
-            saiel_hidden_size=16,
-            num_saiel_heads=2,
-            pim_hidden_size=24,
-            head_channels=(16, 8),
-        )
+        return build_tiny_config(num_hidden_layers=self.num_hidden_layers, drop_path_rate=0.1)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[PJVLTConfig, dict[str, torch.Tensor]]:
         config = self.get_config()
-        inputs = {
-            "pixel_values": torch.rand(self.batch_size, 3, config.search_size, config.search_size),
-            "template_pixel_values": torch.rand(self.batch_size, 3, config.template_size, config.template_size),
-            "input_ids": torch.randint(1, self.text_config["vocab_size"], (self.batch_size, self.num_words)),
-            "attention_mask": torch.ones(self.batch_size, self.num_words, dtype=torch.long),
-        }
+        inputs = build_tiny_inputs(config, self.batch_size)
         return config, {name: value.to(torch_device) for name, value in inputs.items()}
 
 
@@ -69,8 +42,7 @@ class PJVLTModelTest(ModelTesterMixin, unittest.TestCase):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         if return_labels:
-            box = torch.tensor([0.4, 0.6, 0.3, 0.2], device=torch_device)  # cx, cy, w, h
-            inputs["labels"] = box.repeat(self.model_tester.batch_size, 1)
+            inputs["labels"] = build_tiny_labels(self.model_tester.batch_size).to(torch_device)
         return inputs
 
     def test_sdpa_can_dispatch_composite_models(self):

@@ -1,0 +1,88 @@
+"""The checkpoint that ships with the package, and the main job that runs on it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from transformers import AutoModel, AutoProcessor, pipeline
+
+from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.cli.track import main
+from modeling_pjvlt.data.procedural import ProceduralClip, vocabulary
+from modeling_pjvlt.evaluation.procedural import evaluate_procedural
+
+FOLDER = Path(DEFAULT_CHECKPOINT)
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return PJVLTModel.from_pretrained(FOLDER), PJVLTProcessor.from_pretrained(FOLDER)
+
+
+def test_folder_is_small_and_holds_safetensors():
+    names = {path.name for path in FOLDER.iterdir()}
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 20e6
+
+
+def test_folder_names_no_path_of_a_machine():
+    for path in FOLDER.glob("*.json"):
+        if path.name != "tokenizer.json":
+            assert not re.search(r'"/\w|\\\\|/home|/tmp', path.read_text(encoding="utf-8")), path.name
+
+
+def test_auto_classes_load_it(bundled):
+    assert type(AutoModel.from_pretrained(FOLDER)) is type(bundled[0])
+    assert type(AutoProcessor.from_pretrained(FOLDER)) is type(bundled[1])
+
+
+def test_geometry_is_the_papers(bundled):
+    config = bundled[0].config
+    assert (config.template_grid**2, config.search_grid**2) == (64, 256)
+    assert config.fusion == "progressive" and config.use_saiel and config.use_ccm and config.use_pim
+
+
+def test_tokenizer_knows_every_procedural_word(bundled):
+    assert [word for word in vocabulary() if len(bundled[1].tokenizer.tokenize(word)) != 1] == []
+
+
+def test_pipeline_without_arguments_uses_it():
+    clip = ProceduralClip(3, num_frames=5)
+    tracker = pipeline("vision-language-tracking", device="cpu")
+    results = tracker([clip.frame(i) for i in range(5)], box=clip.boxes[0], text=clip.text, progress=False)
+    assert len(results) == 5
+    json.dumps(results)
+
+
+@pytest.mark.slow
+def test_main_job_without_a_video_overlaps_its_target(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seed = re.search(r"pjvlt-track --seed (\d+)", (ROOT / "Makefile").read_text()).group(1)
+    main(["--seed", seed])
+    printed = capsys.readouterr().out
+    assert float(re.search(r"mean overlap (\d\.\d+)", printed).group(1)) > 0.7
+    assert {path.suffix for path in (tmp_path / "outputs").iterdir()} == {".mp4", ".json", ".png"}
+
+
+@pytest.mark.slow
+def test_words_decide_where_only_they_can_and_cost_little_elsewhere(bundled):
+    scores = evaluate_procedural(*bundled, num_clips=16, num_frames=30)
+    assert scores.mean("words", "right") - scores.mean("words", "wrong") > 0.25
+    assert scores.mean("words", "right") > scores.mean("words", "none")
+    assert scores.mean("appearance", "right") - scores.mean("appearance", "wrong") < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["otb/Football1", "davis/dog"])
+def test_main_job_runs_on_real_video(folder, tmp_path, capsys):
+    data = ROOT.parent / "shared" / "data" / folder
+    if not data.is_dir():
+        pytest.skip(f"the development data {folder} is not on this machine")
+    first = (data / "groundtruth_rect.txt").read_text().splitlines()[0]
+    text = (data / "language.txt").read_text().strip()
+    box = re.split(r"[,\s]+", first.strip())
+    main([str(data / "img"), "--box", *box, "--text", text, "--output", str(tmp_path / "out.mp4")])
+    frames = json.loads((tmp_path / "out.json").read_text())["frames"]
+    assert len(frames) == len(list((data / "img").iterdir()))

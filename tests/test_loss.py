@@ -1,0 +1,255 @@
+"""The loss (Eq. 14-17) against slow, obvious Python, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from modeling_pjvlt.loss_pjvlt import (
+    check_labels,
+    cxcywh_to_xyxy,
+    focal_loss,
+    gaussian_heatmap,
+    gaussian_radius,
+    paired_giou,
+    target_cells,
+    tracking_loss,
+)
+from modeling_pjvlt.modeling_pjvlt import decode_boxes
+
+FRACTION = st.floats(0.01, 1.0)
+PLACE = st.floats(0.0, 1.0)
+LABEL = st.tuples(PLACE, PLACE, FRACTION, FRACTION)
+FEW = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def iou(a: list[float], b: list[float]) -> float:
+    """Of two boxes as corners."""
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    inner = max(wide, 0) * max(high, 0)
+    return inner / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner)
+
+
+def plain_radius(width: float, height: float) -> float:
+    """Largest r for which both corners may move by r, in any of three ways, and the IoU stays at 0.7: by bisection."""
+
+    def worst(r: float) -> float:
+        box = [0.0, 0.0, width, height]
+        return min(
+            iou(box, [r, r, width + r, height + r]),  # one corner in, one out
+            iou(box, [r, r, width - r, height - r]) if 2 * r < min(width, height) else 0.0,  # both in
+            iou(box, [-r, -r, width + r, height + r]),  # both out
+        )
+
+    low, high = 0.0, max(width, height)
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if worst(middle) >= 0.7 else (low, middle)
+    return low
+
+
+def plain_heatmap(label: tuple, grid: int) -> list[list[float]]:
+    cx, cy, w, h = label
+    column, row = min(int(cx * grid), grid - 1), min(int(cy * grid), grid - 1)
+    sigma = (2 * plain_radius(w * grid, h * grid) + 1) / 6
+    return [
+        [math.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * sigma**2)) for x in range(grid)] for y in range(grid)
+    ]
+
+
+def plain_giou(a: list[float], b: list[float]) -> float:
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    inner = max(wide, 0) * max(high, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return inner / union - (hull - union) / hull
+
+
+def corners(cx: float, cy: float, w: float, h: float) -> list[float]:
+    return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+
+
+def random_maps(batch: int, grid: int, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    maps = [torch.rand(batch, c, grid, grid, generator=generator).clamp(1e-3, 1 - 1e-3) for c in (1, 2, 2)]
+    return tuple(m.requires_grad_() for m in maps)
+
+
+def perfect_maps(labels: torch.Tensor, grid: int):
+    """What the head would have to answer."""
+    cells = target_cells(labels, grid)
+    score = torch.where(gaussian_heatmap(labels, grid).eq(1), 1 - 1e-4, 1e-4)
+    offset = (labels[:, :2] * grid - cells)[:, :, None, None].expand(-1, 2, grid, grid)
+    return score, offset, labels[:, 2:, None, None].expand(-1, 2, grid, grid)
+
+
+LABELS = torch.tensor([[0.3, 0.6, 0.2, 0.4], [0.93, 0.02, 0.5, 0.1], [0.5, 0.5, 0.05, 0.05]])
+
+
+@FEW
+@given(st.floats(0.1, 16), st.floats(0.1, 16))
+def test_radius_keeps_an_overlap_of_seven_tenths(width, height):
+    ours = gaussian_radius(torch.tensor([width], dtype=torch.float64), torch.tensor([height], dtype=torch.float64))
+    assert float(ours) == pytest.approx(plain_radius(width, height), rel=1e-6)
+
+
+@FEW
+@given(LABEL, st.sampled_from([4, 7, 16]))
+def test_heat_map_equals_the_loop_and_peaks_at_the_cell(label, grid):
+    label = tuple(torch.tensor(label).tolist())  # as float32 holds it
+    ours = gaussian_heatmap(torch.tensor([label]), grid)[0, 0]
+    assert_close(ours, torch.tensor(plain_heatmap(label, grid)), atol=1e-5, rtol=1e-4)
+    column, row = min(int(label[0] * grid), grid - 1), min(int(label[1] * grid), grid - 1)
+    assert ours[row, column] == 1.0 and int(ours.eq(1).sum()) == 1
+
+
+def test_a_larger_box_gets_a_wider_peak():
+    sizes = torch.tensor([0.1, 0.3, 0.6])
+    labels = torch.stack([torch.full((3,), 0.5), torch.full((3,), 0.5), sizes, sizes], dim=1)
+    mass = gaussian_heatmap(labels, 16).sum(dim=(1, 2, 3))
+    assert mass[0] < mass[1] < mass[2]
+
+
+@pytest.mark.parametrize("centre", [(1.0, 0.5), (0.5, 1.0), (1.0, 1.0), (0.0, 0.0)])
+def test_a_centre_on_the_border_has_a_cell(centre):
+    labels = torch.tensor([[*centre, 0.2, 0.2]])
+    cell = target_cells(labels, 16)[0].tolist()
+    assert cell == [min(int(c * 16), 15) for c in centre]
+    loss, parts = tracking_loss(*perfect_maps(labels, 16), labels)
+    assert parts["l1"] == pytest.approx(0, abs=1e-6) and torch.isfinite(loss)
+
+
+def test_focal_loss_equals_the_loop():
+    score, _, _ = random_maps(3, 8)
+    large = torch.cat([LABELS[:, :2], torch.tensor([[0.9, 0.7], [0.8, 1.0], [0.5, 0.6]])], dim=1)
+    heatmap = gaussian_heatmap(large, 8)  # large targets, whose neighbours are far from 0
+    assert heatmap[0].sum() > 2
+    total = 0.0
+    for b in range(3):
+        for y in range(8):
+            for x in range(8):
+                p, t = float(score[b, 0, y, x].detach()), float(heatmap[b, 0, y, x])
+                total += -((1 - p) ** 2) * math.log(p) if t == 1 else -((1 - t) ** 4) * p**2 * math.log(1 - p)
+    assert float(focal_loss(score, heatmap).detach()) == pytest.approx(total / 3, rel=1e-5)
+
+
+@FEW
+@given(LABEL, LABEL)
+def test_giou_equals_the_loop_and_behaves(first, second):
+    a, b = (torch.tensor([box], dtype=torch.float64) for box in (first, second))
+    giou, overlap = paired_giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b))
+    assert float(giou) == pytest.approx(plain_giou(corners(*first), corners(*second)), abs=1e-9)
+    assert float(overlap) == pytest.approx(iou(corners(*first), corners(*second)), abs=1e-9)
+    mirrored, _ = paired_giou(cxcywh_to_xyxy(b), cxcywh_to_xyxy(a))
+    assert float(mirrored) == pytest.approx(float(giou), abs=1e-12)
+    assert -1 <= float(giou) <= float(overlap) + 1e-12 and float(overlap) <= 1
+    same, one = paired_giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(a))
+    assert float(same) == pytest.approx(1) and float(one) == pytest.approx(1)
+
+
+def test_giou_still_pulls_boxes_that_do_not_touch():
+    far = torch.tensor([[0.1, 0.1, 0.1, 0.1]], requires_grad=True)
+    giou, overlap = paired_giou(cxcywh_to_xyxy(far), cxcywh_to_xyxy(torch.tensor([[0.8, 0.8, 0.1, 0.1]])))
+    giou.sum().backward()
+    assert float(overlap.detach()) == 0 and (far.grad[0, :2] > 0).all()
+
+
+@pytest.mark.parametrize("weights", [(1.0, 2.0, 5.0), (0.5, 0.0, 3.0)])
+def test_total_equals_the_loop(weights):
+    grid = 8
+    score, offset, size = random_maps(3, grid)
+    loss, parts = tracking_loss(score, offset, size, LABELS, *weights)
+    giou = l1 = 0.0
+    for b, (cx, cy, w, h) in enumerate(LABELS.tolist()):
+        x, y = min(int(cx * grid), grid - 1), min(int(cy * grid), grid - 1)
+        dx, dy = offset[b, :, y, x].tolist()
+        box = [(x + dx) / grid, (y + dy) / grid, *size[b, :, y, x].tolist()]
+        giou += (1 - plain_giou(corners(*box), corners(cx, cy, w, h))) / 3
+        l1 += sum(abs(p - t) for p, t in zip(box, (cx, cy, w, h), strict=True)) / 12
+    focal = float(focal_loss(score, gaussian_heatmap(LABELS, grid)).detach())
+    assert float(parts["giou"]) == pytest.approx(giou, rel=1e-4)
+    assert float(parts["l1"]) == pytest.approx(l1, rel=1e-4)
+    assert float(parts["focal"]) == pytest.approx(focal)
+    expected = weights[0] * focal + weights[1] * giou + weights[2] * l1
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
+    assert not any(part.requires_grad for part in parts.values())
+
+
+def test_the_box_is_read_at_the_targets_cell_and_not_at_the_highest_score():
+    score, offset, size = (m.detach().clone() for m in perfect_maps(LABELS, 16))
+    _, before = tracking_loss(score, offset, size, LABELS)
+    score[:, 0, 15, 15] = 0.9999
+    _, after = tracking_loss(score, offset, size, LABELS)
+    assert after["focal"] > before["focal"] and after["giou"] == before["giou"] and after["l1"] == before["l1"]
+
+
+def test_a_perfect_answer_costs_almost_nothing():
+    maps = perfect_maps(LABELS, 16)
+    loss, parts = tracking_loss(*maps, LABELS)
+    assert 0 <= float(loss) < 1e-4 and float(parts["iou"]) == pytest.approx(1, abs=1e-4)
+    boxes, scores = decode_boxes(*maps)  # and the decoder reads the labels back
+    assert_close(boxes, LABELS, atol=1e-6, rtol=1e-5)
+    assert (scores > 0.999).all()
+
+
+def test_gradient_reaches_all_three_maps():
+    maps = random_maps(3, 8)
+    tracking_loss(*maps, LABELS)[0].backward()
+    score, offset, size = (m.grad for m in maps)
+    assert (score != 0).all()
+    here = torch.zeros(3, 8, 8, dtype=torch.bool)
+    for b, (x, y) in enumerate(target_cells(LABELS, 8).tolist()):
+        here[b, y, x] = True
+    for gradient in (offset, size):
+        touched = (gradient != 0).any(dim=1)
+        assert torch.equal(touched, here)  # at the target's cell and nowhere else
+
+
+def test_gradient_steps_lower_the_loss():
+    logits = [torch.zeros(3, c, 8, 8, requires_grad=True) for c in (1, 2, 2)]
+    optimizer = torch.optim.Adam(logits, lr=0.1)
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss, parts = tracking_loss(*(m.sigmoid().clamp(1e-4, 1 - 1e-4) for m in logits), LABELS)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.05 * losses[0] and float(parts["iou"]) > 0.95
+
+
+BAD_ROWS = {
+    "zero width": [0.5, 0.5, 0.0, 0.2],
+    "negative height": [0.5, 0.5, 0.2, -0.2],
+    "NaN": [float("nan"), 0.5, 0.2, 0.2],
+    "NaN size": [0.5, 0.5, 0.2, float("nan")],
+    "infinite": [0.5, 0.5, float("inf"), 0.2],
+    "pixels": [120.0, 80.0, 30.0, 40.0],
+    "centre outside": [1.01, 0.5, 0.2, 0.2],
+    "centre above": [0.5, -0.01, 0.2, 0.2],
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_a_bad_label_is_refused_with_its_row(bad):
+    labels = LABELS.clone()
+    labels[1] = torch.tensor(BAD_ROWS[bad])
+    with pytest.raises(ValueError, match="`labels` row 1"):
+        tracking_loss(*random_maps(3, 8), labels)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 5), (3, 1, 4)])
+def test_labels_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="must be \\(batch, 4\\)"):
+        check_labels(torch.full(shape, 0.5))
+
+
+def test_half_precision_maps_give_a_float32_loss():
+    maps = tuple(m.detach().half() for m in random_maps(3, 8))
+    loss, _ = tracking_loss(*maps, LABELS.half())
+    assert loss.dtype == torch.float32 and torch.isfinite(loss)

@@ -1,0 +1,149 @@
+"""The pipeline task, from a list, a folder, a video and a stream, and what it saves."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AutoConfig, AutoModel, pipeline
+
+from modeling_pjvlt import PJVLTConfig, PJVLTModel, TrackingPipeline
+from modeling_pjvlt.video_pjvlt import VideoWriter
+
+BOX = [20, 12, 10, 14]
+TASK = "vision-language-tracking"
+
+
+@pytest.fixture(scope="module")
+def frames():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (60, 80, 3), dtype=np.uint8) for _ in range(4)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_model, tiny_processor, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_model(stirred=True).save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tracker(checkpoint):
+    return pipeline(TASK, model=checkpoint, device="cpu")
+
+
+def test_auto_classes_load_a_checkpoint(checkpoint):
+    assert type(AutoConfig.from_pretrained(checkpoint)) is PJVLTConfig
+    assert type(AutoModel.from_pretrained(checkpoint)) is PJVLTModel
+
+
+def test_list_of_frames_is_one_video(tracker, frames):
+    results = tracker(frames, box=BOX, text="white dog", progress=False)
+    assert [r["frame"] for r in results] == [0, 1, 2, 3]
+    assert results[0] == {"frame": 0, "box": {"xmin": 20.0, "ymin": 12.0, "xmax": 30.0, "ymax": 26.0}, "score": 1.0}
+    for result in results[1:]:
+        box = result["box"]
+        assert 0 <= box["xmin"] < box["xmax"] <= 80 and 0 <= box["ymin"] < box["ymax"] <= 60
+        assert 0 < result["score"] < 1
+    json.dumps(results)
+
+
+def test_stream_gives_each_result_as_soon_as_its_frame_is_in(tracker, frames):
+    taken = []
+
+    def camera():
+        for frame in frames:
+            taken.append(len(taken))
+            yield frame
+
+    whole = tracker(frames, box=BOX, text="white dog", progress=False)
+    for seen, result in enumerate(tracker.stream(camera(), box=BOX, text="white dog")):
+        assert len(taken) == seen + 1
+        assert result == whole[seen]
+
+
+def test_folder_pil_and_list_give_the_same(tracker, frames, tmp_path):
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"{index}.png")
+    expected = tracker(frames, box=BOX, text="dog", progress=False)
+    assert tracker(str(tmp_path), box=BOX, text="dog", progress=False) == expected
+    assert tracker([Image.fromarray(f) for f in frames], box=BOX, text="dog", progress=False) == expected
+
+
+def test_video_file_is_tracked(tracker, frames, tmp_path):
+    with VideoWriter(tmp_path / "clip.mp4", fps=10) as writer:
+        for frame in frames:
+            writer.write(frame)
+    assert len(tracker(str(tmp_path / "clip.mp4"), box=BOX, text="dog", progress=False)) == 4
+
+
+def test_bad_calls_are_explained(tracker, frames, tmp_path):
+    with pytest.raises(ValueError, match="needs `box="):
+        tracker(frames, text="dog")
+    with pytest.raises(ValueError, match="outside the frame"):
+        tracker(frames, box=[500, 0, 5, 5], text="dog")
+    with pytest.raises(ValueError, match="no frames"):
+        tracker([], box=BOX, text="dog")
+    with pytest.raises(FileNotFoundError, match=r"missing\.mp4"):
+        tracker(str(tmp_path / "missing.mp4"), box=BOX, text="dog")
+
+
+def test_saved_pipeline_keeps_the_processor_and_no_path_of_this_machine(tracker, frames, tmp_path):
+    tracker.save_pretrained(tmp_path)
+    assert (tmp_path / "processor_config.json").is_file() and (tmp_path / "tokenizer.json").is_file()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["custom_pipelines"] == {TASK: {"impl": "pipeline_pjvlt.TrackingPipeline", "pt": ["AutoModel"]}}
+    assert "/" not in json.dumps(config)
+    expected = tracker(frames, box=BOX, text="dog", progress=False)
+    again = pipeline(TASK, model=str(tmp_path), pipeline_class=TrackingPipeline, device="cpu")
+    assert again(frames, box=BOX, text="dog", progress=False) == expected
+
+
+def test_saved_pipeline_asks_before_it_runs_code_from_its_repo(tracker, tmp_path):
+    tracker.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        pipeline(TASK, model=str(tmp_path), device="cpu")
+
+
+def test_saved_pipeline_runs_from_its_own_code_when_trusted(tracker, frames, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    tracker.save_pretrained(tmp_path / "repo")
+    again = pipeline(TASK, model=str(tmp_path / "repo"), trust_remote_code=True, device="cpu")
+    assert type(again).__module__.startswith("transformers_modules")
+    expected = tracker(frames, box=BOX, text="dog", progress=False)
+    assert again(frames, box=BOX, text="dog", progress=False) == expected
+
+
+def test_weights_are_saved_as_safetensors_only(checkpoint):
+    from pathlib import Path
+
+    names = {path.suffix for path in Path(checkpoint).iterdir()}
+    assert ".safetensors" in names and not names & {".bin", ".pt", ".pth", ".pkl"}
+
+
+def test_pickled_weights_are_not_loaded(tiny_model, tmp_path):
+    import torch
+
+    model = tiny_model()
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        PJVLTModel.from_pretrained(tmp_path)
+
+
+def test_checkpoint_whose_sizes_do_not_fit_its_config_is_one_clear_error(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 80}))
+    with pytest.raises((RuntimeError, ValueError), match=r"size mismatch|mismatched"):
+        PJVLTModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.slow
+def test_importing_the_package_is_enough_to_register_the_task(checkpoint):
+    code = f"import modeling_pjvlt; from transformers import pipeline; print(type(pipeline({TASK!r}, model={checkpoint!r}, device='cpu')).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "TrackingPipeline"

@@ -1,0 +1,134 @@
+"""`pjvlt-train`: recipes, checkpoints, and that it learns."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.cli.train import main
+from modeling_pjvlt.training.arguments import parse_arguments
+from modeling_pjvlt.training.checkpoints import save_checkpoint
+from modeling_pjvlt.training.trainer import parameter_groups
+
+
+@pytest.fixture
+def recipe(tiny_config, tiny_tokenizer, tmp_path):
+    """Path of a recipe that takes two steps with a tiny model."""
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = tiny_config()
+    names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "template_size", "search_size", "saiel_hidden_size", "num_saiel_heads", "pim_hidden_size"]  # fmt: skip
+    fields = {name: getattr(config, name) for name in names}
+    text = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    values = {
+        "output_dir": str(tmp_path / "run"),
+        "tokenizer_name_or_path": str(tmp_path / "tokenizer"),
+        "model_config": {**fields, "head_channels": [16, 8], "text_config": {**text, "intermediate_size": 64}},
+        "max_train_steps": 2,
+        "per_device_train_batch_size": 2,
+        "logging_steps": 1,
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_command_line_overrides_the_recipe(recipe):
+    args = parse_arguments(["--config", str(recipe), "--max_train_steps", "7", "--head_learning_rate", "0.5"])
+    assert (args.max_train_steps, args.head_learning_rate, args.per_device_train_batch_size) == (7, 0.5, 2)
+
+
+def test_run_leaves_checkpoints_that_load_and_a_log(recipe, tmp_path, capsys):
+    assert main(["--config", str(recipe), "--checkpointing_steps", "1"]) == 0
+    root = tmp_path / "run" / "checkpoints"
+    assert sorted(p.name for p in root.iterdir()) == ["000001", "000002", "last"]
+    assert (root / "last").resolve().name == "000002"
+    model = PJVLTModel.from_pretrained(root / "last" / "pretrained_model")
+    processor = PJVLTProcessor.from_pretrained(root / "last" / "pretrained_model")
+    assert model.config.text_config.vocab_size == len(processor.tokenizer)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert {"loss", "focal", "giou", "l1", "iou", "overlap", "learning_rate", "pairs_per_second"} <= set(lines[0])
+    assert "from_pretrained" in capsys.readouterr().out
+
+
+def test_run_can_start_from_a_checkpoint(recipe, tmp_path):
+    main(["--config", str(recipe)])
+    start = tmp_path / "run" / "checkpoints" / "last" / "pretrained_model"
+    args = ["--model_name_or_path", str(start), "--output_dir", str(tmp_path / "more"), "--max_train_steps", "1"]
+    assert (
+        main(
+            [*args, "--per_device_train_batch_size", "2", "--encoder_learning_rate", "0", "--head_learning_rate", "0"]
+        )
+        == 0
+    )
+    before = PJVLTModel.from_pretrained(start)
+    after = PJVLTModel.from_pretrained(tmp_path / "more" / "checkpoints" / "last" / "pretrained_model")
+    torch.testing.assert_close(after.norm.weight, before.norm.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--max_train_steps", "0"], "--max_train_steps must be at least 1"),
+        (["--model_name_or_path", "somewhere"], "either --model_name_or_path"),
+        (["--config", "missing.yaml"], "no recipe at missing.yaml"),
+    ],
+)
+def test_contradictions_name_the_flag(recipe, capsys, change, message):
+    argv = change if "--config" in change else ["--config", str(recipe), *change]
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("pjvlt-train: error: ") and error.count("\n") == 1
+
+
+def test_unknown_field_of_a_recipe_is_named(recipe, capsys):
+    recipe.write_text(recipe.read_text() + "learning_rte: 1\n")
+    assert main(["--config", str(recipe)]) == 2
+    assert "unknown field 'learning_rte'" in capsys.readouterr().err
+
+
+def test_head_and_encoder_have_their_own_learning_rates(tiny_model, recipe):
+    args = parse_arguments(["--config", str(recipe), "--encoder_learning_rate", "1", "--head_learning_rate", "2"])
+    model = tiny_model()
+    groups = parameter_groups(model, args)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == (2 if name.startswith("head.") else 1), name
+
+
+def test_interrupted_save_leaves_the_last_checkpoint_alone(tiny_model, tiny_processor, tmp_path, monkeypatch):
+    model = tiny_model()
+    save_checkpoint(tmp_path, 1, model, tiny_processor)
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(tiny_processor), "save_pretrained", die)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 2, model, tiny_processor)
+    last = tmp_path / "checkpoints" / "last"
+    assert last.resolve().name == "000001"
+    PJVLTModel.from_pretrained(last / "pretrained_model")
+    assert not (tmp_path / "checkpoints" / "000002").exists()
+
+
+@pytest.mark.slow
+def test_training_learns_to_box_a_single_pair(tiny_model, tiny_processor):
+    from modeling_pjvlt.data.sampling import PairCollator, ProceduralPairs, TrackingPairs
+
+    torch.manual_seed(0)
+    model = tiny_model(fusion_residual=True).train()
+    pairs = TrackingPairs(ProceduralPairs(num_frames=4), tiny_processor.image_processor, length=4)
+    batch = PairCollator(tiny_processor)([pairs[i] for i in range(4)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(80):
+        outputs = model(**batch)
+        outputs.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(outputs.loss.item())
+    assert losses[-1] < 0.25 * losses[0] and outputs.loss_dict["iou"] > 0.6
