@@ -144,7 +144,7 @@ def clip_box(box_xywh: Sequence[float], frame_size: tuple[int, int]) -> tuple[fl
     return left, top, max(right - left, MIN_BOX_SIDE), max(bottom - top, MIN_BOX_SIDE)
 
 
-def _resampling_matrix(start: float, scale: float, size: int, length: int, device) -> tuple[int, int, Tensor]:
+def _resampling_matrix(start: float, scale: float, size: int, length: int) -> tuple[int, int, Tensor]:
     """Triangle filter of one axis: which source pixels [first, last) it reads, and (size, last - first) weights.
 
     Output pixel i sits at source position start + (i + 0.5) / scale; the triangle is as wide as an output pixel, at
@@ -154,8 +154,8 @@ def _resampling_matrix(start: float, scale: float, size: int, length: int, devic
     support = max(1.0, 1.0 / scale)
     first = min(max(math.floor(start - support), 0), length)
     last = min(max(math.ceil(start + size / scale + support), first), length)
-    centres = start + (torch.arange(size, device=device, dtype=torch.float64) + 0.5) / scale
-    pixels = torch.arange(first, last, device=device, dtype=torch.float64) + 0.5
+    centres = start + (torch.arange(size, dtype=torch.float64) + 0.5) / scale
+    pixels = torch.arange(first, last, dtype=torch.float64) + 0.5
     weights = (1 - (centres[:, None] - pixels[None]).abs() / support).clamp_min(0)
     return first, last, (weights / _triangle_mass(centres - 0.5, support)[:, None]).float()
 
@@ -173,10 +173,11 @@ def crop_image(image: Tensor, left: float, top: float, scale: float, size: int) 
     `image` is (3, H, W) of any number type. Returns (3, size, size) float32 in the same value range, black outside
     the frame. Crop pixel (0, 0) starts at frame position (left, top), and a frame pixel is `scale` crop pixels wide.
     """
-    y0, y1, rows = _resampling_matrix(top, scale, size, image.shape[1], image.device)
-    x0, x1, columns = _resampling_matrix(left, scale, size, image.shape[2], image.device)
+    y0, y1, rows = _resampling_matrix(top, scale, size, image.shape[1])
+    x0, x1, columns = _resampling_matrix(left, scale, size, image.shape[2])
     if y1 <= y0 or x1 <= x0:
         return torch.zeros(image.shape[0], size, size, device=image.device)
+    rows, columns = rows.to(image.device), columns.to(image.device)  # made on the CPU: MPS has no float64
     return rows @ (image[:, y0:y1, x0:x1].float() @ columns.T)
 
 

@@ -124,7 +124,7 @@ class PJVLTProcessor(ProcessorMixin):
         Returns (B, 4) float64 xywh.
         """
         boxes = outputs if isinstance(outputs, Tensor) else outputs.pred_boxes
-        boxes = boxes.detach().double().cpu()
+        boxes = boxes.detach().cpu().double()
         crops = torch.as_tensor(np.asarray(crops), dtype=torch.float64).reshape(-1, 3)
         if len(crops) != len(boxes):
             raise ValueError(f"Got {len(boxes)} boxes but {len(crops)} crops.")

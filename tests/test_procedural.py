@@ -5,17 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from modeling_pjvlt.data.procedural import (
-    COLOURS,
-    FORMS,
-    KINDS,
-    PATTERNS,
-    WORD_VARIANTS,
-    Look,
-    ProceduralClip,
-    describe,
-    vocabulary,
-)
+from modeling_pjvlt.data.procedural import KINDS, WORD_VARIANTS, ProceduralClip
+from modeling_pjvlt.data.procedural_text import COLOURS, FORMS, PATTERNS, Look, describe, vocabulary
 
 PATTERN_WORDS = {"no": "plain", "stripes": "striped", "dots": "dotted", "checks": "checked"}
 

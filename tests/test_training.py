@@ -132,3 +132,19 @@ def test_training_learns_to_box_a_single_pair(tiny_model, tiny_processor):
         optimizer.zero_grad()
         losses.append(outputs.loss.item())
     assert losses[-1] < 0.25 * losses[0] and outputs.loss_dict["iou"] > 0.6
+
+
+def test_own_folder_of_pictures_trains(recipe, tmp_path, monkeypatch):
+    import numpy as np
+    from PIL import Image
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "pictures" / "train"
+    folder.mkdir(parents=True)
+    lines = ["file_name,sequence,frame,x,y,w,h,text"]
+    for number in range(3):
+        Image.fromarray(np.full((40, 50, 3), 60 * number, np.uint8)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,mine,{number},10,12,14,9,my dog on the left")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    assert main(["--config", str(recipe), "--dataset_name", str(folder.parent)]) == 0
+    assert (tmp_path / "run" / "checkpoints" / "last" / "pretrained_model" / "model.safetensors").is_file()

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from ..image_processing_pjvlt import PJVLTImageProcessor, check_box, crop_image, frame_to_crop, to_rgb
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from .procedural import ProceduralClip
+from .text import swap_left_right
 
 MAX_CENTRE = 0.45  # of the search crop's side: how far from its middle a target may be put
 
@@ -73,6 +74,49 @@ class ProceduralPairs:
         elif kind == "appearance" and chance < self.wrong_text_share + self.no_text_share:
             text = DEFAULT_SENTENCE
         return FramePair(clip.frame(first), clip.boxes[first], clip.frame(second), clip.boxes[second], text)
+
+
+class SequencePairs:
+    """Pairs from tracking sequences: two visible frames of one video, at most `max_gap` frames apart.
+
+    With `flip_probability` both frames are mirrored, and left and right change places in the sentence.
+    """
+
+    def __init__(self, sequences, max_gap: int = 200, flip_probability: float = 0.5):
+        self.sequences, self.max_gap, self.flip_probability = sequences, max_gap, flip_probability
+
+    def draw(self, rng: np.random.Generator) -> FramePair:
+        """One pair. Raises `ValueError` if 100 sequences in a row show no target."""
+        for _ in range(100):
+            sequence = self.sequences[int(rng.integers(len(self.sequences)))]
+            visible = np.flatnonzero(sequence.visible)
+            if len(visible):
+                break
+        else:
+            raise ValueError("100 sequences drawn at random have no visible target; check the boxes and `visible`.")
+        first = int(rng.choice(visible))
+        near = visible[np.abs(visible - first) <= self.max_gap]
+        second = int(rng.choice(near))
+        pair = FramePair(
+            sequence.frame(first), sequence.boxes[first], sequence.frame(second), sequence.boxes[second], sequence.text
+        )
+        return mirror(pair) if rng.random() < self.flip_probability else pair
+
+
+def mirror(pair: FramePair) -> FramePair:
+    """The pair as a mirror shows it, sentence included."""
+
+    def box(box_xywh: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        x, y, w, h = box_xywh
+        return np.array([frame.shape[1] - x - w, y, w, h], np.float32)
+
+    return FramePair(
+        np.ascontiguousarray(pair.template[:, ::-1]),
+        box(pair.template_box, pair.template),
+        np.ascontiguousarray(pair.search[:, ::-1]),
+        box(pair.search_box, pair.search),
+        swap_left_right(pair.text),
+    )
 
 
 def jittered_crop(rng, box_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float):

@@ -22,6 +22,12 @@ class TrainArguments:
     tokenizer_name_or_path: str | None = field(
         default=None, metadata={"help": "BERT tokenizer for --model_config: a folder or a Hub id."}
     )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Tracking dataset: a Hub id or a folder. By default procedural clips."}
+    )
+    dataset_split: str = field(default="train", metadata={"help": "Part of the dataset to train on."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of the dataset's repository."})
+    max_gap: int = field(default=200, metadata={"help": "Frames between template and search frame, at most."})
     max_train_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs per device and step."})
     encoder_learning_rate: float = field(

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, get_scheduler
 
 from ..configuration_pjvlt import PJVLTConfig
-from ..data.sampling import PairCollator, ProceduralPairs, TrackingPairs
+from ..data.dataset import load_tracking_dataset
+from ..data.sampling import PairCollator, PairSource, ProceduralPairs, SequencePairs, TrackingPairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..loss_pjvlt import cxcywh_to_xyxy, paired_giou
 from ..modeling_pjvlt import PJVLTModel
@@ -38,12 +39,19 @@ def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
     return PJVLTModel._from_config(config, **attention), PJVLTProcessor(images, tokenizer)
 
 
-def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) -> TrackingPairs:
-    """The training samples. Sources other than procedural clips, and mixtures of them, belong here."""
-    source = ProceduralPairs(
+def build_source(args: TrainArguments) -> PairSource:
+    """Where frame pairs come from. Mixtures of sources belong here."""
+    if args.dataset_name is not None:
+        sequences = load_tracking_dataset(args.dataset_name, args.dataset_split, args.dataset_revision)
+        return SequencePairs(sequences, args.max_gap)
+    return ProceduralPairs(
         words_share=args.words_share, wrong_text_share=args.wrong_text_share, no_text_share=args.no_text_share
     )
-    return TrackingPairs(source, images, length, args.seed, args.centre_jitter, args.scale_jitter)
+
+
+def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) -> TrackingPairs:
+    """The training samples."""
+    return TrackingPairs(build_source(args), images, length, args.seed, args.centre_jitter, args.scale_jitter)
 
 
 def parameter_groups(model: nn.Module, args: TrainArguments) -> list[dict]:
