@@ -97,3 +97,30 @@ def test_batch_is_what_the_model_takes(tiny_processor, tiny_model):
     pairs = TrackingPairs(ProceduralPairs(num_frames=4), tiny_processor.image_processor, length=3)
     batch = PairCollator(tiny_processor)([pairs[i] for i in range(3)])
     assert tiny_model()(**batch).loss.isfinite()
+
+
+class Flaky(RedSquare):
+    """A source of which a share cannot be read."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def draw(self, rng):
+        if rng.random() < self.share:
+            raise ValueError("frame 7 of 'dog-1' is broken")
+        return super().draw(rng)
+
+
+def test_bad_pair_is_skipped_counted_and_logged(caplog):
+    pairs = TrackingPairs(Flaky(0.05), IMAGES, length=60)
+    samples = [pairs[i] for i in range(60)]
+    assert len(samples) == 60 and 0 < pairs.failed <= 10 and pairs.drawn == 60
+    assert sum("frame 7 of 'dog-1' is broken" in r.message for r in caplog.records) == pairs.failed
+    again = TrackingPairs(Flaky(0.05), IMAGES, length=60)
+    assert torch.equal(again[59]["pixel_values"], samples[59]["pixel_values"])
+
+
+def test_too_many_bad_pairs_are_an_error_and_not_an_endless_retry():
+    pairs = TrackingPairs(Flaky(1.0), IMAGES, length=5)
+    with pytest.raises(ValueError, match="samples could not be read, more than 1%; the last one: frame 7"):
+        pairs[0]

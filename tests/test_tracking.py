@@ -150,3 +150,13 @@ def test_unknown_and_repeated_ids_are_refused(session, frames):
 def test_processor_of_another_checkpoint_is_refused(tiny_model, tiny_processor):
     with pytest.raises(ValueError, match="search_size is 32, but the model's is 64"):
         TrackingSession(tiny_model(search_size=64), tiny_processor)
+
+
+def test_asking_for_attentions_later_does_not_change_how_sentences_are_read(tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True)
+    model.set_attn_implementation("eager")
+    inputs = tiny_inputs(model.config)
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    before = model.encode_text(**words)
+    assert model(**inputs, output_attentions=True).attentions
+    torch.testing.assert_close(model.encode_text(**words).keys, before.keys)

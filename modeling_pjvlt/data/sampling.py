@@ -4,6 +4,7 @@ A source draws frame pairs from a random generator; a dataset turns them into cr
 (seed, epoch, index), so the number of workers and processes changes nothing.
 """
 
+import itertools
 import math
 from typing import NamedTuple, Protocol
 
@@ -11,12 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers.utils import logging
 
 from ..image_processing_pjvlt import PJVLTImageProcessor, check_box, crop_image, frame_to_crop, to_rgb
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from .procedural import ProceduralClip
 from .text import swap_left_right
 
+logger = logging.get_logger(__name__)
+
+MAX_FAILED = 0.01  # share of samples that may be unreadable
+MIN_FAILURES = 10  # before that share is looked at
 MAX_CENTRE = 0.45  # of the search crop's side: how far from its middle a target may be put
 
 
@@ -142,6 +148,8 @@ class TrackingPairs(Dataset):
         length: samples in an epoch.
         seed: with the epoch and the index, it decides a sample.
         centre_jitter, scale_jitter: see [`jittered_crop`].
+
+    A pair that cannot be read is skipped and logged; more than 1 % of them raise `ValueError`.
     """
 
     def __init__(
@@ -156,6 +164,7 @@ class TrackingPairs(Dataset):
         self.source, self.images, self.length, self.seed = source, images, length, seed
         self.centre_jitter, self.scale_jitter = centre_jitter, scale_jitter
         self.epoch = 0
+        self.drawn = self.failed = 0  # of this process
 
     def set_epoch(self, epoch: int) -> None:
         """Other samples for another epoch."""
@@ -167,8 +176,7 @@ class TrackingPairs(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         if not 0 <= index < self.length:
             raise IndexError(f"sample {index} of {self.length}")
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        pair, images = self.source.draw(rng), self.images
+        (pair, rng), images = self._draw(index), self.images
         template, _ = images.crop(
             to_rgb(pair.template), pair.template_box, images.template_factor, images.template_size
         )
@@ -184,6 +192,22 @@ class TrackingPairs(Dataset):
             "labels": torch.tensor([x + w / 2, y + h / 2, w, h], dtype=torch.float32),
             "text": pair.text,
         }
+
+    def _draw(self, index: int) -> tuple[FramePair, np.random.Generator]:
+        """The pair of this index, or the next one that can be read; bad ones are logged, and too many are an error."""
+        self.drawn += 1
+        for attempt in itertools.count():
+            rng = np.random.default_rng([self.seed, self.epoch, index, *([attempt] if attempt else [])])
+            try:
+                return self.source.draw(rng), rng
+            except ValueError as error:
+                self.failed += 1
+                logger.warning(f"Sample {index} is skipped: {error}")
+                if self.failed > max(MIN_FAILURES, MAX_FAILED * self.drawn):
+                    raise ValueError(
+                        f"{self.failed} of {self.drawn} samples could not be read, more than {MAX_FAILED:.0%}; "
+                        f"the last one: {error}"
+                    ) from error
 
 
 class PairCollator:
