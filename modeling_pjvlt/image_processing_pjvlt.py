@@ -77,7 +77,7 @@ def _to_uint8(pixels: Tensor) -> Tensor:
         raise ValueError("The image holds values that are not finite.")
     top = float(pixels.max())
     if pixels.is_floating_point():
-        scale = 255.0 if top <= 1.0 else 1.0
+        scale = 255.0 if top <= 2.0 else 1.0  # resampling may overshoot 1 a little
     else:
         scale = 255 / 65535 if top > 255 else 1.0
     return (pixels.float() * scale).round().clamp(0, 255).to(torch.uint8)
@@ -221,6 +221,10 @@ class PJVLTImageProcessor(BaseImageProcessor):
     def __init__(self, **kwargs):
         super().__init__(**{k: v for k, v in kwargs.items() if k not in self.valid_kwargs.__annotations__})
         self._set_attributes(**kwargs)
+
+    def __call__(self, images=None, *args, **kwargs) -> BatchFeature:
+        """See [`~PJVLTImageProcessor.preprocess`]; `images` may be left out where only templates are wanted."""
+        return self.preprocess(images, *args, **kwargs)
 
     def crop(self, image: Tensor, box_xywh: Sequence[float] | None, factor: float, size: int):
         """One float crop (3, size, size) with values 0 to 255, and its (left, top, scale).

@@ -509,3 +509,17 @@ def test_a_target_is_found_where_it_is_from_frame_to_frame_pixels(tiny_model, ti
     out.pred_boxes = torch.tensor([[0.5, 0.5, 12 / 42, 9 / 42]])  # the side is ceil(4 sqrt(12 * 9)) = 42
     found = tiny_processor.post_process_tracking(out, crops, (60, 80))
     assert_close(found, torch.tensor([box], dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+def test_float_picture_that_overshoots_one_a_little_keeps_its_brightness():
+    picture = np.full((4, 4, 3), 0.5, np.float32)
+    picture[0, 0] = 1.001
+    assert to_rgb(picture)[:, 2, 2].tolist() == [128, 128, 128]
+
+
+def test_templates_alone_can_be_cropped():
+    frame = np.zeros((40, 40, 3), np.uint8)
+    crops = PJVLTImageProcessor(template_size=16)(
+        template_images=frame, template_boxes=[5, 5, 9, 9], return_tensors="pt"
+    )
+    assert list(crops) == ["template_pixel_values"] and crops["template_pixel_values"].shape == (1, 3, 16, 16)
