@@ -169,6 +169,8 @@ def _run(args: argparse.Namespace) -> None:
         reader, clip = _open_source(args), None
         name, video, box, text = _source_name(args.video), args.video, args.box, DEFAULT_SENTENCE
     text = _sentence(args.text, text)
+    if clip is not None:
+        print(f'{video}; its sentence: "{text}"')
     output, boxes_path = _output_paths(args, name)
     writer = VideoWriter(output, reader.fps)
     model = args.model or _default_checkpoint()
