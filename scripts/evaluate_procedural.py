@@ -17,8 +17,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=200, help="how many clips, half of each kind")
     parser.add_argument("--frames", type=int, default=60, help="frames in a clip")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     args = parser.parse_args()
-    model = PJVLTModel.from_pretrained(args.model, dtype=torch.float32).to(args.device)
+    model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     scores = evaluate_procedural(model, PJVLTProcessor.from_pretrained(args.model), args.clips, args.frames)
     print(scores.markdown())
     for kind in scores.auc:
