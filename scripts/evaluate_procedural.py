@@ -18,9 +18,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60, help="frames in a clip")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--num_proc", type=int, default=1, help="processes on the CPU, each of one thread")
     args = parser.parse_args()
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
-    scores = evaluate_procedural(model, PJVLTProcessor.from_pretrained(args.model), args.clips, args.frames)
+    scores = evaluate_procedural(
+        model, PJVLTProcessor.from_pretrained(args.model), args.clips, args.frames, args.num_proc
+    )
     print(scores.markdown())
     for kind in scores.auc:
         print(f"{kind}: right minus wrong {scores.mean(kind, 'right') - scores.mean(kind, 'wrong'):+.3f}")

@@ -1,11 +1,15 @@
 """Does the sentence matter? Success AUC on fixed procedural clips with the right, a wrong and no sentence."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from ..data.procedural import KINDS, ProceduralClip
+from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from ..tracking_pjvlt import TrackingSession
 from .metrics import iou, success_auc
@@ -50,12 +54,39 @@ def track_clip(model, processor, clip: ProceduralClip) -> dict[str, float]:
     return {sentence: success_auc(iou(boxes[seen, i], truth)) for i, sentence in enumerate(SENTENCES)}
 
 
-def evaluate_procedural(model, processor, num_clips: int = 200, num_frames: int = 60) -> ProceduralScores:
-    """Track `num_clips` fixed clips, half of each kind; the same clips whatever the machine."""
-    scores: dict = {kind: {sentence: [] for sentence in SENTENCES} for kind in KINDS}
-    for number in tqdm(range(num_clips), unit="clip", disable=None):
-        kind = KINDS[number % len(KINDS)]
-        result = track_clip(model, processor, ProceduralClip(FIRST_SEED + number, num_frames, kind=kind))
-        for sentence, auc in result.items():
-            scores[kind][sentence].append(auc)
-    return ProceduralScores({k: {s: np.array(v) for s, v in by.items()} for k, by in scores.items()})
+def evaluate_procedural(
+    model, processor, num_clips: int = 200, num_frames: int = 60, num_proc: int = 1
+) -> ProceduralScores:
+    """Track `num_clips` fixed clips, half of each kind; the same clips whatever the machine.
+
+    With `num_proc` above 1 that many processes share the clips, each of one thread, on the CPU.
+    """
+    if num_proc > 1:
+        context = multiprocessing.get_context("spawn")
+        arguments = (model.config, model.state_dict(), processor, num_frames)
+        with ProcessPoolExecutor(num_proc, context, _set_up_worker, arguments) as pool:
+            results = list(tqdm(pool.map(_score_clip, range(num_clips)), total=num_clips, unit="clip", disable=None))
+    else:
+        _worker.update(model=model, processor=processor, num_frames=num_frames)
+        results = [_score_clip(number) for number in tqdm(range(num_clips), unit="clip", disable=None)]
+    auc = {
+        kind: {s: np.array([r[s] for r in results[offset :: len(KINDS)]]) for s in SENTENCES}
+        for offset, kind in enumerate(KINDS)
+    }
+    return ProceduralScores(auc)
+
+
+_worker: dict = {}  # what a process evaluates with
+
+
+def _set_up_worker(config, weights, processor, num_frames: int) -> None:
+    torch.set_num_threads(1)
+    model = PJVLTModel(config)  # built here, because transformers' hooks do not travel with a pickled model
+    model.load_state_dict(weights)
+    _worker.update(model=model, processor=processor, num_frames=num_frames)
+
+
+def _score_clip(number: int) -> dict[str, float]:
+    """Score one of the fixed clips; kinds alternate."""
+    clip = ProceduralClip(FIRST_SEED + number, _worker["num_frames"], kind=KINDS[number % len(KINDS)])
+    return track_clip(_worker["model"], _worker["processor"], clip)
