@@ -83,6 +83,15 @@ def test_contradictions_name_the_flag(recipe, capsys, change, message):
     assert message in error and error.startswith("pjvlt-train: error: ") and error.count("\n") == 1
 
 
+def test_missing_extra_is_named(recipe, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.delitem(sys.modules, "modeling_pjvlt.training.trainer", raising=False)
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # as where it is not installed
+    assert main(["--config", str(recipe)]) == 2
+    assert capsys.readouterr().err == "pjvlt-train: error: training needs accelerate: pip install 'pjvlt[train]'\n"
+
+
 def test_unknown_field_of_a_recipe_is_named(recipe, capsys):
     recipe.write_text(recipe.read_text() + "learning_rte: 1\n")
     assert main(["--config", str(recipe)]) == 2

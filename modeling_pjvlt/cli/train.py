@@ -12,6 +12,9 @@ def main(argv: list[str] | None = None) -> int:
         from ..training.trainer import train
 
         folder = train(args)
+    except ModuleNotFoundError as error:
+        print(f"pjvlt-train: error: training needs {error.name}: pip install 'pjvlt[train]'", file=sys.stderr)
+        return 2
     except (ValueError, FileNotFoundError) as error:
         print(f"pjvlt-train: error: {error}", file=sys.stderr)
         return 2
