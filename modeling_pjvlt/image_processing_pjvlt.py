@@ -245,12 +245,12 @@ class PJVLTImageProcessor(BaseImageProcessor):
             name: overrides.get(name, getattr(self, name))
             for name in ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
         }
-        if settings["do_rescale"]:
-            crops = crops * settings["rescale_factor"]
+        scale = settings["rescale_factor"] if settings["do_rescale"] else 1.0
+        mean, std = (0.0,), (1.0,)
         if settings["do_normalize"]:
-            mean, std = (crops.new_tensor(settings[name]).view(1, -1, 1, 1) for name in ("image_mean", "image_std"))
-            crops = (crops - mean) / std
-        return crops
+            mean, std = settings["image_mean"], settings["image_std"]
+        mean, std = (crops.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        return (crops * (scale / std)).sub_(mean / std)
 
     def preprocess(
         self,

@@ -232,7 +232,7 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
         stream.thread_type = "AUTO"
         try:
             for frame in container.decode(stream):
-                yield _upright(frame)
+                yield upright(frame)
                 num_decoded += 1
         except av.error.FFmpegError as error:
             raise ValueError(
@@ -261,7 +261,7 @@ def _video_stream(container, path: Path):
     return container.streams.video[0]
 
 
-def _upright(frame) -> np.ndarray:
+def upright(frame) -> np.ndarray:
     # Degrees counterclockwise, as np.rot90 counts them; PyAV older than 14 does not say.
     quarter_turns = round(getattr(frame, "rotation", 0) / 90)
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))

@@ -9,8 +9,9 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from modeling_pjvlt.data import load_tracking_dataset, text
+from modeling_pjvlt.data.crops import SequenceFrame
 from modeling_pjvlt.data.dataset import TrackingDataset
-from modeling_pjvlt.data.sampling import SequencePairs, mirror
+from modeling_pjvlt.data.sampling import SequencePairs
 
 FEATURES = Features(
     {
@@ -27,7 +28,7 @@ FEATURES = Features(
 def picture(number: int) -> np.ndarray:
     """A frame that tells its number."""
     frame = np.zeros((24, 32, 3), np.uint8)
-    frame[:, : number + 1] = (10 * number, 200, 30)
+    frame[:, : int(number) + 1] = (10 * int(number), 200, 30)
     return frame
 
 
@@ -172,31 +173,24 @@ def test_broken_picture_is_named(isolated_cache):
         TrackingDataset(table)[0].frame(1)
 
 
+def frame_number(frame: SequenceFrame) -> int:
+    """Which of the five pictures this is; its box tells."""
+    return int(frame.sequence.boxes[frame.index][0])
+
+
 def test_pairs_come_from_one_sequence_and_from_visible_frames():
-    source = SequencePairs(TrackingDataset(Dataset.from_dict(rows(), features=FEATURES)), flip_probability=0)
+    source = SequencePairs(TrackingDataset(Dataset.from_dict(rows(), features=FEATURES)))
     drawn = [source.draw(np.random.default_rng(seed)) for seed in range(40)]
-    numbers = {(int(p.template_box[0]), int(p.search_box[0])) for p in drawn}
+    numbers = {(frame_number(p.template), frame_number(p.search)) for p in drawn}
     assert numbers == {(a, b) for group in ((0, 2), (3, 4)) for a in group for b in group}
     for pair in drawn:
-        np.testing.assert_array_equal(pair.template, picture(int(pair.template_box[0])))
+        np.testing.assert_array_equal(pair.template.sequence.frame(pair.template.index), picture(pair.template_box[0]))
 
 
 def test_pairs_keep_to_the_gap():
-    source = SequencePairs(
-        TrackingDataset(Dataset.from_dict(rows(), features=FEATURES)), max_gap=1, flip_probability=0
-    )
+    source = SequencePairs(TrackingDataset(Dataset.from_dict(rows(), features=FEATURES)), max_gap=1)
     drawn = [source.draw(np.random.default_rng(seed)) for seed in range(40)]
     assert all(abs(p.template_box[0] - p.search_box[0]) <= 1 for p in drawn)
-
-
-def test_mirrored_pair_is_mirrored_in_picture_box_and_words():
-    source = SequencePairs(TrackingDataset(Dataset.from_dict(rows(), features=FEATURES)), flip_probability=0)
-    pair = source.draw(np.random.default_rng(0))._replace(text="dog on the left")
-    flipped = mirror(pair)
-    assert flipped.text == "dog on the right"
-    x, y, w, h = (int(v) for v in flipped.search_box)
-    inside = pair.search[int(pair.search_box[1]) :, int(pair.search_box[0]) :][:h, :w]
-    np.testing.assert_array_equal(flipped.search[y : y + h, x : x + w], inside[:, ::-1])
 
 
 def test_nothing_visible_is_an_error_and_not_an_endless_search():

@@ -1,18 +1,34 @@
 """Training samples: crops, labels and sentences that belong together, and that depend on the index alone."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from modeling_pjvlt import PJVLTImageProcessor
+from modeling_pjvlt.data.crops import (
+    SequenceFrame,
+    Window,
+    cut,
+    on_whole_pixels,
+    reduction_of,
+    search_window,
+    template_window,
+)
+from modeling_pjvlt.data.dataset import TrackingSequence
+from modeling_pjvlt.data.frames import open_picture
 from modeling_pjvlt.data.procedural import ProceduralClip
-from modeling_pjvlt.data.sampling import FramePair, PairCollator, ProceduralPairs, TrackingPairs, jittered_crop
+from modeling_pjvlt.data.sampling import FramePair, Mixture, PairCollator, PairCropper, ProceduralPairs, TrackingPairs
+from modeling_pjvlt.image_processing_pjvlt import crop_image, to_rgb
 from modeling_pjvlt.loss_pjvlt import check_labels
 
 IMAGES = PJVLTImageProcessor(template_size=32, search_size=64)
+PLAIN = PairCropper(IMAGES, flip_probability=0.0, brightness_jitter=0.0)
 
 
 class RedSquare:
@@ -27,7 +43,7 @@ class RedSquare:
 
 
 def test_label_frames_the_target_in_the_search_crop():
-    pairs = TrackingPairs(RedSquare(), IMAGES, length=20)
+    pairs = TrackingPairs(RedSquare(), PLAIN, length=20)
     for index in range(20):
         sample = pairs[index]
         red = sample["pixel_values"][0] > 0  # normalised: black is negative
@@ -39,33 +55,33 @@ def test_label_frames_the_target_in_the_search_crop():
 
 
 def test_template_has_the_target_in_its_middle():
-    template = TrackingPairs(RedSquare(), IMAGES, length=1)[0]["template_pixel_values"]
+    template = TrackingPairs(RedSquare(), PLAIN, length=1)[0]["template_pixel_values"]
     red = (template[0] > 0).float()
     assert (red * torch.arange(32)).sum() / red.sum() == pytest.approx(15.5, abs=0.6)
 
 
 @given(seed=st.integers(0, 10_000), size=st.floats(4, 60), jitter=st.floats(0, 6))
 def test_jitter_never_loses_the_target(seed, size, jitter):
-    rng = np.random.default_rng(seed)
-    left, top, scale = jittered_crop(rng, (50, 40, size, size), 4.0, 64, jitter, 0.5)
-    assert 0 <= (50 + size / 2 - left) * scale <= 64 and 0 <= (40 + size / 2 - top) * scale <= 64
+    window = search_window(np.random.default_rng(seed), (50, 40, size, size), 4.0, 64, jitter, 0.5)
+    for start, centre in ((window.left, 50 + size / 2), (window.top, 40 + size / 2)):
+        assert start <= centre <= start + window.side
 
 
 def test_sample_depends_on_seed_epoch_and_index_alone():
     def batch(workers):
-        pairs = TrackingPairs(ProceduralPairs(num_frames=4), IMAGES, length=6, seed=3)
+        pairs = TrackingPairs(ProceduralPairs(num_frames=4), PLAIN, length=6, seed=3)
         return next(iter(DataLoader(pairs, batch_size=6, num_workers=workers)))
 
     alone, helped = batch(0), batch(2)
     assert torch.equal(alone["pixel_values"], helped["pixel_values"]) and alone["text"] == helped["text"]
-    pairs = TrackingPairs(ProceduralPairs(num_frames=4), IMAGES, length=6, seed=3)
+    pairs = TrackingPairs(ProceduralPairs(num_frames=4), PLAIN, length=6, seed=3)
     assert torch.equal(pairs[5]["pixel_values"], alone["pixel_values"][5])
     pairs.set_epoch(1)
     assert not torch.equal(pairs[5]["pixel_values"], alone["pixel_values"][5])
 
 
 def test_procedural_samples_are_good_labels_and_vary():
-    pairs = TrackingPairs(ProceduralPairs(num_frames=4), IMAGES, length=40, seed=1)
+    pairs = TrackingPairs(ProceduralPairs(num_frames=4), PLAIN, length=40, seed=1)
     samples = [pairs[i] for i in range(40)]
     check_labels(torch.stack([s["labels"] for s in samples]))
     assert len({s["text"] for s in samples}) > 20
@@ -94,7 +110,7 @@ def test_shares_of_wrong_and_missing_sentences_are_respected():
 
 
 def test_batch_is_what_the_model_takes(tiny_processor, tiny_model):
-    pairs = TrackingPairs(ProceduralPairs(num_frames=4), tiny_processor.image_processor, length=3)
+    pairs = TrackingPairs(ProceduralPairs(num_frames=4), PairCropper(tiny_processor.image_processor), length=3)
     batch = PairCollator(tiny_processor)([pairs[i] for i in range(3)])
     assert tiny_model()(**batch).loss.isfinite()
 
@@ -111,16 +127,134 @@ class Flaky(RedSquare):
         return super().draw(rng)
 
 
+def failed(pairs):
+    return pairs.failures.failed.total()
+
+
 def test_bad_pair_is_skipped_counted_and_logged(caplog):
-    pairs = TrackingPairs(Flaky(0.05), IMAGES, length=60)
+    pairs = TrackingPairs(Flaky(0.05), PLAIN, length=60)
     samples = [pairs[i] for i in range(60)]
-    assert len(samples) == 60 and 0 < pairs.failed <= 10 and pairs.drawn == 60
-    assert sum("frame 7 of 'dog-1' is broken" in r.message for r in caplog.records) == pairs.failed
-    again = TrackingPairs(Flaky(0.05), IMAGES, length=60)
+    assert len(samples) == 60 and 0 < failed(pairs) <= 10 and pairs.failures.drawn.total() == 60
+    assert sum("frame 7 of 'dog-1' is broken" in r.message for r in caplog.records) == failed(pairs)
+    again = TrackingPairs(Flaky(0.05), PLAIN, length=60)
     assert torch.equal(again[59]["pixel_values"], samples[59]["pixel_values"])
 
 
 def test_too_many_bad_pairs_are_an_error_and_not_an_endless_retry():
-    pairs = TrackingPairs(Flaky(1.0), IMAGES, length=5)
-    with pytest.raises(ValueError, match="samples could not be read, more than 1%; the last one: frame 7"):
+    pairs = TrackingPairs(Flaky(1.0), PLAIN, length=5)
+    with pytest.raises(ValueError, match="samples of Flaky could not be read, more than 1%; the last one: frame 7"):
         pairs[0]
+
+
+def smooth_frame(height, width, grain=12):
+    """A picture without hard edges, so that filters can be compared."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // grain, width // grain, 3), np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
+
+
+class OneJpeg:
+    """Frames that are all the same JPEG."""
+
+    def __init__(self, pixels):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=95)
+        self.encoded = {"bytes": file.getvalue(), "path": None}
+
+    def open(self, index):
+        return open_picture(self.encoded)
+
+
+@pytest.mark.parametrize(
+    ("left", "top", "side"), [(20, 31, 60), (-30, -11, 90), (100, 60, 150), (8, 16, 160), (0, 0, 256)]
+)
+def test_fast_crop_is_the_exact_one(left, top, side):
+    frame = smooth_frame(241, 325)
+    window = on_whole_pixels(Window(left, top, side), 32)
+    exact = crop_image(to_rgb(frame), window.left, window.top, 32 / window.side, 32)
+    inside = (slice(None), slice(1, -1), slice(1, -1))  # at its border the exact one looks at pixels outside the crop
+    torch.testing.assert_close(cut(frame, window, 32)[inside], exact[inside], atol=1.01, rtol=0)
+
+
+@pytest.mark.parametrize("side", [40, 64, 128, 256])
+def test_reduced_jpeg_shows_the_same_crop(side):
+    frame = smooth_frame(245, 331, grain=40)  # natural pictures hold little that is finer than this
+    boxes = np.array([[0, 0, 1, 1]], np.float32)
+    sequence = TrackingSequence("one", "", boxes, np.ones(1, bool), OneJpeg(frame))
+    window = on_whole_pixels(Window(30, -20, side), 32)
+    assert sequence.picture(0, reduction_of(window, 32))[1] == {40: 1, 64: 2, 128: 4, 256: 8}[side]
+    difference = (cut(SequenceFrame(sequence, 0), window, 32) - cut(sequence.frame(0), window, 32)).abs()
+    assert difference[:, 4:].mean() < 2.5
+
+
+def test_template_falls_between_pixels_where_it_is_enlarged():
+    frame = smooth_frame(120, 160)
+    window = template_window((30.3, 40.6, 9, 9), 2.0, 32)
+    exact = crop_image(to_rgb(frame), window.left, window.top, 32 / window.side, 32)
+    assert window.left != int(window.left)
+    torch.testing.assert_close(cut(frame, window, 32), exact)
+
+
+def test_mirrored_sample_is_mirrored_in_picture_box_and_words():
+    def sample(probability):
+        cropper = PairCropper(IMAGES, flip_probability=probability, brightness_jitter=0.0)
+        return TrackingPairs(RedSquareOnTheLeft(), cropper, length=1)[0]
+
+    plain, flipped = sample(0.0), sample(1.0)
+    assert (plain["text"], flipped["text"]) == ("red square on the left", "red square on the right")
+    for name in ("pixel_values", "template_pixel_values"):
+        torch.testing.assert_close(flipped[name], plain[name].flip(-1))
+    torch.testing.assert_close(
+        flipped["labels"], plain["labels"] * torch.tensor([-1, 1, 1, 1]) + torch.tensor([1, 0, 0, 0])
+    )
+
+
+class RedSquareOnTheLeft(RedSquare):
+    def draw(self, rng):
+        return super().draw(rng)._replace(text="red square on the left")
+
+
+def test_brightness_changes_both_crops_each_in_its_way_and_stays_in_range():
+    def grey(brightness):
+        cropper = PairCropper(IMAGES, flip_probability=0.0, brightness_jitter=brightness)
+        frame = np.full((120, 160, 3), 100, np.uint8)
+        box = np.array([70, 50, 20, 20], np.float32)
+        sample = cropper(FramePair(frame, box, frame, box, ""), np.random.default_rng(3))
+        mean, std = torch.tensor(IMAGES.image_mean), torch.tensor(IMAGES.image_std)
+        return [
+            float((sample[n][:, 16, 16] * std + mean).mean() * 255) for n in ("pixel_values", "template_pixel_values")
+        ]
+
+    search, template = grey(0.2)
+    assert grey(0.0) == pytest.approx([100, 100], abs=0.1)
+    assert search != pytest.approx(template, abs=0.5) and all(80 <= v <= 120 for v in (search, template))
+    assert all(v <= 255.01 for v in grey(100.0))
+
+
+class Labelled(RedSquare):
+    def __init__(self, text):
+        self.text = text
+
+    def draw(self, rng):
+        return super().draw(rng)._replace(text=self.text)
+
+
+def test_mixture_keeps_to_its_weights_and_is_the_same_every_time():
+    sources = {name: Labelled(name) for name in ("rare", "common")}
+
+    def texts():
+        pairs = TrackingPairs(sources, PLAIN, length=400, weights={"common": 3.0, "rare": 1.0})
+        return [pairs[i]["text"] for i in range(400)]
+
+    assert texts() == texts() and 70 < texts().count("rare") < 130
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
+def test_mixture_refuses_weights_that_are_none(weights):
+    with pytest.raises(ValueError, match="positive weight for each of"):
+        Mixture(["a", "b"], weights)
+
+
+def test_failures_are_counted_by_dataset():
+    pairs = TrackingPairs({"good": RedSquare(), "bad": Flaky(1.0)}, PLAIN, length=100)
+    with pytest.raises(ValueError, match=r"11 of \d samples of bad could not be read"):
+        [pairs[i] for i in range(100)]

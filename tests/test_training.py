@@ -126,11 +126,13 @@ def test_interrupted_save_leaves_the_last_checkpoint_alone(tiny_model, tiny_proc
 
 @pytest.mark.slow
 def test_training_learns_to_box_a_single_pair(tiny_model, tiny_processor):
-    from modeling_pjvlt.data.sampling import PairCollator, ProceduralPairs, TrackingPairs
+    from modeling_pjvlt.data.sampling import PairCollator, PairCropper, ProceduralPairs, TrackingPairs
 
     torch.manual_seed(0)
     model = tiny_model(fusion_residual=True).train()
-    pairs = TrackingPairs(ProceduralPairs(num_frames=4), tiny_processor.image_processor, length=4)
+    pairs = TrackingPairs(
+        ProceduralPairs(num_frames=4), PairCropper(tiny_processor.image_processor, 3.0, 0.25, 0.0, 0.0), length=4
+    )
     batch = PairCollator(tiny_processor)([pairs[i] for i in range(4)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []

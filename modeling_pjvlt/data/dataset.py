@@ -1,10 +1,14 @@
-"""Tracking datasets, from the Hub or a folder: one row per frame, read as sequences with lazily decoded frames.
+"""Tracking datasets, from the Hub or a folder, read as sequences with lazily decoded frames.
 
-Columns: `sequence` (string), `frame` (integer), `image`, `box` (x, y, w, h in frame pixels; or four columns of these
-names), `visible` (bool), `text`, `category`. Only `image` and the box are needed: without `sequence` every row is a
-sequence of one frame, without `frame` the order of the rows counts, without `visible` a target is visible wherever its
-box has an area. Rows are sorted by sequence and frame. This is what `load_dataset("imagefolder")` makes of a folder
-with a `metadata.jsonl` or `metadata.csv`, so a user's own pictures need no code.
+One row per frame, sorted by sequence and frame: `sequence` (string), `frame` (integer), `image`, `box` (x, y, w, h in
+frame pixels; or four columns of these names), `visible` (bool), `text`, `category`, `cover`. Only `image` and the box
+are needed: without `sequence` every row is a sequence of one frame, without `frame` the order of the rows counts,
+without `visible` a target is visible wherever its box has an area. A box may be missing where nobody knows it (test
+sets with a first box only). A row without a picture shows that of the row before it: several targets of one
+photograph. This is what `load_dataset("imagefolder")` makes of a folder with a `metadata.jsonl` or `metadata.csv`, so
+a user's own pictures need no code.
+
+Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where known `sequence`, `visible` (a list).
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,48 +19,120 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Image, Video, load_dataset
+from PIL import Image as PILImage
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
+from .frames import DECODING_ERRORS, Frames, PictureRows, VideoFrames
 from .text import sentence_or_class
 
 logger = logging.get_logger(__name__)
 
 SIDES = ("x", "y", "w", "h")
 MAX_REPORTED = 5  # bad rows that an error lists
+OPEN_VIDEOS = 4  # kept open by a dataset of videos
 
 
 @dataclass(frozen=True)
 class TrackingSequence:
-    """One video of a [`TrackingDataset`].
+    """One video of a tracking dataset.
 
-    name: its `sequence`. text: its sentence. boxes: (n, 4) float32 xywh in frame pixels. visible: (n,) bool.
+    name: its `sequence`. text: its sentence. boxes: (n, 4) float32 xywh in frame pixels, zeros where unknown.
+    visible: (n,) bool. frames: where its pictures are. cover: (n,) visible share of the target in eighths, -1 where
+    unknown, or None (GOT-10k has it).
     """
 
     name: str
     text: str
     boxes: np.ndarray
     visible: np.ndarray
-    rows: Dataset
-    first_row: int
+    frames: Frames
+    cover: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def frame(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB of frame `index`, decoded now. Raises `ValueError` naming a picture that cannot be."""
+    def picture(self, index: int, reduction: int = 1) -> tuple[PILImage.Image | np.ndarray, int]:
+        """Frame `index`, decoded now, and by how much it was reduced.
+
+        A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size (rounded up), which is faster; everything else comes
+        whole. Raises `ValueError` naming a picture that cannot be decoded, `IndexError` for one that does not exist.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"frame {index} of sequence {self.name!r}, which has {len(self)}")
         try:
-            return np.array(self.rows[self.first_row + index]["image"].convert("RGB"))
-        except (OSError, SyntaxError) as error:  # what Pillow raises for a broken picture
+            picture = self.frames.open(index)
+            if isinstance(picture, np.ndarray):
+                return picture, 1
+            width, height = picture.size
+            if picture.format != "JPEG" or min(width, height) < reduction:
+                reduction = 1
+            elif reduction > 1:
+                picture.draft(None, (width // reduction, height // reduction))
+            picture.load()
+        except DECODING_ERRORS as error:
             raise ValueError(
                 f"Sequence {self.name!r}, frame {index}: the picture cannot be decoded ({error})."
             ) from error
+        return picture, reduction
+
+    def frame(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of frame `index`, decoded now. Raises as `picture` does."""
+        picture, _ = self.picture(index)
+        return picture if isinstance(picture, np.ndarray) else np.array(picture.convert("RGB"))
 
 
-class TrackingDataset:
+class _Table:
+    """What tables of frames and of videos share: columns, names, sentences and the list of bad rows."""
+
+    def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None, quiet: bool = False):
+        self._rows, self._sentences, self._quiet = rows, sentences or {}, quiet
+
+    @property
+    def rows(self) -> Dataset:
+        """The table itself."""
+        return self._rows
+
+    def __iter__(self) -> Iterator[TrackingSequence]:
+        return (self[i] for i in range(len(self)))
+
+    def _check_index(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+
+    def _column(self, name: str) -> pa.ChunkedArray | None:
+        if name not in self._rows.column_names:
+            return None
+        return self._rows.select_columns([name]).with_format("arrow")[:][name]
+
+    def _report(self, bad: np.ndarray, what: str) -> None:
+        rows = np.flatnonzero(bad)
+        if len(rows):
+            shown = "; ".join(self._where(row) for row in rows[:MAX_REPORTED])
+            raise ValueError(f"{len(rows)} rows {what}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """A sentence for each sequence; empty ones fall back to the class, then to "the target", with one warning."""
+        first = pa.array(self._starts[:-1])
+        said, classes = (
+            [None] * len(self) if column is None else column.take(first).to_pylist()
+            for column in (self._column("text"), self._column("category"))
+        )
+        said = [self._sentences.get(name, text) for name, text in zip(self._names, said, strict=True)]
+        texts = [sentence_or_class(text, category) for text, category in zip(said, classes, strict=True)]
+        fallen = sum(not (text or "").strip() for text in said)
+        if fallen and not self._quiet:
+            unknown = sum(text == DEFAULT_SENTENCE for text in texts)
+            logger.warning(
+                f"{fallen} of {len(texts)} sequences have no sentence: {fallen - unknown} are called by their class, "
+                f"{unknown} {DEFAULT_SENTENCE!r}."
+            )
+        return texts
+
+
+class TrackingDataset(_Table):
     """Sequences of a table with a row per frame. The small columns are read once; pictures stay on disk.
 
     Args:
@@ -67,33 +143,28 @@ class TrackingDataset:
     boxes of the wrong length or with values that are not finite.
     """
 
-    def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None = None):
+    def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: bool = False):
+        super().__init__(rows, sentences, quiet)
         if "image" not in rows.column_names:
             raise ValueError(f"The dataset has no column 'image'; it has {rows.column_names}. Map it with `columns`.")
-        self._rows = rows
-        self._sentences = sentences or {}
+        self._images = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
         self._names, self._starts = self._find_sequences()
         self._check_frames()
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def __iter__(self) -> Iterator[TrackingSequence]:
-        return (self[i] for i in range(len(self)))
-
     def __getitem__(self, index: int) -> TrackingSequence:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sequence {index} of {len(self)}")
+        self._check_index(index)
         part = slice(self._starts[index], self._starts[index + 1])
-        name = self._names[index]
         return TrackingSequence(
-            name, self.texts[index], self._boxes[part], self._visible[part], self._rows, part.start
+            self._names[index],
+            self.texts[index],
+            self._boxes[part],
+            self._visible[part],
+            PictureRows(self._images, self._picture_rows[part]),
+            None if self._cover is None else self._cover[part],
         )
-
-    def _column(self, name: str) -> pa.ChunkedArray | None:
-        if name not in self._rows.column_names:
-            return None
-        return self._rows.select_columns([name]).with_format("arrow")[:][name]
 
     def _find_sequences(self) -> tuple[list[str], np.ndarray]:
         """Names of the sequences, and the rows where they start, with the number of rows at the end."""
@@ -103,7 +174,7 @@ class TrackingDataset:
         column = pc.cast(column, pa.large_string()).combine_chunks()
         changed = pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False) if len(column) > 1 else []
         starts = np.concatenate([[0], np.flatnonzero(changed) + 1]) if len(column) else np.zeros(0, np.int64)
-        names = column.take(pa.array(starts)).to_pylist()
+        names = column.take(pa.array(starts, pa.int64())).to_pylist()
         seen: set[str] = set()
         again = [name for name in names if name in seen or seen.add(name)]
         if again:
@@ -113,12 +184,6 @@ class TrackingDataset:
     def _where(self, row: int) -> str:
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
         return f"sequence {self._names[index]!r}, row {row - int(self._starts[index])}"
-
-    def _report(self, bad: np.ndarray, what: str) -> None:
-        rows = np.flatnonzero(bad)
-        if len(rows):
-            shown = "; ".join(self._where(row) for row in rows[:MAX_REPORTED])
-            raise ValueError(f"{len(rows)} rows {what}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
 
     def _check_frames(self) -> None:
         """Frames ascend inside a sequence."""
@@ -132,13 +197,15 @@ class TrackingDataset:
         self._report(np.append(False, inside & (step < 0)), "are not sorted by frame")
 
     @cached_property
-    def _boxes(self) -> np.ndarray:
-        """(rows, 4) float32."""
+    def _known_boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, 4) float32 with zeros where a box is missing, and (rows,) bool where it is there."""
         column = self._column("box")
         if column is not None:
-            lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-            self._report(~np.equal(lengths, 4), "have a box that is not four numbers x, y, w, h")
-            boxes = pc.list_flatten(column).to_numpy().reshape(-1, 4)
+            known = column.is_valid().to_numpy()
+            lengths = pc.fill_null(pc.list_value_length(column), 4).to_numpy(zero_copy_only=False)
+            self._report(lengths != 4, "have a box that is not four numbers x, y, w, h")
+            boxes = np.zeros((len(column), 4), np.float32)
+            boxes[known] = pc.list_flatten(column.drop_null()).to_numpy().reshape(-1, 4)
         else:
             sides = [self._column(side) for side in SIDES]
             if any(side is None for side in sides):
@@ -146,10 +213,14 @@ class TrackingDataset:
                     f"The dataset has no column 'box' and not all of x, y, w, h; it has {self._rows.column_names}. "
                     "Map them with `columns`."
                 )
-            boxes = np.stack([side.to_numpy() for side in sides], axis=1)
-        boxes = boxes.astype(np.float32)
+            boxes = np.stack([side.to_numpy() for side in sides], axis=1).astype(np.float32)
+            known = np.ones(len(boxes), bool)
         self._report(~np.isfinite(boxes).all(axis=1), "have a box that is not finite")
-        return boxes
+        return boxes, known
+
+    @property
+    def _boxes(self) -> np.ndarray:
+        return self._known_boxes[0]
 
     @cached_property
     def _visible(self) -> np.ndarray:
@@ -159,23 +230,95 @@ class TrackingDataset:
         return area if column is None else area & pc.fill_null(column, True).to_numpy().astype(bool)
 
     @cached_property
-    def texts(self) -> list[str]:
-        """A sentence for each sequence; empty ones fall back to the class, then to "the target", with one warning."""
-        first = pa.array(self._starts[:-1])
-        said, classes = (
-            [None] * len(self) if column is None else column.take(first).to_pylist()
-            for column in (self._column("text"), self._column("category"))
-        )
-        said = [self._sentences.get(name, text) for name, text in zip(self._names, said, strict=True)]
-        texts = [sentence_or_class(text, category) for text, category in zip(said, classes, strict=True)]
-        fallen = sum(not (text or "").strip() for text in said)
-        if fallen:
-            unknown = sum(text == DEFAULT_SENTENCE for text in texts)
-            logger.warning(
-                f"{fallen} of {len(texts)} sequences have no sentence: {fallen - unknown} are called by their class, "
-                f"{unknown} {DEFAULT_SENTENCE!r}."
+    def _cover(self) -> np.ndarray | None:
+        """(rows,) int8."""
+        column = self._column("cover")
+        return None if column is None else pc.fill_null(column, -1).to_numpy().astype(np.int8)
+
+    @cached_property
+    def _picture_rows(self) -> np.ndarray:
+        """(rows,) the row whose picture each row shows: its own, or the last one before it that has one."""
+        column = self._images.with_format("arrow")[:]["image"]
+        rows = np.where(column.is_valid().to_numpy(), np.arange(len(column)), -1)
+        rows = np.maximum.accumulate(rows) if len(rows) else rows
+        self._report(rows < 0, "have no picture, nor has a row before them")
+        return rows
+
+
+class VideoTrackingDataset(_Table):
+    """Sequences of a table with a row per video: `video`, `boxes`, `text`. Arguments and errors as there.
+
+    Whether a video has as many frames as boxes is known, and said, when its first frame is asked for.
+    """
+
+    def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: bool = False):
+        super().__init__(rows, sentences, quiet)
+        self._videos = rows.select_columns(["video"]).cast_column("video", Video(decode=False))
+        names = self._column("sequence")
+        self._names = [str(i) for i in range(len(rows))] if names is None else names.to_pylist()
+        self._starts = np.arange(len(rows) + 1)
+        self._opened: dict[int, VideoFrames] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> TrackingSequence:
+        self._check_index(index)
+        boxes = self._boxes[index]
+        visible = (boxes[:, 2:] > 0).all(axis=1)
+        if self._visible is not None:
+            visible &= self._visible[index]
+        return TrackingSequence(self._names[index], self.texts[index], boxes, visible, self._frames(index))
+
+    def _frames(self, index: int) -> VideoFrames:
+        """Of a video that was used lately, with its place in it, or newly opened."""
+        frames = self._opened.pop(index, None)
+        if frames is None:
+            encoded = self._videos[index]["video"]
+            frames = VideoFrames(encoded["bytes"] or encoded["path"], len(self._boxes[index]))
+        self._opened[index] = frames
+        if len(self._opened) > OPEN_VIDEOS:
+            del self._opened[next(iter(self._opened))]
+        return frames
+
+    def _where(self, row: int) -> str:
+        return f"sequence {self._names[row]!r}"
+
+    @cached_property
+    def _boxes(self) -> list[np.ndarray]:
+        """(n, 4) float32 for each video."""
+        column = self._column("boxes")
+        if column is None:
+            raise ValueError(f"The dataset has no column 'boxes'; it has {self._rows.column_names}.")
+        videos = column.to_pylist()
+        bad = [f"sequence {name!r} has none" for name, v in zip(self._names, videos, strict=True) if not v]
+        bad += [
+            f"sequence {name!r}, frame {frame}: {box}"
+            for name, boxes in zip(self._names, videos, strict=True)
+            for frame, box in enumerate(boxes or [])
+            if box is None or len(box) != 4 or not np.isfinite(box).all()
+        ]
+        if bad:
+            raise ValueError(
+                f"{len(bad)} boxes are not four finite numbers x, y, w, h: {'; '.join(bad[:MAX_REPORTED])}."
             )
-        return texts
+        return [np.array(boxes, np.float32) for boxes in videos]
+
+    @cached_property
+    def _visible(self) -> list[np.ndarray] | None:
+        column = self._column("visible")
+        if column is None:
+            return None
+        visible = [np.array(v, bool) for v in column.to_pylist()]
+        lengths = np.array([len(v) == len(boxes) for v, boxes in zip(visible, self._boxes, strict=True)], bool)
+        self._report(~lengths, "have `visible` and `boxes` of different length")
+        return visible
+
+
+def table_of(rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: bool = False) -> _Table:
+    """The sequences of a table, whether its rows are frames or videos."""
+    kind = VideoTrackingDataset if "video" in rows.column_names else TrackingDataset
+    return kind(rows, sentences, quiet)
 
 
 def read_sentences(path: str | Path) -> dict[str, str]:
@@ -197,7 +340,8 @@ def load_tracking_dataset(
     revision: str | None = None,
     columns: Mapping[str, str] | None = None,
     sentences: str | Path | None = None,
-) -> TrackingDataset:
+    streaming: bool = False,
+):
     """Sequences of a dataset on the Hub, of a folder of Parquet files, or of pictures with a metadata file.
 
     Args:
@@ -206,12 +350,20 @@ def load_tracking_dataset(
         revision: of the Hub repository.
         columns: names of the dataset's columns by ours, where they differ: `{"box": "bbox"}`.
         sentences: a file of lines `sequence<TAB>sentence`, used instead of the `text` column.
+        streaming: read on the way, nothing is stored: a [`StreamingTrackingDataset`], which can only be iterated.
 
-    Raises `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
+    Returns a [`TrackingDataset`] (or one of videos): `len`, indexing and iteration give [`TrackingSequence`]s. Raises
+    `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
     """
-    rows = load_dataset(name_or_path, split=split, revision=revision)
+    rows = load_dataset(name_or_path, split=split, revision=revision, streaming=streaming)
+    names = rows.column_names
     for ours, theirs in (columns or {}).items():
-        if theirs not in rows.column_names:
-            raise ValueError(f"`columns` maps {ours!r} to {theirs!r}, but the dataset has {rows.column_names}.")
+        if theirs not in names:
+            raise ValueError(f"`columns` maps {ours!r} to {theirs!r}, but the dataset has {names}.")
     rows = rows.rename_columns({theirs: ours for ours, theirs in (columns or {}).items() if ours != theirs})
-    return TrackingDataset(rows, None if sentences is None else read_sentences(sentences))
+    said = None if sentences is None else read_sentences(sentences)
+    if streaming:
+        from .streaming import StreamingTrackingDataset
+
+        return StreamingTrackingDataset(rows, said)
+    return table_of(rows, said)

@@ -1,11 +1,12 @@
 """Training samples: two frames of one sequence become a template crop, a jittered search crop and a label.
 
-A source draws frame pairs from a random generator; a dataset turns them into crops. A sample depends only on
-(seed, epoch, index), so the number of workers and processes changes nothing.
+A source draws frame pairs from a random generator, and a mixture draws the source; [`PairCropper`] turns a pair into
+a sample. A sample depends only on (seed, epoch, index), so the number of workers and processes changes nothing.
 """
 
 import itertools
-import math
+from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,26 +15,33 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
-from ..image_processing_pjvlt import PJVLTImageProcessor, check_box, crop_image, frame_to_crop, to_rgb
+from ..image_processing_pjvlt import PJVLTImageProcessor, check_box
 from ..processing_pjvlt import DEFAULT_SENTENCE
+from .crops import SequenceFrame, cut, search_window, template_window
 from .procedural import ProceduralClip
 from .text import swap_left_right
 
 logger = logging.get_logger(__name__)
 
-MAX_FAILED = 0.01  # share of samples that may be unreadable
+MAX_FAILED = 0.01  # share of a dataset's samples that may be unreadable
 MIN_FAILURES = 10  # before that share is looked at
-MAX_CENTRE = 0.45  # of the search crop's side: how far from its middle a target may be put
 
 
 class FramePair(NamedTuple):
-    """What a sample is cut from. Frames are (H, W, 3) uint8 RGB, boxes are xywh in frame pixels."""
+    """What a sample is cut from.
 
-    template: np.ndarray
+    Frames are (H, W, 3) uint8 RGB, or where they will be decoded from; boxes are xywh in frame pixels.
+    """
+
+    template: np.ndarray | SequenceFrame
     template_box: np.ndarray
-    search: np.ndarray
+    search: np.ndarray | SequenceFrame
     search_box: np.ndarray
     text: str
+
+    def alone(self) -> "FramePair":
+        """The same pair, holding on to its two encoded pictures and not to the rest of their sequence."""
+        return self._replace(template=self.template.alone(), search=self.search.alone())
 
 
 class PairSource(Protocol):
@@ -83,88 +91,152 @@ class ProceduralPairs:
 
 
 class SequencePairs:
-    """Pairs from tracking sequences: two visible frames of one video, at most `max_gap` frames apart.
+    """Pairs from tracking sequences: two visible frames of one video, at most `max_gap` frames apart."""
 
-    With `flip_probability` both frames are mirrored, and left and right change places in the sentence.
-    """
-
-    def __init__(self, sequences, max_gap: int = 200, flip_probability: float = 0.5):
-        self.sequences, self.max_gap, self.flip_probability = sequences, max_gap, flip_probability
+    def __init__(self, sequences, max_gap: int = 200):
+        self.sequences, self.max_gap = sequences, max_gap
 
     def draw(self, rng: np.random.Generator) -> FramePair:
         """One pair. Raises `ValueError` if 100 sequences in a row show no target."""
         for _ in range(100):
-            sequence = self.sequences[int(rng.integers(len(self.sequences)))]
-            visible = np.flatnonzero(sequence.visible)
-            if len(visible):
-                break
-        else:
-            raise ValueError("100 sequences drawn at random have no visible target; check the boxes and `visible`.")
-        first = int(rng.choice(visible))
-        near = visible[np.abs(visible - first) <= self.max_gap]
-        second = int(rng.choice(near))
-        pair = FramePair(
-            sequence.frame(first), sequence.boxes[first], sequence.frame(second), sequence.boxes[second], sequence.text
-        )
-        return mirror(pair) if rng.random() < self.flip_probability else pair
+            pair = draw_pair(self.sequences[int(rng.integers(len(self.sequences)))], rng, self.max_gap)
+            if pair is not None:
+                return pair
+        raise ValueError("100 sequences drawn at random have no visible target; check the boxes and `visible`.")
 
 
-def mirror(pair: FramePair) -> FramePair:
-    """The pair as a mirror shows it, sentence included."""
-
-    def box(box_xywh: np.ndarray, frame: np.ndarray) -> np.ndarray:
-        x, y, w, h = box_xywh
-        return np.array([frame.shape[1] - x - w, y, w, h], np.float32)
-
+def draw_pair(sequence, rng: np.random.Generator, max_gap: int) -> FramePair | None:
+    """Two visible frames of one sequence, at most `max_gap` apart; None where no target is visible."""
+    visible = np.flatnonzero(sequence.visible)
+    if not len(visible):
+        return None
+    first = int(rng.choice(visible))
+    low, high = np.searchsorted(visible, (first - max_gap, first + max_gap + 1))
+    second = int(visible[rng.integers(low, high)])
     return FramePair(
-        np.ascontiguousarray(pair.template[:, ::-1]),
-        box(pair.template_box, pair.template),
-        np.ascontiguousarray(pair.search[:, ::-1]),
-        box(pair.search_box, pair.search),
-        swap_left_right(pair.text),
+        SequenceFrame(sequence, first),
+        sequence.boxes[first],
+        SequenceFrame(sequence, second),
+        sequence.boxes[second],
+        sequence.text,
     )
 
 
-def jittered_crop(rng, box_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float):
-    """(left, top, scale) of a search crop that does not have the target in its middle (OSTrack's sampling).
-
-    The side is sqrt(w h) * factor * exp(scale_jitter * normal); the centre moves by up to centre_jitter / 2 target
-    sizes each way, but the target's centre stays inside.
-    """
-    x, y, w, h = (float(v) for v in box_xywh)
-    target = math.sqrt(w * h)
-    side = max(math.ceil(target * factor * math.exp(scale_jitter * rng.standard_normal())), 1)
-    shift = rng.uniform(-0.5, 0.5, 2) * centre_jitter * target
-    shift = np.clip(shift, -MAX_CENTRE * side, MAX_CENTRE * side)
-    return x + w / 2 + shift[0] - side / 2, y + h / 2 + shift[1] - side / 2, size / side
-
-
-class TrackingPairs(Dataset):
-    """Samples for `PJVLTModel`: `pixel_values`, `template_pixel_values`, `labels` (4,) and `text`.
+class PairCropper:
+    """Turns a frame pair into a sample for `PJVLTModel`: `pixel_values`, `template_pixel_values`, `labels`, `text`.
 
     Args:
-        source: where frame pairs come from.
-        images: the image processor, which says how large crops are.
-        length: samples in an epoch.
-        seed: with the epoch and the index, it decides a sample.
-        centre_jitter, scale_jitter: see [`jittered_crop`].
-
-    A pair that cannot be read is skipped and logged; more than 1 % of them raise `ValueError`.
+        images: the image processor, which says how large crops are and how they are normalised.
+        centre_jitter, scale_jitter: see [`search_window`].
+        flip_probability: share of samples seen in a mirror: both crops, the box, and left and right in the sentence.
+        brightness_jitter: each crop is made brighter or darker by a factor of up to 1 ± this.
     """
 
     def __init__(
         self,
-        source: PairSource,
         images: PJVLTImageProcessor,
-        length: int,
-        seed: int = 0,
         centre_jitter: float = 3.0,
         scale_jitter: float = 0.25,
+        flip_probability: float = 0.5,
+        brightness_jitter: float = 0.2,
     ):
-        self.source, self.images, self.length, self.seed = source, images, length, seed
-        self.centre_jitter, self.scale_jitter = centre_jitter, scale_jitter
+        self.images, self.centre_jitter, self.scale_jitter = images, centre_jitter, scale_jitter
+        self.flip_probability, self.brightness_jitter = flip_probability, brightness_jitter
+
+    def __call__(self, pair: FramePair, rng: np.random.Generator) -> dict[str, Tensor | str]:
+        """One sample. Raises `ValueError` naming a frame that cannot be decoded or a box that is none."""
+        images = self.images
+        template = template_window(check_box(pair.template_box), images.template_factor, images.template_size)
+        x, y, w, h = box = check_box(pair.search_box)
+        search = search_window(
+            rng, box, images.search_factor, images.search_size, self.centre_jitter, self.scale_jitter
+        )
+        label = [(x + w / 2 - search.left) / search.side, (y + h / 2 - search.top) / search.side]
+        label += [w / search.side, h / search.side]
+        crops = [cut(pair.template, template, images.template_size), cut(pair.search, search, images.search_size)]
+        text = pair.text
+        if rng.random() < self.flip_probability:
+            crops = [crop.flip(-1) for crop in crops]
+            label[0], text = 1 - label[0], swap_left_right(text)
+        if self.brightness_jitter:
+            factors = 1 + rng.uniform(-1, 1, 2) * self.brightness_jitter
+            crops = [crop.mul_(factor).clamp_(max=255) for crop, factor in zip(crops, factors, strict=True)]
+        template_crop, search_crop = (images.normalize_crops(crop[None])[0] for crop in crops)
+        return {
+            "pixel_values": search_crop,
+            "template_pixel_values": template_crop,
+            "labels": torch.tensor(label, dtype=torch.float32),
+            "text": text,
+        }
+
+
+class FailureCount:
+    """Counts samples that could not be read, by dataset, and raises when they are more than 1 % of one's."""
+
+    def __init__(self):
+        self.drawn, self.failed = Counter(), Counter()
+
+    def add(self, name: str, index: int, error: ValueError) -> None:
+        """Log one. Raises `ValueError` when there are too many."""
+        self.failed[name] += 1
+        failed, drawn = self.failed[name], self.drawn[name]
+        logger.warning(f"Sample {index} ({name}) is skipped: {error}")
+        if failed > max(MIN_FAILURES, MAX_FAILED * drawn):
+            raise ValueError(
+                f"{failed} of {drawn} samples of {name} could not be read, more than {MAX_FAILED:.0%}; "
+                f"the last one: {error}"
+            ) from error
+
+
+class Mixture:
+    """Chooses among named sources by weight.
+
+    Args:
+        names: of the sources. weights: one for each, of any sum; by default all equal.
+
+    Raises `ValueError` for weights that are not positive numbers, one for each name.
+    """
+
+    def __init__(self, names: list[str], weights: list[float] | None = None):
+        weights = [1.0] * len(names) if weights is None else list(weights)
+        if len(weights) != len(names) or not all(np.isfinite(w) and w > 0 for w in weights):
+            raise ValueError(f"Expected a positive weight for each of {names}, got {weights}.")
+        self.names, self.edges = names, np.cumsum(weights) / np.sum(weights)
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """A name; with one source the generator is left alone."""
+        if len(self.names) == 1:
+            return self.names[0]
+        return self.names[int(np.searchsorted(self.edges[:-1], rng.random(), side="right"))]
+
+
+class TrackingPairs(Dataset):
+    """Samples for `PJVLTModel`, by index. See [`PairCropper`].
+
+    Args:
+        sources: where frame pairs come from, by name; or one source.
+        cropper: makes samples of them.
+        length: samples in an epoch.
+        seed: with the epoch and the index, it decides a sample.
+        weights: of the sources, by name; by default all equal.
+
+    A pair that cannot be read is skipped, counted and logged; more than 1 % of a source's raise `ValueError`.
+    """
+
+    def __init__(
+        self,
+        sources: PairSource | Mapping[str, PairSource],
+        cropper: PairCropper,
+        length: int,
+        seed: int = 0,
+        weights: Mapping[str, float] | None = None,
+    ):
+        self.sources = dict(sources) if isinstance(sources, Mapping) else {type(sources).__name__: sources}
+        names = list(self.sources)
+        self.mixture = Mixture(names, None if weights is None else [weights[name] for name in names])
+        self.cropper, self.length, self.seed = cropper, length, seed
         self.epoch = 0
-        self.drawn = self.failed = 0  # of this process
+        self.failures = FailureCount()  # of this process
 
     def set_epoch(self, epoch: int) -> None:
         """Other samples for another epoch."""
@@ -176,38 +248,14 @@ class TrackingPairs(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         if not 0 <= index < self.length:
             raise IndexError(f"sample {index} of {self.length}")
-        (pair, rng), images = self._draw(index), self.images
-        template, _ = images.crop(
-            to_rgb(pair.template), pair.template_box, images.template_factor, images.template_size
-        )
-        box = check_box(pair.search_box)
-        place = jittered_crop(
-            rng, box, images.search_factor, images.search_size, self.centre_jitter, self.scale_jitter
-        )
-        search = crop_image(to_rgb(pair.search), *place, images.search_size)
-        x, y, w, h = (frame_to_crop(torch.tensor(box), torch.tensor(place)) / images.search_size).tolist()
-        return {
-            "pixel_values": images.normalize_crops(search[None])[0],
-            "template_pixel_values": images.normalize_crops(template[None])[0],
-            "labels": torch.tensor([x + w / 2, y + h / 2, w, h], dtype=torch.float32),
-            "text": pair.text,
-        }
-
-    def _draw(self, index: int) -> tuple[FramePair, np.random.Generator]:
-        """The pair of this index, or the next one that can be read; bad ones are logged, and too many are an error."""
-        self.drawn += 1
         for attempt in itertools.count():
             rng = np.random.default_rng([self.seed, self.epoch, index, *([attempt] if attempt else [])])
+            name = self.mixture.draw(rng)
+            self.failures.drawn[name] += attempt == 0
             try:
-                return self.source.draw(rng), rng
+                return self.cropper(self.sources[name].draw(rng), rng)
             except ValueError as error:
-                self.failed += 1
-                logger.warning(f"Sample {index} is skipped: {error}")
-                if self.failed > max(MIN_FAILURES, MAX_FAILED * self.drawn):
-                    raise ValueError(
-                        f"{self.failed} of {self.drawn} samples could not be read, more than {MAX_FAILED:.0%}; "
-                        f"the last one: {error}"
-                    ) from error
+                self.failures.add(name, index, error)
 
 
 class PairCollator:

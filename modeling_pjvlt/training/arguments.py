@@ -7,6 +7,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+PROCEDURAL = "procedural"  # stands for a dataset
+
 
 @dataclass
 class TrainArguments:
@@ -22,11 +24,26 @@ class TrainArguments:
     tokenizer_name_or_path: str | None = field(
         default=None, metadata={"help": "BERT tokenizer for --model_config: a folder or a Hub id."}
     )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Tracking dataset: a Hub id or a folder. By default procedural clips."}
+    dataset_name: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tracking datasets: Hub ids or folders, or `procedural` for procedural clips, the default. "
+            "Several are mixed."
+        },
     )
-    dataset_split: str = field(default="train", metadata={"help": "Part of the dataset to train on."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of the dataset's repository."})
+    dataset_weights: list[float] | None = field(
+        default=None, metadata={"help": "Share of each dataset in the mixture, of any sum; by default all equal."}
+    )
+    dataset_split: list[str] = field(
+        default_factory=lambda: ["train"],
+        metadata={"help": "Part to train on: one for all datasets, or one for each."},
+    )
+    dataset_revision: list[str] | None = field(
+        default=None, metadata={"help": "Revision of the datasets' repositories: one for all, or one for each."}
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the datasets on the way, in the order of their files; store nothing."}
+    )
     max_gap: int = field(default=200, metadata={"help": "Frames between template and search frame, at most."})
     max_train_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs per device and step."})
@@ -52,6 +69,12 @@ class TrainArguments:
     no_text_share: float = field(default=0.1, metadata={"help": "Other procedural pairs without a sentence."})
     centre_jitter: float = field(default=3.0, metadata={"help": "Shift of the search crop, in target sizes."})
     scale_jitter: float = field(default=0.25, metadata={"help": "Spread of the search crop's size (log-normal)."})
+    flip_probability: float = field(
+        default=0.5, metadata={"help": "Share of pairs seen in a mirror, with their words."}
+    )
+    brightness_jitter: float = field(
+        default=0.2, metadata={"help": "Crops become brighter or darker by a factor of up to 1 ± this."}
+    )
     checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between lines of the log."})
     seed: int = field(default=0, metadata={"help": "Decides weights and samples."})
@@ -59,6 +82,7 @@ class TrainArguments:
     def __post_init__(self):
         if isinstance(self.model_config, str):
             self.model_config = json.loads(self.model_config)
+        self._spread_over_datasets()
         if (self.model_name_or_path is None) == (self.model_config is None):
             raise ValueError(
                 "Give either --model_name_or_path (start from a checkpoint) or --model_config (start anew)."
@@ -68,6 +92,29 @@ class TrainArguments:
         for name in ("max_train_steps", "per_device_train_batch_size", "checkpointing_steps", "logging_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
+
+    def _spread_over_datasets(self) -> None:
+        """One split, revision and weight for each dataset; a recipe may give a single one as it is."""
+        self.dataset_name = _as_list(self.dataset_name) or [PROCEDURAL]
+        if len(set(self.dataset_name)) < len(self.dataset_name):
+            raise ValueError(f"--dataset_name names a dataset twice: {self.dataset_name}; give it a larger weight.")
+        if self.streaming and PROCEDURAL in self.dataset_name:
+            raise ValueError("--streaming needs --dataset_name; procedural clips are drawn, not read.")
+        for name in ("dataset_split", "dataset_revision"):
+            values = _as_list(getattr(self, name)) or [None]
+            values = values * len(self.dataset_name) if len(values) == 1 else values
+            setattr(self, name, values)
+        self.dataset_weights = _as_list(self.dataset_weights) or [1.0] * len(self.dataset_name)
+        for name in ("dataset_split", "dataset_revision", "dataset_weights"):
+            if len(getattr(self, name)) != len(self.dataset_name):
+                raise ValueError(
+                    f"--{name} has {len(getattr(self, name))} values for {len(self.dataset_name)} datasets."
+                )
+
+
+def _as_list(value) -> list:
+    """A list as it is, None as an empty one, anything else as a list of one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def read_recipe(path: str) -> dict:

@@ -15,12 +15,13 @@ from transformers import AutoTokenizer, get_scheduler
 
 from ..configuration_pjvlt import PJVLTConfig
 from ..data.dataset import load_tracking_dataset
-from ..data.sampling import PairCollator, PairSource, ProceduralPairs, SequencePairs, TrackingPairs
+from ..data.sampling import PairCollator, PairCropper, ProceduralPairs, SequencePairs, TrackingPairs
+from ..data.streamed_pairs import StreamedPairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..loss_pjvlt import cxcywh_to_xyxy, paired_giou
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
-from .arguments import TrainArguments
+from .arguments import PROCEDURAL, TrainArguments
 from .checkpoints import save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -39,19 +40,26 @@ def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
     return PJVLTModel._from_config(config, **attention), PJVLTProcessor(images, tokenizer)
 
 
-def build_source(args: TrainArguments) -> PairSource:
-    """Where frame pairs come from. Mixtures of sources belong here."""
-    if args.dataset_name is not None:
-        sequences = load_tracking_dataset(args.dataset_name, args.dataset_split, args.dataset_revision)
-        return SequencePairs(sequences, args.max_gap)
-    return ProceduralPairs(
+def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) -> TrackingPairs | StreamedPairs:
+    """The training samples: one dataset or a mixture, read at will or streamed."""
+    cropper = PairCropper(images, args.centre_jitter, args.scale_jitter, args.flip_probability, args.brightness_jitter)
+    weights = dict(zip(args.dataset_name, args.dataset_weights, strict=True))
+    loaded = {
+        name: load_tracking_dataset(name, split, revision, streaming=args.streaming)
+        for name, split, revision in zip(args.dataset_name, args.dataset_split, args.dataset_revision, strict=True)
+        if name != PROCEDURAL
+    }
+    if args.streaming:
+        batch_size = args.per_device_train_batch_size
+        return StreamedPairs(loaded, cropper, length, batch_size, args.seed, weights, args.max_gap)
+    procedural = ProceduralPairs(
         words_share=args.words_share, wrong_text_share=args.wrong_text_share, no_text_share=args.no_text_share
     )
-
-
-def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) -> TrackingPairs:
-    """The training samples."""
-    return TrackingPairs(build_source(args), images, length, args.seed, args.centre_jitter, args.scale_jitter)
+    sources = {
+        name: procedural if name == PROCEDURAL else SequencePairs(loaded[name], args.max_gap)
+        for name in args.dataset_name
+    }
+    return TrackingPairs(sources, cropper, length, args.seed, weights)
 
 
 def parameter_groups(model: nn.Module, args: TrainArguments) -> list[dict]:

@@ -1,0 +1,126 @@
+"""Frames of a sequence, decoded only when they are asked for: pictures in a table's rows, or one video file.
+
+Whatever keeps frames has one method, `open(index)`: a PIL image that may not have been decoded yet, or an RGB array.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..video_pjvlt import upright
+
+ORIENTATION = 0x0112  # the EXIF tag
+# What Pillow raises for a broken picture, depending on the format.
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+MAX_ADVANCE = 64  # frames of a video that are decoded on the way rather than sought
+
+
+class Frames(Protocol):
+    """Frames of one sequence."""
+
+    def open(self, index: int) -> Image.Image | np.ndarray:
+        """Frame `index`, upright. Raises one of `DECODING_ERRORS` for one that cannot be read."""
+
+    def only(self, index: int) -> "Frames":
+        """The least that still has frame `index`, under the same number."""
+
+
+def read_encoded(encoded: Mapping) -> bytes:
+    """Bytes of a picture or video as `datasets` keeps it: `{"bytes": …, "path": …}`, the path a file or an address."""
+    if encoded["bytes"] is not None:
+        return encoded["bytes"]
+    path = encoded["path"]
+    if "://" in path:  # of a streamed repository, or inside an archive
+        import fsspec
+
+        with fsspec.open(path, "rb") as file:
+            return file.read()
+    return Path(path).read_bytes()
+
+
+def open_picture(encoded: Mapping) -> Image.Image:
+    """The picture, upright; a JPEG is decoded only when its pixels are asked for."""
+    picture = Image.open(io.BytesIO(read_encoded(encoded)))
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        return ImageOps.exif_transpose(picture)
+    return picture
+
+
+class PictureRows:
+    """Frames that are consecutive rows of a table with a column `image`.
+
+    Args:
+        rows: items are `{"image": {"bytes": …, "path": …}}`.
+        numbers: the row that holds the picture of each frame.
+    """
+
+    def __init__(self, rows, numbers: np.ndarray | Mapping[int, int]):
+        self.rows, self.numbers = rows, numbers
+
+    def open(self, index: int) -> Image.Image:
+        return open_picture(self.rows[int(self.numbers[index])]["image"])
+
+    def only(self, index: int) -> "PictureRows":
+        return PictureRows([self.rows[int(self.numbers[index])]], {index: 0})
+
+
+class VideoFrames:
+    """Frames of one video in any order: seeks to the key frame before a frame, or decodes on from the last one.
+
+    Args:
+        source: path or bytes of the video.
+        num_boxes: how many frames the annotation speaks of. Another number of frames is a `ValueError` at the first
+            frame that is asked for.
+    """
+
+    def __init__(self, source: str | Path | bytes, num_boxes: int):
+        self.source, self.num_boxes = source, num_boxes
+        self._times: np.ndarray | None = None  # presentation times, ascending
+        self._next, self._decoder = 0, None  # the frame that the decoder gives next
+
+    def open(self, index: int) -> np.ndarray:
+        if self._times is None:
+            self._times = self._read_times()
+        if self._decoder is None or not self._next <= index < self._next + MAX_ADVANCE:
+            self._next, self._decoder = index, self._decode_from(index)
+        for frame in self._decoder:
+            self._next += 1
+            if self._next > index:
+                return upright(frame)
+        self._decoder = None
+        raise ValueError(f"the video ends at frame {self._next}")
+
+    def only(self, index: int) -> "VideoFrames":
+        return self
+
+    def _container(self):
+        return av.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else str(self.source))
+
+    def _read_times(self) -> np.ndarray:
+        """Reads the packets, which is much faster than decoding them."""
+        with self._container() as container:
+            if not container.streams.video:
+                raise ValueError("there is no video in this file")
+            times = [packet.pts for packet in container.demux(container.streams.video[0]) if packet.pts is not None]
+        if len(times) != self.num_boxes:
+            raise ValueError(f"the video has {len(times)} frames, but there are {self.num_boxes} boxes")
+        return np.sort(times)
+
+    def _decode_from(self, index: int):
+        """Frames from `index` on."""
+        with self._container() as container:
+            stream = container.streams.video[0]
+            first = int(self._times[index])
+            container.seek(first, stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts >= first:
+                    yield frame
+
+    def __getstate__(self) -> dict:
+        """Without the open file: a copy in another process opens its own."""
+        return {**self.__dict__, "_decoder": None}

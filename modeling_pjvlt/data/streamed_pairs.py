@@ -1,0 +1,113 @@
+"""Training samples from streamed datasets: what passes by is cut into pieces, and pairs are drawn from each piece."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .sampling import FailureCount, FramePair, Mixture, PairCropper, draw_pair
+from .streaming import StreamingTrackingDataset
+
+SPARE_PAIRS = 8  # kept to stand in for one that cannot be read
+
+
+class StreamedPairs(IterableDataset):
+    """Samples for `PJVLTModel` from streamed datasets, the same as [`TrackingPairs`] gives, in a fixed order.
+
+    A sample depends only on (seed, epoch, index): the order of the files, the pairs of each piece and the shuffling do
+    not depend on the number of workers. Every worker therefore reads the whole stream, and decodes only the pictures of
+    its own batches; a few workers are enough.
+
+    Args:
+        datasets: streams, by name.
+        cropper: makes samples of pairs.
+        length: samples in an epoch; a dataset that ends before starts again, in another order.
+        batch_size: of the loader, by which workers take turns.
+        seed: with the epoch and the index, it decides a sample.
+        weights: of the datasets, by name; by default all equal.
+        max_gap: frames between template and search frame, at most.
+        pairs_per_piece: pairs drawn from a sequence, or from each `2 * max_gap` frames of a long one.
+        buffer_size: pairs of each dataset that wait to be drawn, with their encoded pictures.
+    """
+
+    def __init__(
+        self,
+        datasets: Mapping[str, StreamingTrackingDataset],
+        cropper: PairCropper,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        weights: Mapping[str, float] | None = None,
+        max_gap: int = 200,
+        pairs_per_piece: int = 16,
+        buffer_size: int = 128,
+    ):
+        self.datasets = dict(datasets)
+        names = list(self.datasets)
+        self.mixture = Mixture(names, None if weights is None else [weights[name] for name in names])
+        self.cropper, self.length, self.batch_size, self.seed = cropper, length, batch_size, seed
+        self.max_gap, self.pairs_per_piece, self.buffer_size = max_gap, pairs_per_piece, buffer_size
+        self.epoch = 0
+        self.failures = FailureCount()  # of this process
+
+    def set_epoch(self, epoch: int) -> None:
+        """Other samples for another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[dict]:
+        worker = get_worker_info()
+        turn, turns = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        spare = {name: deque(maxlen=SPARE_PAIRS) for name in self.datasets}
+        for index, (name, pair) in enumerate(self._pairs()):
+            if (index // self.batch_size) % turns == turn:
+                yield self._sample(index, name, [pair, *reversed(spare[name])])
+            spare[name].append(pair)
+
+    def _sample(self, index: int, name: str, pairs: list[FramePair]) -> dict:
+        """The first pair that can be read; failures are counted, so many that nothing is left are an error."""
+        self.failures.drawn[name] += 1
+        for attempt, pair in enumerate(pairs):
+            rng = np.random.default_rng([self.seed, self.epoch, index, *([attempt] if attempt else [])])
+            try:
+                return self.cropper(pair, rng)
+            except ValueError as error:
+                self.failures.add(name, index, error)
+                last = error
+        raise ValueError(f"{len(pairs)} samples of {name} in a row could not be read; the last one: {last}")
+
+    def _pairs(self) -> Iterator[tuple[str, FramePair]]:
+        """All pairs of the epoch, undecoded."""
+        streams = {name: self._shuffled(number) for number, name in enumerate(self.datasets)}
+        rng = np.random.default_rng([self.seed, self.epoch])
+        for _ in range(self.length):
+            name = self.mixture.draw(rng)
+            yield name, next(streams[name])
+
+    def _shuffled(self, number: int) -> Iterator[FramePair]:
+        """Pairs of one dataset, without end, drawn at random from a buffer that is kept full."""
+        rng = np.random.default_rng([self.seed, self.epoch, number])
+        buffer: list[FramePair] = []
+        for pair in self._drawn(list(self.datasets.values())[number], rng):
+            if len(buffer) < self.buffer_size:
+                buffer.append(pair)
+                continue
+            place = int(rng.integers(len(buffer)))
+            buffer[place], pair = pair, buffer[place]
+            yield pair
+
+    def _drawn(self, dataset: StreamingTrackingDataset, rng: np.random.Generator) -> Iterator[FramePair]:
+        """Pairs in the order of the stream, which starts again when it ends."""
+        while True:
+            found = False
+            for piece in dataset.pieces(2 * self.max_gap, shuffle_seed=int(rng.integers(2**31))):
+                for _ in range(min(self.pairs_per_piece, len(piece))):
+                    pair = draw_pair(piece, rng, self.max_gap)
+                    if pair is not None:
+                        found = True
+                        yield pair.alone()
+            if not found:
+                raise ValueError("The streamed dataset has no visible target; check the boxes and `visible`.")

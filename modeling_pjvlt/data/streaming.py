@@ -1,0 +1,99 @@
+"""Tracking datasets read on the way: nothing is stored, and only a piece of one sequence is in memory at a time."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, DatasetInfo, Features, Image, IterableDataset, Video
+from transformers.utils import logging
+
+from ..processing_pjvlt import DEFAULT_SENTENCE
+from .dataset import TrackingSequence, table_of
+
+logger = logging.get_logger(__name__)
+
+ROWS_AT_ONCE = 16  # of a Parquet file; their pictures are in memory
+
+
+class StreamingTrackingDataset:
+    """Sequences of a streamed table, in its order. See [`load_tracking_dataset`].
+
+    Iterating gives whole [`TrackingSequence`]s, whose encoded pictures are held in memory. Bad rows raise the same
+    errors as in a [`TrackingDataset`], when they come by; a sequence that comes again later is not noticed.
+    """
+
+    def __init__(self, rows: IterableDataset, sentences: Mapping[str, str] | None = None):
+        for name, feature in (("image", Image(decode=False)), ("video", Video(decode=False))):
+            if name in rows.column_names:
+                rows = rows.cast_column(name, feature)
+        self._rows, self._sentences = rows.with_format("arrow"), sentences
+        self._warned = False
+
+    def __iter__(self) -> Iterator[TrackingSequence]:
+        return self.pieces()
+
+    def pieces(self, max_frames: int | None = None, shuffle_seed: int | None = None) -> Iterator[TrackingSequence]:
+        """Sequences, long ones cut into pieces of at most `max_frames` frames.
+
+        With `shuffle_seed` the files come in an order that depends on it; a sequence that spans two files then comes
+        in two pieces.
+        """
+        rows = self._rows
+        if shuffle_seed is not None:
+            rows = rows.shuffle(seed=shuffle_seed, buffer_size=1)
+        for number, table in enumerate(_fill_pictures(_group(rows, max_frames))):
+            features = self._rows.features or Features.from_arrow_schema(table.schema)
+            sequence = table_of(Dataset(table, DatasetInfo(features=features)), self._sentences, quiet=True)[0]
+            if sequence.text == DEFAULT_SENTENCE and not self._warned:
+                self._warned = True
+                logger.warning(f"Sequence {sequence.name!r}, and maybe more, has no sentence: {DEFAULT_SENTENCE!r}.")
+            yield sequence if "sequence" in table.column_names else replace(sequence, name=str(number))
+
+
+def _group(rows: IterableDataset, max_frames: int | None) -> Iterator[pa.Table]:
+    """Tables of one sequence each, or of part of one."""
+    held: list[pa.Table] = []
+    name, count = None, 0
+    for table in rows.iter(batch_size=ROWS_AT_ONCE):
+        for start, end, found in _runs(table):
+            while start < end:
+                if held and (found != name or found is None or count == max_frames):
+                    yield pa.concat_tables(held)
+                    held, count = [], 0
+                stop = end if max_frames is None else min(end, start + max_frames - count)
+                held.append(table.slice(start, stop - start))
+                name, count, start = found, count + stop - start, stop
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _fill_pictures(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Rows without a picture get that of the row before them, which may be of another sequence."""
+    last: pa.Table | None = None
+    for table in tables:
+        if "image" not in table.column_names:
+            yield table
+            continue
+        pictures = table.select(["image"])
+        if table["image"].null_count:
+            known = pictures if last is None else pa.concat_tables([last, pictures])
+            valid = known["image"].is_valid().to_numpy()
+            source = np.maximum.accumulate(np.where(valid, np.arange(len(known)), 0))
+            pictures = known.take(pa.array(source[-len(table) :]))
+            table = table.set_column(table.column_names.index("image"), table.field("image"), pictures["image"])
+        last = pictures.slice(len(pictures) - 1)
+        yield table
+
+
+def _runs(table: pa.Table) -> Iterator[tuple[int, int, str | None]]:
+    """(first row, row after the last, name) of the sequences in a table; None where every row is its own."""
+    if "sequence" not in table.column_names:
+        yield from ((row, row + 1, None) for row in range(len(table)))
+        return
+    names = table["sequence"].to_pylist()
+    start = 0
+    for row in range(1, len(names) + 1):
+        if row == len(names) or names[row] != names[start]:
+            yield start, row, names[start]
+            start = row
