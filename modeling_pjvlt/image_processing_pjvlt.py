@@ -241,16 +241,20 @@ class PJVLTImageProcessor(BaseImageProcessor):
 
     def normalize_crops(self, crops: Tensor, **overrides) -> Tensor:
         """(B, 3, S, S) from 0..255 to network input: times `rescale_factor`, minus mean, over standard deviation."""
+        scale, shift = (values.to(crops).view(1, 3, 1, 1) for values in self.normalization(**overrides))
+        return (crops * scale).sub_(shift)
+
+    def normalization(self, **overrides) -> tuple[Tensor, Tensor]:
+        """(3,) scale and (3,) shift: a normalised pixel is value * scale - shift."""
         settings = {
             name: overrides.get(name, getattr(self, name))
             for name in ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
         }
-        scale = settings["rescale_factor"] if settings["do_rescale"] else 1.0
-        mean, std = (0.0,), (1.0,)
-        if settings["do_normalize"]:
-            mean, std = settings["image_mean"], settings["image_std"]
-        mean, std = (crops.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
-        return (crops * (scale / std)).sub_(mean / std)
+        scale = torch.full((3,), settings["rescale_factor"] if settings["do_rescale"] else 1.0)
+        if not settings["do_normalize"]:
+            return scale, torch.zeros(3)
+        mean, std = (torch.tensor(settings[name], dtype=torch.float32) for name in ("image_mean", "image_std"))
+        return scale / std, mean / std
 
     def preprocess(
         self,

@@ -1,7 +1,9 @@
-"""What a PJVLT costs: parameters and multiply-accumulates (MACs), by part.
+"""What a PJVLT costs.
 
-python scripts/benchmark.py model                      PJVLT-B, the paper's sizes
+python scripts/benchmark.py model                      parameters and multiply-accumulates of PJVLT-B, by part
 python scripts/benchmark.py model --model my-checkpoint
+python scripts/benchmark.py data                       how fast training data comes, and what memory it takes
+python scripts/benchmark.py data pairs                 only that part: pairs, index or memory
 
 MACs are counted by running the model once (convolutions, linear maps and attention); a sentence is 20 tokens.
 """
@@ -86,7 +88,15 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     model = commands.add_parser("model", help="parameters and MACs by part")
     model.add_argument("--model", help="checkpoint whose config is used: folder or Hub id (default: PJVLT-B)")
-    describe_model(parser.parse_args().model)
+    data = commands.add_parser("data", help="pairs per second, time to the first pair, memory")
+    data.add_argument("part", nargs="?", choices=["pairs", "index", "memory"], help="default: all three")
+    args = parser.parse_args()
+    if args.command == "model":
+        describe_model(args.model)
+    else:
+        from benchmark_data import benchmark_data
+
+        benchmark_data(args.part)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,14 @@
-"""Fixtures that all tests share: tiny configs, models, inputs, a tokenizer and a processor. Nothing is downloaded."""
+"""Fixtures that all tests share: tiny configs, models, inputs, a tokenizer, a processor, and a Hub on loopback.
+
+The Hub's address has to be in the environment before the libraries that read it are imported. Nothing beyond loopback
+is reached.
+"""
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+from hub_server import start_for_suite
+
+os.environ.update(start_for_suite().variables())
 
 import pytest
 from tiny import VOCABULARY, build_tiny_config, build_tiny_inputs, build_tiny_labels, build_tiny_model
@@ -48,3 +54,19 @@ def tiny_tokenizer(tmp_path_factory):
 def tiny_processor(tiny_tokenizer):
     """A processor that fits `tiny_config()`."""
     return PJVLTProcessor(PJVLTImageProcessor(template_size=16, search_size=32), tiny_tokenizer)
+
+
+@pytest.fixture
+def hub():
+    """The Hub on loopback, empty; whatever a test asks of it must have been known to it."""
+    server = start_for_suite()
+    server.reset()
+    yield server
+    assert not server.refused
+
+
+@pytest.fixture
+def isolated_cache(tmp_path, monkeypatch):
+    """Keep the Arrow cache of `datasets` apart from that of other tests."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path

@@ -46,13 +46,6 @@ def rows(**changes) -> dict[str, list]:
 
 
 @pytest.fixture
-def isolated_cache(tmp_path, monkeypatch):
-    """Keep the Arrow cache of `datasets` out of the user's home."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path
-
-
-@pytest.fixture
 def parquet(isolated_cache):
     folder = isolated_cache / "parquet"
     (folder / "data").mkdir(parents=True)

@@ -13,12 +13,10 @@ from torch.utils.data import DataLoader
 from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.data.crops import (
     SequenceFrame,
-    Window,
     cut,
-    on_whole_pixels,
     reduction_of,
     search_window,
-    template_window,
+    window_around,
 )
 from modeling_pjvlt.data.dataset import TrackingSequence
 from modeling_pjvlt.data.frames import open_picture
@@ -169,7 +167,7 @@ class OneJpeg:
 )
 def test_fast_crop_is_the_exact_one(left, top, side):
     frame = smooth_frame(241, 325)
-    window = on_whole_pixels(Window(left, top, side), 32)
+    window = window_around(left + side / 2, top + side / 2, side, 32)
     exact = crop_image(to_rgb(frame), window.left, window.top, 32 / window.side, 32)
     inside = (slice(None), slice(1, -1), slice(1, -1))  # at its border the exact one looks at pixels outside the crop
     torch.testing.assert_close(cut(frame, window, 32)[inside], exact[inside], atol=1.01, rtol=0)
@@ -180,18 +178,10 @@ def test_reduced_jpeg_shows_the_same_crop(side):
     frame = smooth_frame(245, 331, grain=40)  # natural pictures hold little that is finer than this
     boxes = np.array([[0, 0, 1, 1]], np.float32)
     sequence = TrackingSequence("one", "", boxes, np.ones(1, bool), OneJpeg(frame))
-    window = on_whole_pixels(Window(30, -20, side), 32)
-    assert sequence.picture(0, reduction_of(window, 32))[1] == {40: 1, 64: 2, 128: 4, 256: 8}[side]
+    window = window_around(30 + side / 2, -20 + side / 2, side, 32)
+    assert sequence.decode(0, reduction_of(window.side, 32))[1] == {40: 1, 64: 2, 128: 4, 256: 8}[side]
     difference = (cut(SequenceFrame(sequence, 0), window, 32) - cut(sequence.frame(0), window, 32)).abs()
     assert difference[:, 4:].mean() < 2.5
-
-
-def test_template_falls_between_pixels_where_it_is_enlarged():
-    frame = smooth_frame(120, 160)
-    window = template_window((30.3, 40.6, 9, 9), 2.0, 32)
-    exact = crop_image(to_rgb(frame), window.left, window.top, 32 / window.side, 32)
-    assert window.left != int(window.left)
-    torch.testing.assert_close(cut(frame, window, 32), exact)
 
 
 def test_mirrored_sample_is_mirrored_in_picture_box_and_words():

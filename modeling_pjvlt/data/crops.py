@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..image_processing_pjvlt import crop_image, to_rgb
+from ..image_processing_pjvlt import to_rgb
 from .dataset import TrackingSequence
 
 MAX_CENTRE = 0.45  # of the search crop's side: how far from its middle a target may be put
@@ -34,19 +34,17 @@ class SequenceFrame:
 
 
 class Window(NamedTuple):
-    """A square of a frame, in frame pixels."""
+    """A square of a frame, in whole pixels of it, and of what a JPEG may be reduced to."""
 
-    left: float
-    top: float
-    side: float
+    left: int
+    top: int
+    side: int
 
 
 def template_window(box_xywh, factor: float, size: int) -> Window:
-    """The square of [`crop_geometry`]; on whole pixels unless it is enlarged, where half a pixel would be seen."""
-    x, y, w, h = (float(v) for v in box_xywh)
-    side = max(math.ceil(math.sqrt(w * h) * factor), 1)
-    window = Window(x + w / 2 - side / 2, y + h / 2 - side / 2, side)
-    return window if side < size else on_whole_pixels(window, size)
+    """The square of [`crop_geometry`]."""
+    x, y, w, h = box_xywh
+    return window_around(x + w / 2, y + h / 2, math.ceil(math.sqrt(w * h) * factor), size)
 
 
 def search_window(rng, box_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float) -> Window:
@@ -55,27 +53,27 @@ def search_window(rng, box_xywh, factor: float, size: int, centre_jitter: float,
     The side is sqrt(w h) * factor * exp(scale_jitter * normal); the centre moves by up to centre_jitter / 2 target
     sizes each way, but the target's centre stays inside.
     """
-    x, y, w, h = (float(v) for v in box_xywh)
+    x, y, w, h = box_xywh
     target = math.sqrt(w * h)
-    side = max(math.ceil(target * factor * math.exp(scale_jitter * rng.standard_normal())), 1)
-    shift = rng.uniform(-0.5, 0.5, 2) * centre_jitter * target
-    shift = np.clip(shift, -MAX_CENTRE * side, MAX_CENTRE * side)
-    return on_whole_pixels(Window(x + w / 2 + shift[0] - side / 2, y + h / 2 + shift[1] - side / 2, side), size)
+    side = math.ceil(target * factor * math.exp(scale_jitter * rng.standard_normal()))
+    limit = MAX_CENTRE * side
+    dx, dy = (min(max(v * centre_jitter * target, -limit), limit) for v in rng.uniform(-0.5, 0.5, 2))
+    return window_around(x + w / 2 + dx, y + h / 2 + dy, side, size)
 
 
-def reduction_of(window: Window, size: int) -> int:
-    """By how much a frame may be reduced before this window is shown at `size` pixels: 1, 2, 4 or 8."""
+def window_around(x: float, y: float, side: int, size: int) -> Window:
+    """The window nearest to the square around (x, y) that falls on whole pixels, however the frame is reduced."""
+    step = reduction_of(side, size)
+    side = max(round(side / step), 1) * step
+    return Window(round((x - side / 2) / step) * step, round((y - side / 2) / step) * step, side)
+
+
+def reduction_of(side: int, size: int) -> int:
+    """By how much a frame may be reduced before `side` of its pixels are shown as `size`: 1, 2, 4 or 8."""
     reduction = MAX_REDUCTION
-    while reduction > 1 and window.side < reduction * size:
+    while reduction > 1 and side < reduction * size:
         reduction //= 2
     return reduction
-
-
-def on_whole_pixels(window: Window, size: int) -> Window:
-    """The nearest window that falls on whole pixels of the reduced frame."""
-    step = reduction_of(window, size)
-    left, top, side = (round(v / step) * step for v in window)
-    return Window(left, top, side)
 
 
 def cut(frame: np.ndarray | SequenceFrame, window: Window, size: int) -> Tensor:
@@ -83,37 +81,31 @@ def cut(frame: np.ndarray | SequenceFrame, window: Window, size: int) -> Tensor:
 
     Raises `ValueError` naming a frame that cannot be decoded.
     """
-    if any(v != int(v) for v in window):
-        return _cut_exactly(frame, window, size)
-    picture, reduction = _decode(frame, reduction_of(window, size))
-    region = _region(picture, *(int(v) // reduction for v in window))
+    picture, reduction = _decode(frame, reduction_of(window.side, size))
+    region = _region(picture, *(v // reduction for v in window))
     if region.shape[2] != size:  # this filter is fast for channels that come last in memory, as they do here
         region = F.interpolate(region, (size, size), mode="bilinear", antialias=True)
     return torch.empty(3, size, size).copy_(region[0, :3])
 
 
-def _cut_exactly(frame: np.ndarray | SequenceFrame, window: Window, size: int) -> Tensor:
-    """As in tracking: the window may fall between pixels."""
-    picture, _ = _decode(frame, 1)
-    left, top = math.floor(window.left) - 2, math.floor(window.top) - 2
-    region = _region(picture, left, top, math.ceil(window.side) + 4)[0, :3]
-    return crop_image(region, window.left - left, window.top - top, size / window.side, size)
-
-
 def _decode(frame: np.ndarray | SequenceFrame, reduction: int) -> tuple[np.ndarray | Image.Image, int]:
     if isinstance(frame, SequenceFrame):
-        return frame.sequence.picture(frame.index, reduction)
+        return frame.sequence.decode(frame.index, reduction)
     return frame, 1
 
 
 def _region(picture: np.ndarray | Image.Image, left: int, top: int, side: int) -> Tensor:
-    """(1, 3 or 4, side, side) uint8 cut out of a frame, black outside of it; a fourth channel means nothing."""
+    """(1, 3 or 4, side, side) uint8 cut out of a frame, black outside of it; a fourth channel means nothing.
+
+    Channels come last in memory.
+    """
     if isinstance(picture, Image.Image):
         region = picture.crop((left, top, left + side, top + side))
-        if region.mode == "RGB":  # kept in memory with four bytes a pixel, which are copied as they are
-            pixels = torch.frombuffer(bytearray(region.tobytes("raw", "RGBX")), dtype=torch.uint8)
-            return pixels.view(1, side, side, 4).permute(0, 3, 1, 2)
-        return to_rgb(region)[None]
+        if region.mode != "RGB":
+            return to_rgb(region)[None]
+        # Pillow keeps four bytes a pixel; as such they are copied fastest.
+        pixels = torch.frombuffer(bytearray(region.tobytes("raw", "RGBX")), dtype=torch.uint8)
+        return pixels.view(1, side, side, 4).permute(0, 3, 1, 2)
     height, width = picture.shape[:2]
     x0, x1 = (min(max(v, 0), width) for v in (left, left + side))
     y0, y1 = (min(max(v, 0), height) for v in (top, top + side))

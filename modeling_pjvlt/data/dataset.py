@@ -11,6 +11,7 @@ a user's own pictures need no code.
 Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where known `sequence`, `visible` (a list).
 """
 
+import glob
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from PIL import Image as PILImage
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from .frames import DECODING_ERRORS, Frames, PictureRows, VideoFrames
+from .frames import DECODING_ERRORS, Frames, PictureRows, VideoFrames, decode
 from .text import sentence_or_class
 
 logger = logging.get_logger(__name__)
@@ -53,8 +54,8 @@ class TrackingSequence:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def picture(self, index: int, reduction: int = 1) -> tuple[PILImage.Image | np.ndarray, int]:
-        """Frame `index`, decoded now, and by how much it was reduced.
+    def decode(self, index: int, reduction: int = 1) -> tuple[PILImage.Image | np.ndarray, int]:
+        """Frame `index`, a picture or (H, W, 3) uint8, decoded now, and by how much it was reduced.
 
         A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size (rounded up), which is faster; everything else comes
         whole. Raises `ValueError` naming a picture that cannot be decoded, `IndexError` for one that does not exist.
@@ -62,24 +63,15 @@ class TrackingSequence:
         if not 0 <= index < len(self):
             raise IndexError(f"frame {index} of sequence {self.name!r}, which has {len(self)}")
         try:
-            picture = self.frames.open(index)
-            if isinstance(picture, np.ndarray):
-                return picture, 1
-            width, height = picture.size
-            if picture.format != "JPEG" or min(width, height) < reduction:
-                reduction = 1
-            elif reduction > 1:
-                picture.draft(None, (width // reduction, height // reduction))
-            picture.load()
+            return decode(self.frames.open(index), reduction)
         except DECODING_ERRORS as error:
             raise ValueError(
                 f"Sequence {self.name!r}, frame {index}: the picture cannot be decoded ({error})."
             ) from error
-        return picture, reduction
 
     def frame(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB of frame `index`, decoded now. Raises as `picture` does."""
-        picture, _ = self.picture(index)
+        """(H, W, 3) uint8 RGB of frame `index`, decoded now. Raises as `decode` does."""
+        picture, _ = self.decode(index)
         return picture if isinstance(picture, np.ndarray) else np.array(picture.convert("RGB"))
 
 
@@ -355,15 +347,18 @@ def load_tracking_dataset(
     Returns a [`TrackingDataset`] (or one of videos): `len`, indexing and iteration give [`TrackingSequence`]s. Raises
     `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
     """
-    rows = load_dataset(name_or_path, split=split, revision=revision, streaming=streaming)
+    shards = sorted(str(path) for path in Path(name_or_path).glob(f"data/{glob.escape(split)}-*.parquet"))
+    if shards:  # by their names: of a local folder whose card lists its files, `datasets` would not notice a change
+        rows = load_dataset("parquet", data_files={split: shards}, split=split, streaming=streaming)
+    else:
+        rows = load_dataset(name_or_path, split=split, revision=revision, streaming=streaming)
     names = rows.column_names
     for ours, theirs in (columns or {}).items():
-        if theirs not in names:
+        if names is not None and theirs not in names:
             raise ValueError(f"`columns` maps {ours!r} to {theirs!r}, but the dataset has {names}.")
-    rows = rows.rename_columns({theirs: ours for ours, theirs in (columns or {}).items() if ours != theirs})
     said = None if sentences is None else read_sentences(sentences)
     if streaming:
         from .streaming import StreamingTrackingDataset
 
-        return StreamingTrackingDataset(rows, said)
-    return table_of(rows, said)
+        return StreamingTrackingDataset(rows, said, columns)
+    return table_of(rows.rename_columns({theirs: ours for ours, theirs in (columns or {}).items()}), said)

@@ -110,7 +110,7 @@ def draw_pair(sequence, rng: np.random.Generator, max_gap: int) -> FramePair | N
     visible = np.flatnonzero(sequence.visible)
     if not len(visible):
         return None
-    first = int(rng.choice(visible))
+    first = int(visible[rng.integers(len(visible))])
     low, high = np.searchsorted(visible, (first - max_gap, first + max_gap + 1))
     second = int(visible[rng.integers(low, high)])
     return FramePair(
@@ -142,6 +142,7 @@ class PairCropper:
     ):
         self.images, self.centre_jitter, self.scale_jitter = images, centre_jitter, scale_jitter
         self.flip_probability, self.brightness_jitter = flip_probability, brightness_jitter
+        self.scale, self.shift = (values.view(3, 1, 1) for values in images.normalization())
 
     def __call__(self, pair: FramePair, rng: np.random.Generator) -> dict[str, Tensor | str]:
         """One sample. Raises `ValueError` naming a frame that cannot be decoded or a box that is none."""
@@ -159,9 +160,9 @@ class PairCropper:
             crops = [crop.flip(-1) for crop in crops]
             label[0], text = 1 - label[0], swap_left_right(text)
         if self.brightness_jitter:
-            factors = 1 + rng.uniform(-1, 1, 2) * self.brightness_jitter
-            crops = [crop.mul_(factor).clamp_(max=255) for crop, factor in zip(crops, factors, strict=True)]
-        template_crop, search_crop = (images.normalize_crops(crop[None])[0] for crop in crops)
+            for crop, chance in zip(crops, rng.uniform(-1, 1, 2), strict=True):
+                crop.mul_(1 + chance * self.brightness_jitter).clamp_(max=255)
+        template_crop, search_crop = (crop.mul_(self.scale).sub_(self.shift) for crop in crops)
         return {
             "pixel_values": search_crop,
             "template_pixel_values": template_crop,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetInfo, Features, Image, IterableDataset, Video
+from datasets import Dataset, DatasetInfo, Features, IterableDataset
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
@@ -23,11 +23,14 @@ class StreamingTrackingDataset:
     errors as in a [`TrackingDataset`], when they come by; a sequence that comes again later is not noticed.
     """
 
-    def __init__(self, rows: IterableDataset, sentences: Mapping[str, str] | None = None):
-        for name, feature in (("image", Image(decode=False)), ("video", Video(decode=False))):
-            if name in rows.column_names:
-                rows = rows.cast_column(name, feature)
-        self._rows, self._sentences = rows.with_format("arrow"), sentences
+    def __init__(
+        self,
+        rows: IterableDataset,
+        sentences: Mapping[str, str] | None = None,
+        columns: Mapping[str, str] | None = None,
+    ):
+        self._rows, self._sentences = rows.with_format("arrow"), sentences  # as tables nothing is decoded
+        self._names = {theirs: ours for ours, theirs in (columns or {}).items()}
         self._warned = False
 
     def __iter__(self) -> Iterator[TrackingSequence]:
@@ -42,20 +45,28 @@ class StreamingTrackingDataset:
         rows = self._rows
         if shuffle_seed is not None:
             rows = rows.shuffle(seed=shuffle_seed, buffer_size=1)
-        for number, table in enumerate(_fill_pictures(_group(rows, max_frames))):
-            features = self._rows.features or Features.from_arrow_schema(table.schema)
+        tables = (self._renamed(table) for table in rows.iter(batch_size=ROWS_AT_ONCE))
+        for number, table in enumerate(_fill_pictures(_group(tables, max_frames))):
+            features = self._features(table)
             sequence = table_of(Dataset(table, DatasetInfo(features=features)), self._sentences, quiet=True)[0]
             if sequence.text == DEFAULT_SENTENCE and not self._warned:
                 self._warned = True
                 logger.warning(f"Sequence {sequence.name!r}, and maybe more, has no sentence: {DEFAULT_SENTENCE!r}.")
             yield sequence if "sequence" in table.column_names else replace(sequence, name=str(number))
 
+    def _renamed(self, table: pa.Table) -> pa.Table:
+        return table.rename_columns([self._names.get(name, name) for name in table.column_names])
 
-def _group(rows: IterableDataset, max_frames: int | None) -> Iterator[pa.Table]:
+    def _features(self, table: pa.Table) -> Features:
+        known = self._rows.features or Features.from_arrow_schema(table.schema)
+        return Features({self._names.get(name, name): feature for name, feature in known.items()})
+
+
+def _group(tables: Iterator[pa.Table], max_frames: int | None) -> Iterator[pa.Table]:
     """Tables of one sequence each, or of part of one."""
     held: list[pa.Table] = []
     name, count = None, 0
-    for table in rows.iter(batch_size=ROWS_AT_ONCE):
+    for table in tables:
         for start, end, found in _runs(table):
             while start < end:
                 if held and (found != name or found is None or count == max_frames):

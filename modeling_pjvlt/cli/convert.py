@@ -1,0 +1,93 @@
+"""`pjvlt-convert`: a benchmark's folder, as its authors distribute it, to a tracking dataset on disk or on the Hub."""
+
+import argparse
+import sys
+
+BENCHMARKS = {
+    "lasot": "CATEGORY/CATEGORY-1/{img, groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt}",
+    "lasotext": "the same layout",
+    "got10k": "{train,val,test}/GOT-10k_Train_000001/{*.jpg, groundtruth.txt, meta_info.ini, *.label}",
+    "trackingnet": "{TRAIN_0..11,TEST}/{anno, frames or zips}; --class_map FILE with lines ID<TAB>class",
+    "coco": "annotations/instances_{train,val}2017.json, train2017, val2017",
+    "tnl2k": "TNL2K_{train,test}_subset/NAME/{imgs, groundtruth.txt, language.txt}",
+    "otb99": "OTB_videos/NAME/{img, groundtruth_rect.txt}, OTB_query_{train,test}/NAME.txt",
+    "folders": "your own: NAME/{img, groundtruth_rect.txt or groundtruth.txt, language.txt}",
+    "yolo": "your own: images/train/*.jpg, labels/train/*.txt, classes.tsv (number, name, supercategory)",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    layouts = "\n".join(f"  {name:<12} {layout}" for name, layout in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="pjvlt-convert",
+        description="Convert a benchmark's folder, as its authors distribute it, to a tracking dataset: one row per\n"
+        "frame, in Parquet files that `load_tracking_dataset` and `pjvlt-train --dataset_name` read. Killed and\n"
+        "started again, it goes on where it was.",
+        epilog=f"layouts:\n{layouts}\n\nexample:\n  pjvlt-convert lasot LaSOTBenchmark --output lasot --num_proc 8",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help=", ".join(BENCHMARKS))
+    parser.add_argument("root", metavar="ROOT", help="the benchmark's folder")
+    parser.add_argument("--output", help="folder for the dataset (default: converted/BENCHMARK)")
+    parser.add_argument("--push_to_hub", metavar="REPO", help="also upload it to this dataset repository")
+    parser.add_argument("--private", action="store_true", help="make that repository private")
+    parser.add_argument("--license", default="unknown", help="for the card, as the Hub names it (default: unknown)")
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        metavar="SPLIT",
+        help="such as train or test (default: all there are; `folders`: one, train)",
+    )
+    parser.add_argument("--num_proc", type=int, default=1, help="processes that write files (default: 1)")
+    parser.add_argument("--sequences_per_shard", type=int, help="sequences in a file (default: a few hundred MB)")
+    parser.add_argument("--class_map", metavar="FILE", help="classes that the benchmark does not ship")
+    parser.add_argument(
+        "--check", choices=("fast", "full"), default="fast",
+        help="fast: look at the ends of every picture; full: decode it (default: fast)",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert, report, perhaps push. Returns the exit code; 2 for a mistake of the user's, 130 when interrupted."""
+    args = build_parser().parse_args(argv)
+    output = args.output or f"converted/{args.benchmark}"
+    try:
+        from ..data.converters import convert
+        from ..data.publishing import push_folder
+
+        reports = convert(
+            args.benchmark, args.root, output, args.splits, args.num_proc, args.sequences_per_shard,
+            args.class_map, args.check, args.license,
+        )  # fmt: skip
+        _print_reports(reports)
+        print(f"wrote {output}; load it with load_tracking_dataset({output!r}, split={next(iter(reports))!r})")
+        if args.push_to_hub:
+            print(f"pushed to {push_folder(output, args.push_to_hub, args.private or None)}")
+    except ModuleNotFoundError as error:
+        print(f"pjvlt-convert: error: converting needs {error.name}: pip install 'pjvlt[train]'", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"pjvlt-convert: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npjvlt-convert: interrupted; finished files are kept, run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _print_reports(reports: dict) -> None:
+    if any(report.skipped for report in reports.values()):
+        print("left out, or worth a look:")
+    for split, report in reports.items():
+        for what, why in report.skipped:
+            print(f"  {split}: {what}: {why}")
+    for split, report in reports.items():
+        print(
+            f"{split}: {report.sequences} sequences, {report.frames} frames, {report.absent} of them absent, "
+            f"{report.without_text} sequences without a sentence"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

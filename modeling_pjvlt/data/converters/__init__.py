@@ -1,0 +1,219 @@
+"""Converters: from a benchmark's folder, as its authors distribute it, to a tracking dataset on disk or on the Hub."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from .folders import FOLDERS, OTB99, TNL2K
+from .got10k import GOT10K
+from .lasot import LASOT, LASOTEXT
+from .photographs import COCO, YOLO
+from .shards import CHECKS, ConversionReport, Shard, benchmark_of, finished_report, row_features, write_shard
+from .sources import Reference
+from .trackingnet import TRACKINGNET
+
+BENCHMARKS = {
+    "lasot": LASOT,
+    "lasotext": LASOTEXT,
+    "got10k": GOT10K,
+    "trackingnet": TRACKINGNET,
+    "coco": COCO,
+    "tnl2k": TNL2K,
+    "otb99": OTB99,
+    "folders": FOLDERS,
+    "yolo": YOLO,
+}
+REPORT_FILE = "conversion_report.json"
+
+
+def convert(
+    benchmark: str,
+    root: str | Path,
+    output: str | Path,
+    splits: Sequence[str] | None = None,
+    num_proc: int = 1,
+    sequences_per_shard: int | None = None,
+    class_map: str | Path | None = None,
+    check: str = "fast",
+    license: str = "unknown",
+    progress: bool = True,
+) -> dict[str, ConversionReport]:
+    """Write a benchmark's folder as a tracking dataset: `output/data/{split}-00000-of-00012.parquet` and a card.
+
+    Killed at any moment and started again, it goes on where it was and ends with the same files. It knows the sequences
+    by name only: after a change inside `root`, convert into an empty folder.
+
+    Args:
+        benchmark: one of `BENCHMARKS`.
+        root: the folder, as the benchmark's authors distribute it.
+        output: where the dataset goes.
+        splits: by default all that `root` holds.
+        num_proc: processes that write files.
+        sequences_per_shard: sequences in a file; by default a few hundred megabytes.
+        class_map: classes by sequence (TrackingNet) or by number (YOLO), which the benchmark does not ship.
+        check: `"fast"` reads the beginning and the end of every picture, `"full"` decodes it.
+        license: for the card.
+        progress: show a bar.
+
+    Returns a report for each split. Raises `FileNotFoundError` or `ValueError` for a folder that is not of this
+    benchmark, for an unknown benchmark or split, and for an `output` that holds something else.
+    """
+    kind = _known("benchmark", benchmark, tuple(BENCHMARKS), BENCHMARKS.get(benchmark))
+    _known("check", check, CHECKS, check if check in CHECKS else None)
+    for split in splits or ():
+        _known(f"split of {benchmark}", split, kind.splits, split if split in kind.splits else None)
+    wanted = splits or (kind.splits[:1] if kind.one_split else kind.splits)
+    if kind.one_split and len(wanted) > 1:
+        raise ValueError(f"{benchmark}: a folder is one split, got {', '.join(wanted)}.")
+    root, output = Path(root).expanduser().resolve(), Path(output).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{benchmark}: no folder at {root}")
+    class_map = None if class_map is None else Path(class_map)
+    try:
+        found = {split: kind.find(root, split, class_map) for split in wanted}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{benchmark}: {error}") from error
+    found = {split: references for split, references in found.items() if references}
+    _refuse_twins(benchmark, found)
+    if not found:
+        raise ValueError(f"{benchmark}: {root} holds no sequence of {', '.join(wanted)}.")
+    data = output / "data"
+    shards = {
+        split: _plan(
+            data, benchmark, split, references, sequences_per_shard or kind.sequences_per_shard, check, class_map
+        )
+        for split, references in found.items()
+    }
+    try:
+        _refuse_strangers(benchmark, data, shards)
+    except ValueError as error:
+        raise ValueError(f"{benchmark}: {error}") from error
+    data.mkdir(parents=True, exist_ok=True)
+    reports = _write_all(benchmark, shards, num_proc, progress)
+    _write_card(benchmark, output, license, reports)
+    return reports
+
+
+def _known(what: str, value, known: tuple[str, ...], found):
+    if found is None:
+        raise ValueError(f"Unknown {what} {value!r}; known are {', '.join(known)}.")
+    return found
+
+
+def _plan(
+    data: Path,
+    benchmark: str,
+    split: str,
+    references: list[Reference],
+    size: int,
+    check: str,
+    class_map: Path | None,
+) -> list[Shard]:
+    """The files of a split; which sequence goes where depends on the list and the size alone."""
+    if size < 1:
+        raise ValueError(f"sequences_per_shard must be at least 1, got {size}.")
+    if class_map is not None:
+        check = f"{check} {hashlib.sha256(class_map.read_bytes()).hexdigest()}"
+    total = -(-len(references) // size)
+    return [
+        Shard(
+            data / f"{split}-{number:05d}-of-{total:05d}.parquet",
+            benchmark,
+            tuple(references[number * size : (number + 1) * size]),
+            check,
+        )
+        for number in range(total)
+    ]
+
+
+def _refuse_twins(benchmark: str, found: dict[str, list[Reference]]) -> None:
+    """A benchmark that was unpacked twice would give rows of one name in several places."""
+    for references in found.values():
+        folders: dict[str, Path] = {}
+        for reference in references:
+            if reference.name in folders:
+                places = f"{folders[reference.name]} and {reference.folder}"
+                raise ValueError(f"{benchmark}: two sequences are called {reference.name}: {places}; remove one.")
+            folders[reference.name] = reference.folder
+
+
+def _refuse_strangers(benchmark: str, data: Path, shards: dict[str, list[Shard]]) -> None:
+    """Leftovers of a killed run go; files of another conversion are an error."""
+    if not data.is_dir():
+        return
+    for partial in data.glob(".*.parquet.partial"):
+        partial.unlink()
+    planned = {shard.path for split in shards.values() for shard in split}
+    for path in sorted(data.glob("*.parquet")):
+        if path not in planned and (path.name.split("-")[0] in shards or benchmark_of(path) != benchmark):
+            raise ValueError(f"{path} belongs to another conversion; convert into an empty folder.")
+    for split in shards.values():
+        for shard in split:
+            finished_report(shard)
+
+
+def _write_all(
+    benchmark: str, shards: dict[str, list[Shard]], num_proc: int, progress: bool
+) -> dict[str, ConversionReport]:
+    done: dict[Path, ConversionReport] = {}
+    every = [shard for split in shards.values() for shard in split]
+    with tqdm(total=sum(len(s.references) for s in every), unit="seq", disable=not progress, desc=benchmark) as bar:
+        left = []
+        for shard in every:
+            report = finished_report(shard)
+            if report is None:
+                left.append(shard)
+            else:
+                done[shard.path] = report
+                bar.update(len(shard.references))
+        if num_proc == 1 or len(left) < 2:
+            for shard in left:
+                done[shard.path] = write_shard(shard, BENCHMARKS[benchmark], bar.update)
+        else:
+            _write_in_processes(benchmark, left, min(num_proc, len(left)), done, bar)
+    reports = {split: ConversionReport() for split in shards}
+    for split, parts in shards.items():
+        for shard in parts:
+            reports[split].add(done[shard.path])
+    return reports
+
+
+def _write_in_processes(benchmark: str, left: list[Shard], num_proc: int, done: dict, bar) -> None:
+    with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(_write_named, benchmark, shard): shard for shard in left}
+        try:
+            for future in as_completed(running):
+                shard = running[future]
+                done[shard.path] = future.result()
+                bar.update(len(shard.references))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write_named(benchmark: str, shard: Shard) -> ConversionReport:
+    """In another process, to which functions of a benchmark are not sent."""
+    return write_shard(shard, BENCHMARKS[benchmark])
+
+
+def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, ConversionReport]) -> None:
+    """The card and the report; a split that an earlier run wrote keeps its part of the report."""
+    from ..publishing import dataset_card, write_beside
+
+    kind, path = BENCHMARKS[benchmark], output / REPORT_FILE
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    told |= {split: asdict(report) for split, report in reports.items()}
+    told = {split: told[split] for split in kind.splits if split in told}
+    write_beside(path, json.dumps(told, indent=2) + "\n")
+    features = row_features(kind.has_cover)
+    card = dataset_card(kind.title, told, features, license, kind.homepage, kind.citation)
+    write_beside(output / "README.md", str(card))
+
+
+__all__ = ["BENCHMARKS", "ConversionReport", "convert"]

@@ -1,0 +1,232 @@
+"""Parquet files of tracking rows, each written beside its place and renamed when it is whole.
+
+A finished file carries, in its footer, a fingerprint of what it was made from and a report of what went into it. That
+is all a conversion needs to go on after it was killed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Image, List, Value
+from PIL import Image as PILImage
+
+from ..frames import DECODING_ERRORS
+from .sources import Benchmark, PictureFile, Reference, SourceSequence
+
+ROWS_PER_GROUP = 100  # what `datasets` writes for pictures: small enough to stream and to preview
+FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
+CHECKS = ("fast", "full")
+
+
+@dataclass
+class ConversionReport:
+    """What a conversion did.
+
+    absent: frames whose target is not visible, where that is known. without_text: sequences without a sentence.
+    skipped: (what, why) of sequences and frames that were left out, and of files that do not fit together.
+    """
+
+    sequences: int = 0
+    frames: int = 0
+    absent: int = 0
+    without_text: int = 0
+    skipped: list[list[str]] = field(default_factory=list)
+
+    def add(self, other: "ConversionReport") -> None:
+        """Sum of the two."""
+        for name in ("sequences", "frames", "absent", "without_text"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.skipped += other.skipped
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to be written."""
+
+    path: Path
+    benchmark: str
+    references: tuple[Reference, ...]
+    check: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its place among the files, its sequences and the settings."""
+        content = [self.benchmark, self.path.name, self.check, [reference.name for reference in self.references]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def partial(self) -> Path:
+        """Where it is while it is written; hidden, and not called `.parquet`."""
+        return self.path.with_name(f".{self.path.name}.partial")
+
+    @property
+    def empty(self) -> Path:
+        """Stands for a file in which there would be no row: such files cannot be streamed."""
+        return self.path.with_name(f".{self.path.name}.empty")
+
+
+def row_features(has_cover: bool) -> Features:
+    """The columns of a tracking dataset. See [`TrackingDataset`]."""
+    columns = {
+        "sequence": Value("string"),
+        "frame": Value("int32"),
+        "image": Image(),
+        "box": List(Value("float32"), length=4),
+        "visible": Value("bool"),
+        "text": Value("string"),
+        "category": Value("string"),
+    }
+    return Features({**columns, "cover": Value("int8")} if has_cover else columns)
+
+
+def finished_report(shard: Shard) -> ConversionReport | None:
+    """The report of a finished shard; None where it is still to be written.
+
+    Raises `ValueError` for a file of this name that was made from something else.
+    """
+    if shard.path.is_file():
+        footer = pq.read_metadata(shard.path).metadata or {}
+    elif shard.empty.is_file():
+        footer = {name.encode(): value.encode() for name, value in json.loads(shard.empty.read_text()).items()}
+    else:
+        return None
+    if footer.get(FINGERPRINT, b"").decode() != shard.fingerprint:
+        raise ValueError(
+            f"{shard.path} was made from other sequences or with other settings; convert into an empty folder."
+        )
+    return ConversionReport(**json.loads(footer[REPORT]))
+
+
+def benchmark_of(path: Path) -> str | None:
+    """What a finished file was converted from; None for a file of others."""
+    value = (pq.read_metadata(path).metadata or {}).get(BENCHMARK)
+    return None if value is None else value.decode()
+
+
+def write_shard(shard: Shard, benchmark: Benchmark, on_sequence=lambda: None) -> ConversionReport:
+    """Read the shard's sequences and write the file. `on_sequence` is called after each of them."""
+    report = ConversionReport()
+    schema = row_features(benchmark.has_cover).arrow_schema
+    try:
+        with pq.ParquetWriter(shard.partial, schema, write_page_index=True) as writer:
+            rows: list[dict] = []
+            for row in _rows(shard, benchmark, report, on_sequence):
+                rows.append(row)
+                if len(rows) == ROWS_PER_GROUP:
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+                    rows = []
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+            footer = {FINGERPRINT: shard.fingerprint, REPORT: json.dumps(asdict(report)), BENCHMARK: shard.benchmark}
+            footer = {name.decode(): value for name, value in footer.items()}
+            writer.add_key_value_metadata(footer)
+        if not report.frames:
+            shard.partial.write_text(json.dumps(footer))
+        os.replace(shard.partial, shard.path if report.frames else shard.empty)
+    finally:
+        shard.partial.unlink(missing_ok=True)
+    return report
+
+
+def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_sequence) -> Iterator[dict]:
+    """Rows of all sequences that can be read. A picture that the row before already shows is not repeated."""
+    pictures = _PictureReader(shard.check == "full")
+    for reference in shard.references:
+        try:
+            sequences = benchmark.read(reference)
+        except (ValueError, OSError) as error:
+            report.skipped.append([reference.name, str(error)])
+            sequences = []
+        for sequence in sequences:
+            report.skipped += [[sequence.name, note] for note in sequence.notes]
+            count = 0
+            for row in _sequence_rows(sequence, pictures, report):
+                count += 1
+                yield row if benchmark.has_cover else {k: v for k, v in row.items() if k != "cover"}
+            report.frames += count
+            report.sequences += count > 0
+            report.without_text += count > 0 and not sequence.text
+        on_sequence()
+    pictures.close()
+
+
+def _sequence_rows(sequence: SourceSequence, pictures: "_PictureReader", report: ConversionReport) -> Iterator[dict]:
+    known = ~np.isnan(sequence.boxes).any(axis=1)
+    for i, number in enumerate(sequence.frame_numbers()):
+        picture = sequence.pictures[i]
+        try:
+            encoded = pictures.read(picture)
+        except DECODING_ERRORS as error:
+            if picture != pictures.refused:  # once for all targets of a photograph
+                report.skipped.append([f"{sequence.name}/{picture.name}", str(error)])
+                pictures.refused = picture
+            continue
+        report.absent += bool(known[i] and not sequence.visible[i])
+        cover = -1 if sequence.cover is None else int(sequence.cover[i])
+        yield {
+            "sequence": sequence.name,
+            "frame": number,
+            "image": encoded,
+            "box": sequence.boxes[i].tolist() if known[i] else None,
+            "visible": bool(sequence.visible[i]),
+            "text": sequence.text,
+            "category": sequence.category,
+            "cover": None if cover < 0 else cover,
+        }
+
+
+class _PictureReader:
+    """Reads encoded pictures and refuses broken ones; None for the one that was read before."""
+
+    def __init__(self, decode_all: bool):
+        self.decode_all = decode_all
+        self.last: PictureFile | None = None
+        self.refused: PictureFile | None = None
+        self._archive: zipfile.ZipFile | None = None
+
+    def read(self, picture: PictureFile) -> dict | None:
+        """Bytes as they are in the file, and its name. Raises one of `DECODING_ERRORS`."""
+        if picture == self.last:
+            return None
+        data = self._bytes(picture)
+        check_encoded(data, self.decode_all)
+        self.last = picture
+        return {"bytes": data, "path": picture.name}
+
+    def _bytes(self, picture: PictureFile) -> bytes:
+        if picture.member is None:
+            return picture.path.read_bytes()
+        if self._archive is None or self._archive.filename != str(picture.path):
+            self.close()
+            self._archive = zipfile.ZipFile(picture.path)
+        try:
+            return self._archive.read(picture.member)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise ValueError(f"damaged inside its archive ({error})") from error
+
+    def close(self) -> None:
+        """Close the archive that is open."""
+        if self._archive is not None:
+            self._archive.close()
+
+
+def check_encoded(data: bytes, decode: bool = False) -> None:
+    """Raises one of `DECODING_ERRORS` for an encoded picture that is empty, cut off or none at all.
+
+    Decodes it only if told so, or if the end of the file does not look like one.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    with PILImage.open(io.BytesIO(data)) as picture:
+        endings = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+        if decode or not data.rstrip(b"\x00").endswith(endings.get(picture.format, b"\x00")):
+            picture.load()

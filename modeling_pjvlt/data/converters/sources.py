@@ -1,0 +1,222 @@
+"""What a benchmark's folder is read into, and the small files that all benchmarks have: boxes, flags, sentences."""
+
+import itertools
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+_NUMBER = re.compile(r"(\d+)(?!.*\d)")  # the last run of digits in a file's name
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """An encoded picture: a file, or a member of a zip archive."""
+
+    path: Path
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the file, without folders."""
+        return Path(self.member or self.path).name
+
+    @property
+    def number(self) -> int | None:
+        """The number in its name; None without one."""
+        found = _NUMBER.search(Path(self.name).stem)
+        return int(found.group()) if found else None
+
+
+@dataclass
+class SourceSequence:
+    """One target of one video, as its authors annotated it.
+
+    boxes: (n, 4) xywh, rows of NaN where unknown. visible: (n,) bool. cover: (n,) int or None; -1 where unknown.
+    notes: what was left out, and why.
+    """
+
+    name: str
+    pictures: list[PictureFile]
+    boxes: np.ndarray
+    visible: np.ndarray
+    text: str = ""
+    category: str = ""
+    cover: np.ndarray | None = None
+    numbers: list[int] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def frame_numbers(self) -> list[int]:
+        """The numbers in the pictures' names if all have one and they ascend, else 0, 1, 2, …"""
+        numbers = self.numbers or [picture.number for picture in self.pictures]
+        if None not in numbers and all(a < b for a, b in itertools.pairwise(numbers)):
+            return numbers
+        return list(range(len(self.pictures)))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where one sequence of a benchmark is, before it is read. `details` is what its benchmark needs to know."""
+
+    name: str
+    folder: Path
+    details: Any = None
+
+
+class NotFound(FileNotFoundError):
+    """The folder holds nothing of this benchmark."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How one benchmark is read.
+
+    title, homepage, citation: for the dataset card. splits: in the order they are written. sequences_per_shard: how
+    many make a Parquet file of a few hundred megabytes. find: the sequences of a split, or an empty list; raises
+    [`NotFound`] naming what it looked for. read: one sequence, or several that share pictures; raises `ValueError`
+    that says why it cannot be used. has_cover: rows carry GOT-10k's `cover`. one_split: `root` does not tell splits;
+    all of it is the one that is asked for, by default the first.
+    """
+
+    title: str
+    homepage: str
+    citation: str
+    splits: tuple[str, ...]
+    sequences_per_shard: int
+    find: Callable[[Path, str, Path | None], list[Reference]]
+    read: Callable[[Reference], list[SourceSequence]]
+    has_cover: bool = False
+    one_split: bool = False
+
+
+def natural_key(name: str) -> tuple:
+    """For sorting: a-2 before a-10."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)), name
+
+
+def list_pictures(folder: Path) -> list[PictureFile]:
+    """Pictures of a folder by the number in their names; hidden files and other things are passed over."""
+    if not folder.is_dir():
+        return []
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
+    return _by_number(PictureFile(path) for path in paths)
+
+
+def list_zipped_pictures(archive: Path) -> list[PictureFile]:
+    """Pictures in a zip archive. Raises `ValueError` for one that is broken."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            names = file.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{archive.name} is not a whole zip archive ({error})") from error
+    pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES and not Path(n).name.startswith(".")]
+    return _by_number(PictureFile(archive, name) for name in pictures)
+
+
+def _by_number(pictures) -> list[PictureFile]:
+    return sorted(pictures, key=lambda p: (-1 if p.number is None else p.number, natural_key(p.name)))
+
+
+def read_text(path: Path) -> str:
+    """The sentence in a file, all lines joined; empty where there is no such file."""
+    return " ".join(_lines(path)) if path.is_file() else ""
+
+
+def read_boxes(path: Path) -> np.ndarray:
+    """(n, 4) boxes of a text file: four numbers a line, apart by commas, tabs or blanks.
+
+    Raises `ValueError` for a file that is missing or empty, or naming the first line that is not a box.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing")
+    boxes = []
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            box = [float(part) for part in re.split(r"[,;\s]+", line.strip(" ,;\t"))]
+        except ValueError:
+            box = []
+        if len(box) != 4:
+            raise ValueError(f"{path.name}, line {number}: expected four numbers, got {line!r}")
+        boxes.append(box)
+    if not boxes:
+        raise ValueError(f"{path.name} is empty")
+    return np.array(boxes, np.float32)
+
+
+def read_flags(path: Path) -> np.ndarray | None:
+    """Whole numbers of a file, by commas, blanks or lines; None where there is no such file."""
+    if not path.is_file():
+        return None
+    return np.array([int(float(v)) for v in re.split(r"[,\s]+", " ".join(_lines(path))) if v], np.int64)
+
+
+def fit_flags(flags: np.ndarray | None, length: int, missing: int, what: str, notes: list[str]) -> np.ndarray:
+    """Flags for `length` frames: `missing` where the file has none, which is noted unless the whole file is absent."""
+    if flags is None:
+        return np.full(length, missing)
+    if len(flags) != length:
+        notes.append(f"{what} has {len(flags)} lines for {length} frames")
+    return np.append(flags[:length], np.full(max(length - len(flags), 0), missing))
+
+
+def match_lengths(
+    pictures: list[PictureFile], boxes: np.ndarray, notes: list[str]
+) -> tuple[list[PictureFile], np.ndarray]:
+    """As many pictures as boxes: what one has more at the end is left out, and noted."""
+    if len(pictures) != len(boxes):
+        notes.append(f"{len(pictures)} pictures, but {len(boxes)} boxes: the last ones of the longer are left out")
+    length = min(len(pictures), len(boxes))
+    return pictures[:length], boxes[:length]
+
+
+def has_area(boxes: np.ndarray) -> np.ndarray:
+    """(n,) bool: boxes wider and higher than 0."""
+    return (np.nan_to_num(boxes[:, 2:]) > 0).all(axis=1)
+
+
+def first_box_only(pictures: list[PictureFile], boxes: np.ndarray) -> np.ndarray:
+    """Boxes of a test set that gives the first one: the others are unknown, rows of NaN."""
+    return np.vstack([boxes[:1], np.full((len(pictures) - 1, 4), np.nan, np.float32)])
+
+
+def sequence_folders(root: Path, annotation: str) -> list[Path]:
+    """Folders that hold this annotation file, at any depth of up to three below `root`, in natural order."""
+    found = [p.parent for depth in range(4) for p in root.glob("/".join(["*"] * depth + [annotation]))]
+    return sorted(found, key=lambda folder: natural_key(folder.name))
+
+
+def require_pictures(pictures: list[PictureFile]) -> list[PictureFile]:
+    """The pictures, or a `ValueError` where there are none."""
+    if not pictures:
+        raise ValueError("no pictures")
+    return pictures
+
+
+def read_class_map(path: Path | None) -> dict[str, str]:
+    """Classes by sequence from a file of lines `sequence<TAB>class`. Raises `ValueError` naming a line that is not."""
+    if path is None:
+        return {}
+    if not path.is_file():
+        raise FileNotFoundError(f"--class_map: no file at {path}")
+    classes = {}
+    for number, line in enumerate(_lines(path), start=1):
+        name, tab, category = line.partition("\t")
+        if not tab:
+            raise ValueError(f"--class_map: {path}, line {number}: expected `sequence<TAB>class`, got {line!r}")
+        classes[name.strip()] = category.strip()
+    return classes
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines with something on them, without blanks at their ends."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")  # what Windows editors wrote when these benchmarks were made
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,66 @@
+"""TrackingNet: twelve training parts and a test part, frames as folders or zip archives, no class names."""
+
+from pathlib import Path
+
+from .sources import (
+    Benchmark,
+    NotFound,
+    Reference,
+    SourceSequence,
+    first_box_only,
+    has_area,
+    list_pictures,
+    list_zipped_pictures,
+    match_lengths,
+    natural_key,
+    read_boxes,
+    read_class_map,
+    require_pictures,
+)
+
+
+def find(root: Path, split: str, class_map: Path | None) -> list[Reference]:
+    parts = [p.parent for p in root.glob("*/anno")]
+    parts = [part for part in parts if part.name == "TEST" or part.name.startswith("TRAIN_")]
+    if not parts:
+        raise NotFound(f"no part in {root}: looked for TRAIN_0/anno/*.txt and TEST/anno/*.txt")
+    classes = read_class_map(class_map)
+    references = [
+        Reference(path.stem, part, classes.get(path.stem, ""))
+        for part in parts
+        if (part.name == "TEST") == (split == "test")
+        for path in part.glob("anno/[!.]*.txt")
+    ]
+    return sorted(references, key=lambda reference: natural_key(reference.name))
+
+
+def read(reference: Reference) -> list[SourceSequence]:
+    """Every box with an area shows the target; of a test sequence only the first one is known."""
+    part, notes = reference.folder, []
+    boxes = read_boxes(part / "anno" / f"{reference.name}.txt")
+    archive = part / "zips" / f"{reference.name}.zip"
+    pictures = list_pictures(part / "frames" / reference.name)
+    if not pictures and archive.is_file():
+        pictures = list_zipped_pictures(archive)
+    require_pictures(pictures)
+    if part.name == "TEST" and len(boxes) == 1:
+        boxes = first_box_only(pictures, boxes)
+    else:
+        pictures, boxes = match_lengths(pictures, boxes, notes)
+    category = reference.details
+    return [SourceSequence(reference.name, pictures, boxes, has_area(boxes), category, category, notes=notes)]
+
+
+TRACKINGNET = Benchmark(
+    title="TrackingNet",
+    homepage="https://tracking-net.org/",
+    citation="""@inproceedings{muller2018trackingnet,
+  title={{TrackingNet}: A Large-Scale Dataset and Benchmark for Object Tracking in the Wild},
+  author={M{\\"u}ller, Matthias and Bibi, Adel and Giancola, Silvio and Alsubaihi, Salman and Ghanem, Bernard},
+  booktitle={ECCV}, year={2018}
+}""",
+    splits=("train", "test"),
+    sequences_per_shard=16,
+    find=find,
+    read=read,
+)
