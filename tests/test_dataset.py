@@ -101,6 +101,53 @@ def test_picture_folder_with_metadata_needs_no_code(image_folder):
     assert mine.visible.all()
 
 
+def test_picture_folder_with_csv_reads_the_same(image_folder):
+    (listed,) = load_tracking_dataset(str(image_folder))
+    (image_folder / "train" / "metadata.jsonl").unlink()
+    lines = [f"{number}.png,mine,{number},{number},1,9,5,my dog" for number in range(4)]
+    header = "file_name,sequence,frame,x,y,w,h,text"
+    (image_folder / "train" / "metadata.csv").write_text("\n".join([header, *lines]))
+    (mine,) = load_tracking_dataset(str(image_folder))
+    assert (mine.name, mine.text, mine.boxes.tolist()) == (listed.name, listed.text, listed.boxes.tolist())
+    np.testing.assert_array_equal(mine.frame(3), listed.frame(3))
+
+
+def test_picture_folder_streams(image_folder):
+    (listed,) = load_tracking_dataset(str(image_folder))
+    (streamed,) = load_tracking_dataset(str(image_folder), streaming=True)
+    np.testing.assert_array_equal(streamed.frame(3), listed.frame(3))
+    assert streamed.boxes.tolist() == listed.boxes.tolist()
+
+
+def test_box_may_be_unknown_and_picture_that_of_the_row_before():
+    changes = {"box": [[1.0, 2.0, 3.0, 4.0], None, None, [3.0, 2.0, 10.0, 8.0], [4.0, 2.0, 10.0, 8.0]]}
+    changes["image"] = [rows()["image"][0], None, None, None, rows()["image"][4]]
+    dog, cat = TrackingDataset(Dataset.from_dict(rows(**changes, visible=[True] * 5), features=FEATURES))
+    assert dog.boxes.tolist() == [[1, 2, 3, 4], [0, 0, 0, 0], [0, 0, 0, 0]] and dog.visible.tolist() == [
+        True,
+        False,
+        False,
+    ]
+    for sequence, index, number in ((dog, 2, 0), (cat, 0, 0), (cat, 1, 4)):
+        np.testing.assert_array_equal(sequence.frame(index), picture(number))
+
+
+def test_picture_that_no_row_has_is_reported():
+    table = Dataset.from_dict(rows(image=[None, *rows()["image"][1:]]), features=FEATURES)
+    with pytest.raises(
+        ValueError, match="1 rows have no picture, nor has a row before them: sequence 'dog-1', frame 0"
+    ):
+        TrackingDataset(table)[0]
+
+
+def test_phone_picture_is_turned_upright(tmp_path):
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    PILImage.fromarray(picture(2)).save(tmp_path / "turned.png", exif=exif)
+    table = Dataset.from_dict(rows(image=[str(tmp_path / "turned.png")] * 5), features=FEATURES)
+    np.testing.assert_array_equal(TrackingDataset(table)[0].frame(0), np.rot90(picture(2), -1))
+
+
 def test_columns_can_be_mapped_and_sentences_come_from_a_file(isolated_cache):
     folder = isolated_cache / "other"
     folder.mkdir()
@@ -108,8 +155,11 @@ def test_columns_can_be_mapped_and_sentences_come_from_a_file(isolated_cache):
     table.to_parquet(folder / "train.parquet")
     (folder / "said.tsv").write_text("cat, left\tgrey cat, asleep\r\n\ndog-1\t\n")
     columns = {"box": "bbox", "sequence": "video"}
-    dataset = load_tracking_dataset(str(folder), columns=columns, sentences=folder / "said.tsv")
-    assert [s.text for s in dataset] == ["the target", "grey cat, asleep"]
+    for streaming in (False, True):
+        dataset = load_tracking_dataset(
+            str(folder), columns=columns, sentences=folder / "said.tsv", streaming=streaming
+        )
+        assert [s.text for s in dataset] == ["the target", "grey cat, asleep"]
     with pytest.raises(ValueError, match="'box' to 'rectangle', but the dataset has"):
         load_tracking_dataset(str(folder), columns={"box": "rectangle"})
 
@@ -130,10 +180,10 @@ def test_category_stands_in_for_a_missing_sentence(caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frame": [0, 2, 1, 300, 301]}, "not sorted by frame: sequence 'dog-1', row 2"),
-        ({"frame": [0, 1, 2, 300, 300]}, "repeat the frame before them: sequence 'cat, left', row 1"),
+        ({"frame": [0, 2, 1, 300, 301]}, "not sorted by frame: sequence 'dog-1', frame 1"),
+        ({"frame": [0, 1, 2, 300, 300]}, "repeat the frame before them: sequence 'cat, left', frame 300"),
         ({"sequence": ["a", "b", "a", "b", "b"]}, "come in several pieces: \\['a', 'b'\\]"),
-        ({"box": [[0.0, 0.0, float("nan"), 1.0]] + [[0.0] * 4] * 4}, "not finite: sequence 'dog-1', row 0"),
+        ({"box": [[0.0, 0.0, float("nan"), 1.0]] + [[0.0] * 4] * 4}, "not finite: sequence 'dog-1', frame 0"),
     ],
 )
 def test_bad_rows_are_listed_by_sequence_and_row(changes, message):
@@ -145,7 +195,7 @@ def test_boxes_of_the_wrong_length_are_listed():
     loose = Features({**FEATURES, "box": List(Value("float32"))})
     table = Dataset.from_dict(rows(box=[[1.0] * 4, [1.0] * 3, [1.0] * 4, [1.0] * 4, [1.0] * 5]), features=loose)
     with pytest.raises(
-        ValueError, match=r"2 rows have a box that is not four numbers.*'dog-1', row 1.*'cat, left', row 1"
+        ValueError, match=r"2 rows have a box that is not four numbers.*'dog-1', frame 1.*'cat, left', frame 301"
     ):
         list(TrackingDataset(table))
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from miniatures import BUILDERS
-from torch.utils.data import DataLoader
 
 from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.cli.convert import main as convert_main
@@ -78,21 +77,3 @@ def test_own_folder_of_pictures_is_published_with_a_card(hub, isolated_cache):
     assert all(same_sequence(a, b) for a, b in zip(mine, back, strict=True))
     card = hub.files("tester/mine", "dataset")["README.md"].decode()
     assert "license: cc-by-4.0" in card and "| train | 2 | 5 | 1 |" in card and "dataset_info:" in card
-
-
-def test_stream_gives_the_same_samples_whatever_the_number_of_workers(isolated_cache):
-    miniature = BUILDERS["lasot"](isolated_cache / "raw")
-    output = isolated_cache / "converted"
-    convert(miniature.benchmark, miniature.root, output, sequences_per_shard=1, progress=False)
-
-    def texts_and_labels(workers):
-        stream = {"a": load_tracking_dataset(str(output), split="train", streaming=True)}
-        pairs = StreamedPairs(stream, CROPPER, length=24, batch_size=4, buffer_size=16)
-        batches = list(
-            DataLoader(pairs, batch_size=4, num_workers=workers, multiprocessing_context="fork" if workers else None)
-        )
-        return [text for batch in batches for text in batch["text"]], [b["labels"].tolist() for b in batches]
-
-    alone = texts_and_labels(0)
-    assert len(alone[0]) == 24 and len(set(alone[0])) > 1
-    assert texts_and_labels(2) == alone and texts_and_labels(3) == alone

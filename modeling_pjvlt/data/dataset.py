@@ -175,7 +175,9 @@ class TrackingDataset(_Table):
 
     def _where(self, row: int) -> str:
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return f"sequence {self._names[index]!r}, row {row - int(self._starts[index])}"
+        frames = self._column("frame")
+        frame = row - int(self._starts[index]) if frames is None else frames[int(row)].as_py()
+        return f"sequence {self._names[index]!r}, frame {frame}"
 
     def _check_frames(self) -> None:
         """Frames ascend inside a sequence."""

@@ -1,0 +1,119 @@
+"""Streams of training pairs: the same samples whatever reads them, bounded memory, mixtures, broken pictures."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from miniatures import BUILDERS
+from test_dataset import FEATURES, picture
+from torch.utils.data import DataLoader
+
+from modeling_pjvlt import PJVLTImageProcessor
+from modeling_pjvlt.data import load_tracking_dataset
+from modeling_pjvlt.data.converters import convert
+from modeling_pjvlt.data.sampling import PairCropper
+from modeling_pjvlt.data.streamed_pairs import StreamedPairs
+
+CROPPER = PairCropper(PJVLTImageProcessor(template_size=16, search_size=32))
+
+
+@pytest.fixture
+def lasot(isolated_cache):
+    """Four training sequences in as many files."""
+    miniature = BUILDERS["lasot"](isolated_cache / "raw")
+    convert("lasot", miniature.root, isolated_cache / "converted", sequences_per_shard=1, progress=False)
+    return isolated_cache / "converted"
+
+
+def stream(folder):
+    return load_tracking_dataset(str(folder), split="train", streaming=True)
+
+
+def write(folder, lengths, broken=()):
+    """A dataset of sequences named after their number; pictures in `broken` (sequence, frame) cannot be decoded."""
+    rows = [(number, frame) for number, length in enumerate(lengths) for frame in range(length)]
+    table = {
+        "sequence": [f"s{number}" for number, _ in rows],
+        "frame": [frame for _, frame in rows],
+        "image": [{"bytes": b"no picture", "path": None} if row in broken else picture(row[1] % 9) for row in rows],
+        "box": [[float(frame), 1.0, 8.0, 8.0] for _, frame in rows],
+        "visible": [True] * len(rows),
+        "text": [f"text {number}" for number, _ in rows],
+    }
+    (folder / "data").mkdir(parents=True)
+    Dataset.from_dict(table, features=FEATURES).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    return stream(folder)
+
+
+def drawn(pairs, workers=0):
+    context = "fork" if workers else None
+    batches = DataLoader(pairs, batch_size=pairs.batch_size, num_workers=workers, multiprocessing_context=context)
+    return [
+        (text, label.tolist()) for batch in batches for text, label in zip(batch["text"], batch["labels"], strict=True)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_samples_do_not_depend_on_the_number_of_workers(lasot):
+    pairs = StreamedPairs({"lasot": stream(lasot)}, CROPPER, length=24, batch_size=4, buffer_size=16)
+    alone = drawn(pairs)
+    assert len(alone) == 24 and len({text for text, _ in alone}) > 1
+    assert drawn(pairs, workers=2) == alone and drawn(pairs, workers=3) == alone
+    pairs.set_epoch(1)
+    assert drawn(pairs) != alone
+
+
+def test_long_sequences_come_in_pieces(isolated_cache):
+    frames = write(isolated_cache / "long", [23, 1, 5])
+    assert [(piece.name, len(piece)) for piece in frames.pieces(max_frames=10)] == [
+        ("s0", 10), ("s0", 10), ("s0", 3), ("s1", 1), ("s2", 5)
+    ]  # fmt: skip
+    assert [(whole.name, len(whole)) for whole in frames] == [("s0", 23), ("s1", 1), ("s2", 5)]
+    _first, second, *_ = frames.pieces(max_frames=10)
+    np.testing.assert_array_equal(second.frame(1), picture(11 % 9))
+    assert second.boxes[1][0] == 11
+
+
+def test_waiting_pairs_hold_two_pictures_each(isolated_cache):
+    pairs = StreamedPairs({"a": write(isolated_cache / "a", [30])}, CROPPER, length=4, batch_size=4, buffer_size=4)
+    for _, pair in pairs._pairs():
+        for frame in (pair.template, pair.search):
+            assert len(frame.sequence.frames.rows) == 1
+            np.testing.assert_array_equal(frame.sequence.frame(frame.index), picture(frame.index % 9))
+
+
+def test_mixture_of_streams_keeps_to_its_weights(isolated_cache):
+    streams = {name: write(isolated_cache / name, lengths) for name, lengths in (("a", [9]), ("b", [9, 9]))}
+    pairs = StreamedPairs(streams, CROPPER, 200, 10, weights={"a": 3.0, "b": 1.0}, buffer_size=8)
+    texts = [text for text, _ in drawn(pairs)]
+    assert 15 < texts.count("text 1") < 50  # only b has it: half of a quarter
+
+
+def test_broken_picture_of_a_stream_is_skipped_and_counted(isolated_cache, caplog):
+    pairs = StreamedPairs({"a": write(isolated_cache / "a", [40], broken={(0, 7)})}, CROPPER, 60, 4, buffer_size=8)
+    assert len(drawn(pairs)) == 60
+    assert 0 < pairs.failures.failed["a"] <= 10
+    assert any("(a) is skipped: Sequence 's0', frame 7" in record.message for record in caplog.records)
+
+
+def test_stream_of_broken_pictures_is_an_error(isolated_cache):
+    broken = {(0, frame) for frame in range(9)}
+    pairs = StreamedPairs({"a": write(isolated_cache / "a", [9], broken)}, CROPPER, 60, 4, buffer_size=8)
+    with pytest.raises(ValueError, match=r"samples of a .*could not be read"):
+        list(pairs)
+
+
+def test_stream_names_the_bad_row(isolated_cache):
+    folder = isolated_cache / "pictures" / "train"
+    folder.mkdir(parents=True)
+    from PIL import Image
+
+    lines = [
+        {"file_name": f"{n}.png", "sequence": "s", "frame": f, "box": [1, 1, 4, 4]} for n, f in enumerate((0, 2, 1))
+    ]
+    for line in lines:
+        Image.fromarray(picture(1)).save(folder / line["file_name"])
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ValueError, match="not sorted by frame: sequence 's', frame 1"):
+        list(stream(folder.parent))
