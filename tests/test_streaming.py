@@ -75,6 +75,16 @@ def test_long_sequences_come_in_pieces(isolated_cache):
     assert second.boxes[1][0] == 11
 
 
+def test_files_come_in_another_order_but_sequences_stay_whole(lasot):
+    lengths = {sequence.name: len(sequence) for sequence in stream(lasot)}
+    orders = []
+    for seed in range(6):
+        pieces = [(piece.name, len(piece)) for piece in stream(lasot).pieces(100, shuffle_seed=seed)]
+        assert dict(pieces) == lengths and len(pieces) == len(lengths)
+        orders.append(tuple(name for name, _ in pieces))
+    assert len(set(orders)) > 1 and len(lengths) > 2
+
+
 def test_waiting_pairs_hold_two_pictures_each(isolated_cache):
     pairs = StreamedPairs({"a": write(isolated_cache / "a", [30])}, CROPPER, length=4, batch_size=4, buffer_size=4)
     for _, pair in pairs._pairs():

@@ -1,25 +1,70 @@
 """`pjvlt-train`: train or fine-tune a PJVLT from a recipe."""
 
+import os
 import sys
+
+INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train, say where the checkpoint is. Returns the exit code; 2 for a mistake of the user's."""
+    """Parse, train, say where the checkpoint is, push it if told so.
+
+    Returns the exit code: 2 for a mistake of the user's, 1 for a run that broke off, 130 for one that was interrupted.
+    """
     from ..training.arguments import parse_arguments
 
     try:
         args = parse_arguments(argv)
-        from ..training.trainer import train
+        from ..training.trainer import run
 
-        folder = train(args)
+        result = run(args)
     except ModuleNotFoundError as error:
-        print(f"pjvlt-train: error: training needs {error.name}: pip install 'pjvlt[train]'", file=sys.stderr)
-        return 2
+        return _fail(f"training needs {error.name}: pip install 'pjvlt[train]'")
+    except FloatingPointError as error:
+        return _fail(f"{error}; the batch and the model before it are in {args.output_dir}/failure-*", 1)
     except (ValueError, FileNotFoundError) as error:
-        print(f"pjvlt-train: error: {error}", file=sys.stderr)
-        return 2
-    print(f"Last checkpoint: {folder}\nLoad it with PJVLTModel.from_pretrained({str(folder)!r}).")
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(str(error), 1)
+    if int(os.environ.get("RANK", "0")) > 0:  # the other processes of a distributed run have nothing to say
+        return INTERRUPTED if result.interrupted else 0
+    if result.interrupted:
+        print(
+            f"\nInterrupted after step {result.steps}, which is saved. To go on, repeat the command with "
+            "--resume_from_checkpoint last."
+        )
+        return INTERRUPTED
+    print(f"Last checkpoint: {result.folder}\nLoad it with PJVLTModel.from_pretrained({str(result.folder)!r}).")
+    return _push(args, result) if args.push_to_hub else 0
+
+
+def _push(args, result) -> int:
+    """Upload the last checkpoint; whatever goes wrong, it stays where it is."""
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from ..training.publishing import push_checkpoint
+
+    repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
+    try:
+        address = push_checkpoint(
+            result.folder,
+            repo_id,
+            arguments=asdict(args),
+            metrics=result.metrics,
+            datasets=args.dataset_name,
+            private=args.hub_private_repo or None,
+        )
+    except (ValueError, OSError) as error:
+        told = f"the checkpoint is not on the Hub: {error}\nIt is whole in {result.folder}"
+        return _fail(f"{told}; try again with scripts/push_to_hub.py {result.folder} {repo_id}", 1)
+    print(f"Pushed to {address}")
     return 0
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"pjvlt-train: error: {message}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -50,20 +50,29 @@ class StreamedPairs(IterableDataset):
         self.max_gap, self.pairs_per_piece, self.buffer_size = max_gap, pairs_per_piece, buffer_size
         self.epoch = 0
         self.failures = FailureCount()  # of this process
+        self.place()
+
+    def place(self, rank: int = 0, num_processes: int = 1, first_batch: int = 0) -> None:
+        """Which of the processes this one is, and from which of its batches on it gives samples.
+
+        Batch b of all processes together holds samples b * n to (b + 1) * n; each process has its part of them.
+        """
+        self.rank, self.num_processes, self.first_batch = rank, num_processes, first_batch
 
     def set_epoch(self, epoch: int) -> None:
         """Other samples for another epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // self.num_processes - self.first_batch * self.batch_size
 
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()
         turn, turns = (0, 1) if worker is None else (worker.id, worker.num_workers)
         spare = {name: deque(maxlen=SPARE_PAIRS) for name in self.datasets}
         for index, (name, pair) in enumerate(self._pairs()):
-            if (index // self.batch_size) % turns == turn:
+            batch, rank = divmod(index // self.batch_size, self.num_processes)
+            if rank == self.rank and batch >= self.first_batch and (batch - self.first_batch) % turns == turn:
                 yield self._sample(index, name, [pair, *reversed(spare[name])])
             spare[name].append(pair)
 

@@ -42,17 +42,22 @@ class StreamingTrackingDataset:
         With `shuffle_seed` the files come in an order that depends on it; a sequence that spans two files then comes
         in two pieces.
         """
-        rows = self._rows
-        if shuffle_seed is not None:
-            rows = rows.shuffle(seed=shuffle_seed, buffer_size=1)
-        tables = (self._renamed(table) for table in rows.iter(batch_size=ROWS_AT_ONCE))
+        tables = (self._renamed(table) for rows in self._files(shuffle_seed) for table in rows.iter(ROWS_AT_ONCE))
         for number, table in enumerate(_fill_pictures(_group(tables, max_frames))):
             features = self._features(table)
-            sequence = table_of(Dataset(table, DatasetInfo(features=features)), self._sentences, quiet=True)[0]
+            # Without a fingerprint, `datasets` would hash all the pictures to make one.
+            held = Dataset(table, DatasetInfo(features=features), fingerprint="streamed")
+            sequence = table_of(held, self._sentences, quiet=True)[0]
             if sequence.text == DEFAULT_SENTENCE and not self._warned:
                 self._warned = True
                 logger.warning(f"Sequence {sequence.name!r}, and maybe more, has no sentence: {DEFAULT_SENTENCE!r}.")
             yield sequence if "sequence" in table.column_names else replace(sequence, name=str(number))
+
+    def _files(self, shuffle_seed: int | None) -> Iterator[IterableDataset]:
+        """The stream file by file, in their order or in another. (`shuffle` of `datasets` would mix their rows.)"""
+        number = self._rows.num_shards
+        order = range(number) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(number)
+        return (self._rows.shard(number, int(file)) for file in order)
 
     def _renamed(self, table: pa.Table) -> pa.Table:
         return table.rename_columns([self._names.get(name, name) for name in table.column_names])

@@ -3,11 +3,25 @@
 import json
 import sys
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
 PROCEDURAL = "procedural"  # stands for a dataset
+REPORTS = ["tensorboard", "wandb", "trackio"]
+# What may change when a run is resumed; anything else would change what comes after.
+FREE_ON_RESUME = {
+    "output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps", "checkpoints_total_limit",
+    "dataloader_num_workers", "validation_steps", "validation_dataset_name", "validation_split",
+    "num_validation_sequences", "max_validation_frames", "report_to", "push_to_hub", "hub_model_id",
+    "hub_private_repo", "model_name_or_path", "tokenizer_name_or_path", "gradient_checkpointing",
+}  # fmt: skip
+
+POSITIVE = (
+    "max_train_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
+    "checkpoints_total_limit", "logging_steps", "validation_steps", "num_validation_sequences", "lr_drop_step",
+)  # fmt: skip
 
 
 @dataclass
@@ -53,7 +67,10 @@ class TrainArguments:
     head_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the box head."})
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW's weight decay."})
     lr_scheduler_type: str = field(
-        default="cosine", metadata={"help": "A schedule of transformers: cosine, linear, …"}
+        default="cosine", metadata={"help": "A schedule of transformers (cosine, linear, …), or `step`."}
+    )
+    lr_drop_step: int | None = field(
+        default=None, metadata={"help": "With `--lr_scheduler_type step`: from this step on, a tenth of the rate."}
     )
     num_warmup_steps: int = field(default=0, metadata={"help": "Steps of linear warm-up."})
     max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this norm."})
@@ -75,8 +92,46 @@ class TrainArguments:
     brightness_jitter: float = field(
         default=0.2, metadata={"help": "Crops become brighter or darker by a factor of up to 1 ± this."}
     )
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "Batches whose gradients make one optimizer step."}
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Compute activations again in the backward pass: less memory, more time."}
+    )
+    freeze_text_encoder: bool = field(default=False, metadata={"help": "Leave BERT as it is."})
+    sync_batch_norm: bool = field(
+        default=False, metadata={"help": "Batch statistics of the head over all processes instead of each for itself."}
+    )
+    torch_compile: bool = field(default=False, metadata={"help": "Compile the model with torch.compile."})
     checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
+    checkpoints_total_limit: int | None = field(
+        default=None, metadata={"help": "Keep this many checkpoints, the newest, and the best; by default all."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "Go on from a checkpoint of this run: its folder, or `last`."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start anew in a folder that holds checkpoints, and delete those."}
+    )
+    validation_steps: int | None = field(
+        default=None, metadata={"help": "Steps between validations, by tracking; by default none."}
+    )
+    validation_dataset_name: str | None = field(
+        default=None, metadata={"help": "Tracking dataset to validate on; by default procedural clips."}
+    )
+    validation_split: str = field(default="validation", metadata={"help": "Part of that dataset."})
+    num_validation_sequences: int = field(default=8, metadata={"help": "Sequences tracked in a validation."})
+    max_validation_frames: int = field(default=60, metadata={"help": "Frames of each that are tracked, at most."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between lines of the log."})
+    report_to: str | None = field(
+        default=None, metadata={"help": "Also log to tensorboard, wandb or trackio.", "choices": REPORTS}
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload the last checkpoint to the Hub at the end."})
+    hub_model_id: str | None = field(
+        default=None,
+        metadata={"help": "Repository for --push_to_hub: user/name; by default the output folder's name."},
+    )
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make that repository private."})
     seed: int = field(default=0, metadata={"help": "Decides weights and samples."})
 
     def __post_init__(self):
@@ -89,9 +144,22 @@ class TrainArguments:
             )
         if self.model_config is not None and self.tokenizer_name_or_path is None:
             raise ValueError("--model_config needs --tokenizer_name_or_path.")
-        for name in ("max_train_steps", "per_device_train_batch_size", "checkpointing_steps", "logging_steps"):
-            if getattr(self, name) < 1:
+        for name in POSITIVE:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("flip_probability", "words_share", "wrong_text_share", "no_text_share", "brightness_jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        if (self.lr_scheduler_type == "step") != (self.lr_drop_step is not None):
+            raise ValueError("--lr_drop_step and --lr_scheduler_type step need each other.")
+        if self.resume_from_checkpoint and self.overwrite_output_dir:
+            raise ValueError("--resume_from_checkpoint and --overwrite_output_dir contradict each other.")
+        if self.hub_model_id and not self.push_to_hub:
+            raise ValueError("--hub_model_id does nothing without --push_to_hub.")
+        if self.report_to and find_spec(self.report_to) is None:
+            raise ValueError(f"--report_to {self.report_to} needs it: pip install {self.report_to}.")
+        if self.validation_dataset_name and not self.validation_steps:
+            raise ValueError("--validation_dataset_name does nothing without --validation_steps.")
 
     def _spread_over_datasets(self) -> None:
         """One split, revision and weight for each dataset; a recipe may give a single one as it is."""

@@ -1,25 +1,132 @@
-"""Checkpoints as `checkpoints/005000/pretrained_model`, each of which loads with `from_pretrained`, and `last`."""
+"""Checkpoints as `checkpoints/005000/{pretrained_model,training_state}`, and links `last` and `best` to two of them.
 
+Each is written beside its place and renamed, so that a kill at any moment leaves a `last` that loads.
+"""
+
+import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+from accelerate import Accelerator
+from transformers.utils import logging
 
-def save_checkpoint(output_dir: str | Path, step: int, model, processor) -> Path:
-    """Write `checkpoints/<step>/pretrained_model` beside its place, rename it, and point `checkpoints/last` to it.
+from .arguments import FREE_ON_RESUME, TrainArguments
 
-    Returns the folder that loads with `from_pretrained`. A kill at any moment leaves the previous `last` intact.
+LINKS = ("last", "best")
+RUN_FILE = "run.json"  # in training_state: the arguments, and where in the data the run was
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        args: of the run. accelerator: whose state is saved; every process calls these methods.
+        processor: saved with each model.
     """
-    root = Path(output_dir) / "checkpoints"
-    final, partial = root / f"{step:06d}", root / f".{step:06d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial / "pretrained_model")
-    processor.save_pretrained(partial / "pretrained_model")
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    link = root / ".last.partial"
-    link.unlink(missing_ok=True)
-    link.symlink_to(final.name)
-    os.replace(link, root / "last")
-    return final / "pretrained_model"
+
+    def __init__(self, args: TrainArguments, accelerator: Accelerator, processor):
+        self.args, self.accelerator, self.processor = args, accelerator, processor
+        self.root = Path(args.output_dir) / "checkpoints"
+
+    def save(self, step: int, model, best_score: float | None = None) -> Path:
+        """Write `checkpoints/<step>` and point `last` to it; an existing one is left as it is. Returns its folder.
+
+        Raises `OSError` where it cannot be written; what was there before stays.
+        """
+        final, partial = self.root / f"{step:06d}", self.root / f".{step:06d}.partial"
+        main = self.accelerator.is_main_process
+        if not final.exists():
+            try:
+                if main:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    partial.mkdir(parents=True)
+                self.accelerator.wait_for_everyone()
+                self.accelerator.save_state(str(partial / "training_state"), safe_serialization=True)
+                state = self.accelerator.get_state_dict(model)
+                if main:
+                    unwrapped = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+                    logging.disable_progress_bar()  # it would tear the run's own
+                    unwrapped.save_pretrained(partial / "pretrained_model", state_dict=state)
+                    logging.enable_progress_bar()
+                    self.processor.save_pretrained(partial / "pretrained_model")
+                    run = {"step": step, "best_score": best_score, "num_processes": self.accelerator.num_processes}
+                    run["arguments"] = asdict(self.args)
+                    (partial / "training_state" / RUN_FILE).write_text(json.dumps(run, indent=2), encoding="utf-8")
+                    os.rename(partial, final)
+            except OSError:
+                if main:
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
+            self.accelerator.wait_for_everyone()
+        if main:
+            self.link("last", step)
+            self._drop_old()
+        self.accelerator.wait_for_everyone()
+        return final
+
+    def link(self, name: str, step: int) -> None:
+        """Point `last` or `best` to a checkpoint, in one step."""
+        link = self.root / f".{name}.partial"
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"{step:06d}")
+        os.replace(link, self.root / name)
+
+    def _drop_old(self) -> None:
+        """All but the newest ones and what a link points to."""
+        if self.args.checkpoints_total_limit is None:
+            return
+        linked = {(self.root / name).resolve().name for name in LINKS if (self.root / name).is_symlink()}
+        steps = sorted(path for path in self.root.iterdir() if path.name.isdecimal() and not path.is_symlink())
+        for path in steps[: -self.args.checkpoints_total_limit]:
+            if path.name not in linked:
+                doomed = path.with_name(f".{path.name}.partial")
+                os.rename(path, doomed)  # half-deleted folders must not look like checkpoints
+                shutil.rmtree(doomed)
+
+    def prepare(self) -> Path | None:
+        """The checkpoint to resume from, or None for a new run, whose folder must hold none.
+
+        Raises `FileNotFoundError` or `ValueError` that names the flag.
+        """
+        wanted = self.args.resume_from_checkpoint
+        if wanted is None:
+            if (self.root / "last").exists() and not self.args.overwrite_output_dir:
+                raise ValueError(
+                    f"{self.root} holds checkpoints: go on with --resume_from_checkpoint last, start anew with "
+                    "--overwrite_output_dir, or choose another --output_dir."
+                )
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                shutil.rmtree(self.root, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            return None
+        folder = self.root / wanted if wanted in LINKS else Path(wanted)
+        if not (folder / "training_state" / RUN_FILE).is_file():
+            raise FileNotFoundError(f"--resume_from_checkpoint: no training state in {folder}")
+        return folder.resolve()
+
+    def read(self, folder: Path) -> dict:
+        """What `run.json` says, once it is sure that the run can go on as it began.
+
+        Raises `ValueError` naming the first flag that differs.
+        """
+        run = json.loads((folder / "training_state" / RUN_FILE).read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(asdict(self.args)))
+        for name, value in run["arguments"].items():
+            if name not in FREE_ON_RESUME and now.get(name) != value:
+                raise ValueError(
+                    f"--{name} was {value!r} when {folder} was saved and is {now.get(name)!r} now; a resumed run must "
+                    "go on as it began. Start a new one from it with --model_name_or_path."
+                )
+        if run["num_processes"] != self.accelerator.num_processes:
+            raise ValueError(
+                f"{folder} was saved by {run['num_processes']} processes, now there are "
+                f"{self.accelerator.num_processes}; a resumed run must go on as it began."
+            )
+        return run
+
+    def restore(self, folder: Path) -> None:
+        """Weights, optimizer, schedule, scaler and random states."""
+        self.accelerator.load_state(str(folder / "training_state"))

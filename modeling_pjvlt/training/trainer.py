@@ -1,147 +1,185 @@
-"""The training loop: Accelerate, two parameter groups, checkpoints that load with `from_pretrained`."""
+"""The training loop: Accelerate, two parameter groups, runs that can be killed, resumed and believed."""
 
-import json
 import logging
-import time
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, send_to_device, set_seed
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import AutoTokenizer, get_scheduler
+from transformers import get_scheduler
 
-from ..configuration_pjvlt import PJVLTConfig
-from ..data.dataset import load_tracking_dataset
-from ..data.sampling import PairCollator, PairCropper, ProceduralPairs, SequencePairs, TrackingPairs
-from ..data.streamed_pairs import StreamedPairs
-from ..image_processing_pjvlt import PJVLTImageProcessor
-from ..loss_pjvlt import cxcywh_to_xyxy, paired_giou
-from ..modeling_pjvlt import PJVLTModel
-from ..processing_pjvlt import PJVLTProcessor
-from .arguments import PROCEDURAL, TrainArguments
-from .checkpoints import save_checkpoint
+from .arguments import TrainArguments
+from .checkpoints import Checkpoints
+from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
+from .run_log import RunLog
+from .trouble import check_finite, save_failure
+from .validation import Validation
 
 logger = logging.getLogger(__name__)
 
 
-def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
-    """The model and processor that a run starts from."""
-    attention = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
-    if args.model_name_or_path is not None:
-        model = PJVLTModel.from_pretrained(args.model_name_or_path, dtype=torch.float32, **attention)
-        return model, PJVLTProcessor.from_pretrained(args.model_name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
-    config = PJVLTConfig(**args.model_config)
-    config.text_config.vocab_size = len(tokenizer)
-    images = PJVLTImageProcessor(template_size=config.template_size, search_size=config.search_size)
-    return PJVLTModel._from_config(config, **attention), PJVLTProcessor(images, tokenizer)
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended. folder: of the last checkpoint's `pretrained_model`. steps: optimizer steps in all.
 
+    interrupted: whether a signal ended it. metrics: of the last validation.
+    """
 
-def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) -> TrackingPairs | StreamedPairs:
-    """The training samples: one dataset or a mixture, read at will or streamed."""
-    cropper = PairCropper(images, args.centre_jitter, args.scale_jitter, args.flip_probability, args.brightness_jitter)
-    weights = dict(zip(args.dataset_name, args.dataset_weights, strict=True))
-    loaded = {
-        name: load_tracking_dataset(name, split, revision, streaming=args.streaming)
-        for name, split, revision in zip(args.dataset_name, args.dataset_split, args.dataset_revision, strict=True)
-        if name != PROCEDURAL
-    }
-    if args.streaming:
-        batch_size = args.per_device_train_batch_size
-        return StreamedPairs(loaded, cropper, length, batch_size, args.seed, weights, args.max_gap)
-    procedural = ProceduralPairs(
-        words_share=args.words_share, wrong_text_share=args.wrong_text_share, no_text_share=args.no_text_share
-    )
-    sources = {
-        name: procedural if name == PROCEDURAL else SequencePairs(loaded[name], args.max_gap)
-        for name in args.dataset_name
-    }
-    return TrackingPairs(sources, cropper, length, args.seed, weights)
-
-
-def parameter_groups(model: nn.Module, args: TrainArguments) -> list[dict]:
-    """The paper's two groups: the box head, and everything else (ViT, BERT, SAIELs, CCPILs)."""
-    head = [p for name, p in model.named_parameters() if name.startswith("head.")]
-    encoder = [p for name, p in model.named_parameters() if not name.startswith("head.")]
-    return [
-        {"params": encoder, "lr": args.encoder_learning_rate},
-        {"params": head, "lr": args.head_learning_rate},
-    ]
+    folder: Path
+    steps: int
+    interrupted: bool
+    metrics: dict[str, float]
 
 
 def train(args: TrainArguments) -> Path:
-    """Run a training; returns the folder of the last checkpoint."""
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    """Run a training; returns the folder of the last checkpoint's model. See [`run`]."""
+    return run(args).folder
+
+
+def run(args: TrainArguments) -> TrainResult:
+    """Train, from the start or from where a checkpoint left off.
+
+    A signal (Ctrl-C, SIGTERM) ends the run after the step under way, with a checkpoint. Raises `ValueError` or
+    `FileNotFoundError` naming the flag for arguments that cannot be, `FloatingPointError` for a loss that is not
+    finite, `OSError` where the last checkpoint cannot be written.
+    """
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=args.report_to,
+        project_dir=args.output_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
     set_seed(args.seed)
     model, processor = build_model(args)
-    length = args.max_train_steps * args.per_device_train_batch_size * accelerator.num_processes
+    checkpoints = Checkpoints(args, accelerator, processor)
+    folder = checkpoints.prepare()
+    started = {"step": 0, "best_score": None} if folder is None else checkpoints.read(folder)
+    if args.sync_batch_norm and accelerator.num_processes > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model, optimizer, scheduler = _prepare(args, accelerator, model)
+    length = args.max_train_steps * args.gradient_accumulation_steps
+    length *= args.per_device_train_batch_size * accelerator.num_processes
     pairs = build_pairs(args, processor.image_processor, length)
-    loader = DataLoader(
-        pairs,
-        batch_size=args.per_device_train_batch_size,
-        num_workers=args.dataloader_num_workers,
-        collate_fn=PairCollator(processor),
-    )
-    optimizer = torch.optim.AdamW(parameter_groups(model, args), weight_decay=args.weight_decay)
-    scheduler = get_scheduler(args.lr_scheduler_type, optimizer, args.num_warmup_steps, args.max_train_steps)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    first_batch = started["step"] * args.gradient_accumulation_steps
+    rank, num_processes = accelerator.process_index, accelerator.num_processes
+    loader = build_loader(args, pairs, processor, rank, num_processes, first_batch)
+    validation = Validation(args, processor, started["best_score"])
+    if folder is not None:
+        checkpoints.restore(folder)
+    # Each process draws its own dropout and Gumbel noise; a resumed one has got its own back.
+    elif num_processes > 1:
+        torch.manual_seed(args.seed + rank)
+
+    step, metrics, log = started["step"], {}, RunLog(args, accelerator, started["step"])
     model.train()
-
-    log = RunLog(Path(args.output_dir), args, accelerator)
-    for step, batch in enumerate(loader, start=1):
-        outputs = model(**batch)
-        accelerator.backward(outputs.loss)
-        accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        optimizer.step()
-        scheduler.step()  # not prepared: Accelerate would step it once per process
-        optimizer.zero_grad()
-        log.step(step, outputs, batch["labels"], scheduler.get_last_lr())
-        if step % args.checkpointing_steps == 0 or step == args.max_train_steps:
-            accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
-                last = save_checkpoint(args.output_dir, step, accelerator.unwrap_model(model), processor)
-    log.close()
+    try:
+        with interruptible(accelerator) as interrupted:
+            for batches in grouped(loader, args.gradient_accumulation_steps):
+                loss, norm = _gradients(args, accelerator, model, batches, log)
+                try:
+                    check_finite(accelerator, loss, norm)
+                except FloatingPointError:
+                    save_failure(args, accelerator, model, processor, batches, step, rank)
+                    raise
+                optimizer.step()
+                if not accelerator.optimizer_step_was_skipped:
+                    scheduler.step()  # not prepared: Accelerate would step it once per process
+                optimizer.zero_grad()
+                step += 1
+                log.step(step, scheduler.get_last_lr()[0])
+                stop = interrupted()
+                last = stop or step == args.max_train_steps
+                due = args.validation_steps is not None and step % args.validation_steps == 0
+                better = False
+                if due:
+                    metrics, better = validation.run(accelerator, model)
+                    log.validation(step, metrics)
+                if last or better or step % args.checkpointing_steps == 0:
+                    _save(checkpoints, step, model, validation.best_score, better, last)
+                if stop:
+                    break
+    finally:
+        log.close()
+    accelerator.wait_for_everyone()
     accelerator.end_training()
-    return last if accelerator.is_main_process else Path(args.output_dir)
+    return TrainResult(
+        checkpoints.root / f"{step:06d}" / "pretrained_model", step, step < args.max_train_steps, metrics
+    )
 
 
-class RunLog:
-    """Progress bar, and one JSON line in `log.jsonl` every `logging_steps`, with means over those steps."""
+def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
+    """Model and optimizer for Accelerate, and a schedule that is stepped by hand."""
+    fused = accelerator.device.type == "cuda"
+    optimizer = torch.optim.AdamW(parameter_groups(model, args), weight_decay=args.weight_decay, fused=fused)
+    if args.lr_scheduler_type == "step":
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [args.lr_drop_step], gamma=0.1)
+    else:
+        scheduler = get_scheduler(args.lr_scheduler_type, optimizer, args.num_warmup_steps, args.max_train_steps)
+    accelerator.register_for_checkpointing(scheduler)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    return torch.compile(model) if args.torch_compile else model, optimizer, scheduler
 
-    def __init__(self, output_dir: Path, args: TrainArguments, accelerator: Accelerator):
-        self.every, self.batch_size = args.logging_steps, args.per_device_train_batch_size * accelerator.num_processes
-        self.main = accelerator.is_main_process
-        self.bar = tqdm(total=args.max_train_steps, unit="step", disable=not self.main, dynamic_ncols=True)
-        self.path = output_dir / "log.jsonl"
-        self.sums: dict[str, torch.Tensor] = {}
-        self.started = time.perf_counter()
-        if self.main:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("", encoding="utf-8")
 
-    def step(self, step: int, outputs, labels, learning_rates: list[float]) -> None:
-        """Add one step. `overlap` is the mean IoU of the boxes as the tracker would read them."""
-        _, overlap = paired_giou(cxcywh_to_xyxy(outputs.pred_boxes.float()), cxcywh_to_xyxy(labels.float()))
-        parts = {"loss": outputs.loss, "overlap": overlap.mean(), **outputs.loss_dict}
-        for name, value in parts.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-        self.bar.update()
-        if step % self.every:
-            return
-        now = time.perf_counter()
-        line = {name: round(float(total) / self.every, 4) for name, total in self.sums.items()}
-        rates = {
-            "learning_rate": learning_rates[0],
-            "pairs_per_second": round(self.every * self.batch_size / (now - self.started), 1),
-        }
-        self.sums, self.started = {}, now
-        self.bar.set_postfix(loss=line["loss"], overlap=line["overlap"])
-        if self.main:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **line, **rates}) + "\n")
+def _gradients(args: TrainArguments, accelerator: Accelerator, model: nn.Module, batches: list[dict], log: RunLog):
+    """Gradients of one optimizer step, clipped. Returns the sum of the batches' losses, and the gradient's norm."""
+    total = 0
+    for batch in batches:
+        batch = send_to_device(batch, accelerator.device, non_blocking=True)
+        with accelerator.accumulate(model):
+            outputs = model(**batch)
+            accelerator.backward(outputs.loss)
+        log.add(outputs, batch["labels"])
+        total = total + outputs.loss.detach()
+    return total, accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
 
-    def close(self) -> None:
-        self.bar.close()
+
+def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, last: bool) -> None:
+    """A checkpoint; one that cannot be written is only reported, unless it is the last one of the run."""
+    try:
+        checkpoints.save(step, model, best_score)
+        if better and checkpoints.accelerator.is_main_process:
+            checkpoints.link("best", step)
+    except OSError as error:
+        if last:
+            raise OSError(
+                f"the checkpoint of step {step} could not be written ({error}); the ones before it are whole"
+            ) from error
+        logger.error(f"The checkpoint of step {step} could not be written ({error}); the run goes on.")
+
+
+@contextmanager
+def interruptible(accelerator: Accelerator) -> Iterator:
+    """Within it, SIGINT and SIGTERM only make the function that it gives return True, on all processes at once.
+
+    A second signal acts as usual.
+    """
+    caught: list[int] = []
+    before = {}
+
+    def note(number, frame):
+        caught.append(number)
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    def interrupted() -> bool:
+        if accelerator.num_processes == 1:
+            return bool(caught)
+        flag = torch.tensor(float(bool(caught)), device=accelerator.device)
+        return bool(accelerator.reduce(flag, "sum") > 0)
+
+    try:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            before[name] = signal.signal(name, note)
+    except ValueError:  # not in the main thread, where signals do not come
+        pass
+    try:
+        yield interrupted
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

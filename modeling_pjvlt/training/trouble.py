@@ -1,0 +1,44 @@
+"""When a loss is not finite: stop, and keep what is needed to find out why."""
+
+import json
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .arguments import TrainArguments
+from .loading import samples_of_batch
+
+
+def check_finite(accelerator: Accelerator, loss: Tensor, norm: Tensor) -> None:
+    """Raises `FloatingPointError`, on all processes at once, for a loss or a gradient that is not finite.
+
+    With fp16 infinite gradients are what the scaler looks for; there only the loss counts.
+    """
+    fine = torch.isfinite(loss.detach())
+    if accelerator.scaler is None:
+        fine = fine & torch.isfinite(torch.as_tensor(norm, device=loss.device))
+    if accelerator.num_processes > 1:
+        fine = accelerator.gather(fine[None]).all()
+    if not fine:
+        raise FloatingPointError(f"the loss is {float(loss.detach()):.4g} and the gradient's norm {float(norm):.4g}")
+
+
+def save_failure(
+    args: TrainArguments, accelerator: Accelerator, model, processor, batches: list[dict], step: int, rank: int
+) -> None:
+    """Write `failure-000123`: the model before the step, and the batches that broke it with their sample numbers."""
+    folder = Path(args.output_dir) / f"failure-{step + 1:06d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    number = args.gradient_accumulation_steps
+    size = args.per_device_train_batch_size
+    samples = [samples_of_batch(step * number + k, size, rank, accelerator.num_processes) for k in range(len(batches))]
+    told = {"step": step + 1, "seed": args.seed, "datasets": args.dataset_name, "samples": samples}
+    (folder / f"batch-{rank}.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+    tensors = {f"{k}.{name}": value.contiguous().cpu() for k, b in enumerate(batches) for name, value in b.items()}
+    save_file(tensors, folder / f"batch-{rank}.safetensors")
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(folder / "pretrained_model")
+        processor.save_pretrained(folder / "pretrained_model")

@@ -1,0 +1,81 @@
+"""Validation by tracking: success AUC with the right sentence and with another sequence's."""
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from ..data.dataset import load_tracking_dataset
+from ..data.procedural import KINDS, ProceduralClip
+from ..evaluation.metrics import iou, success_auc
+from ..evaluation.procedural import FIRST_SEED
+from ..tracking_pjvlt import TrackingSession
+from .arguments import TrainArguments
+
+VALIDATION_SEED = FIRST_SEED - 1_000  # procedural clips that neither training nor the published scores draw
+
+
+class Validation:
+    """Tracks a few sequences, twice at once: with their own sentence and with that of the next one.
+
+    Args:
+        args: of the run: which sequences, how many, how many frames of each.
+        processor: of the model.
+        best_score: of the run so far.
+
+    Where a sequence is procedural, the other sentence is that of another figure in the same clip.
+    """
+
+    def __init__(self, args: TrainArguments, processor, best_score: float | None = None):
+        self.processor, self.best_score = processor, best_score
+        self.max_frames = args.max_validation_frames
+        self.sequences, self.shuffled = [], []
+        if args.validation_steps is None:
+            return
+        number = args.num_validation_sequences
+        if args.validation_dataset_name is None:
+            kinds = [KINDS[i % len(KINDS)] for i in range(number)]
+            self.sequences = [
+                ProceduralClip(VALIDATION_SEED + i, self.max_frames, kind=k) for i, k in enumerate(kinds)
+            ]
+            self.shuffled = [clip.wrong_text for clip in self.sequences]
+            return
+        dataset = load_tracking_dataset(args.validation_dataset_name, args.validation_split)
+        chosen = np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int)
+        found = [dataset[int(i)] for i in chosen]
+        self.sequences = [s for s in found if len(s) > 1 and s.visible[0]]
+        if not self.sequences:
+            raise ValueError("--validation_dataset_name: no sequence of several frames shows its target in the first.")
+        texts = [sequence.text for sequence in self.sequences]
+        self.shuffled = texts[1:] + texts[:1]
+
+    def run(self, accelerator: Accelerator, model) -> tuple[dict[str, float], bool]:
+        """Mean success AUC in [0, 1] with the right and the shuffled sentence, and whether the right one is the best yet.
+
+        Sequences are shared among the processes. Random states are left as they were.
+        """
+        plain = accelerator.unwrap_model(model, keep_torch_compile=False)
+        plain.eval()
+        scores = torch.zeros(len(self.sequences), 2, device=accelerator.device)
+        with torch.random.fork_rng(), torch.inference_mode(), accelerator.autocast():
+            for number in range(accelerator.process_index, len(self.sequences), accelerator.num_processes):
+                scores[number] = torch.tensor(self._score(plain, number), device=scores.device)
+        plain.train()
+        right, shuffled = accelerator.reduce(scores, "sum").mean(dim=0).tolist()
+        better = self.best_score is None or right > self.best_score
+        if better:
+            self.best_score = right
+        return {"auc": right, "auc_shuffled": shuffled}, better
+
+    def _score(self, model, number: int) -> list[float]:
+        sequence, texts = self.sequences[number], (self.sequences[number].text, self.shuffled[number])
+        session = TrackingSession(model, self.processor)
+        first = sequence.frame(0)
+        for name, text in enumerate(texts):
+            session.add_target(first, sequence.boxes[0], text, target_id=name)
+        length = min(len(sequence), self.max_frames)
+        boxes = np.array([[t.box for t in session.step(sequence.frame(i))] for i in range(1, length)])
+        seen = sequence.visible[1:length]
+        if not seen.any():
+            return [0.0, 0.0]
+        truth = sequence.boxes[1:length][seen]
+        return [success_auc(iou(boxes[seen, i], truth)) for i in range(len(texts))]
