@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
 
-torch.set_num_threads(1)
-
 from modeling_pjvlt import DEFAULT_CHECKPOINT
 from modeling_pjvlt.data.converters.shards import row_features
 from modeling_pjvlt.training.arguments import TrainArguments
 from modeling_pjvlt.training.trainer import run
+
+torch.set_num_threads(1)
 
 MODEL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 8,

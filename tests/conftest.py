@@ -11,6 +11,7 @@ from hub_server import start_for_suite
 os.environ.update(start_for_suite().variables())
 
 import pytest
+import yaml
 from tiny import VOCABULARY, build_tiny_config, build_tiny_inputs, build_tiny_labels, build_tiny_model
 from transformers import BertTokenizer
 
@@ -70,3 +71,24 @@ def isolated_cache(tmp_path, monkeypatch):
     """Keep the Arrow cache of `datasets` apart from that of other tests."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path
+
+
+@pytest.fixture
+def recipe(tiny_config, tiny_tokenizer, tmp_path):
+    """Path of a recipe that takes two steps with a tiny model."""
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = tiny_config()
+    names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "template_size", "search_size", "saiel_hidden_size", "num_saiel_heads", "pim_hidden_size"]  # fmt: skip
+    fields = {name: getattr(config, name) for name in names}
+    text = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    values = {
+        "output_dir": str(tmp_path / "run"),
+        "tokenizer_name_or_path": str(tmp_path / "tokenizer"),
+        "model_config": {**fields, "head_channels": [16, 8], "text_config": {**text, "intermediate_size": 64}},
+        "max_train_steps": 2,
+        "per_device_train_batch_size": 2,
+        "logging_steps": 1,
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path

@@ -64,6 +64,18 @@ def test_samples_do_not_depend_on_the_number_of_workers(lasot):
     assert drawn(pairs) != alone
 
 
+def test_processes_share_each_batch_of_a_stream_and_can_start_later(lasot):
+    def samples(rank, num_processes, first_batch, size):
+        pairs = StreamedPairs({"lasot": stream(lasot)}, CROPPER, length=24, batch_size=size, buffer_size=16)
+        pairs.place(rank, num_processes, first_batch)
+        return [(sample["text"], sample["labels"].tolist()) for sample in pairs]
+
+    alone = samples(0, 1, 0, 4)
+    parts = [samples(rank, 2, 0, 2) for rank in range(2)]
+    assert [s for b in range(6) for part in parts for s in part[2 * b : 2 * b + 2]] == alone
+    assert samples(0, 1, 4, 4) == alone[16:] and samples(1, 2, 4, 2) == parts[1][8:]
+
+
 def test_long_sequences_come_in_pieces(isolated_cache):
     frames = write(isolated_cache / "long", [23, 1, 5])
     assert [(piece.name, len(piece)) for piece in frames.pieces(max_frames=10)] == [

@@ -4,34 +4,11 @@ import json
 
 import pytest
 import torch
-import yaml
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.train import main
 from modeling_pjvlt.training.arguments import parse_arguments
-from modeling_pjvlt.training.checkpoints import save_checkpoint
-from modeling_pjvlt.training.trainer import parameter_groups
-
-
-@pytest.fixture
-def recipe(tiny_config, tiny_tokenizer, tmp_path):
-    """Path of a recipe that takes two steps with a tiny model."""
-    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    config = tiny_config()
-    names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "template_size", "search_size", "saiel_hidden_size", "num_saiel_heads", "pim_hidden_size"]  # fmt: skip
-    fields = {name: getattr(config, name) for name in names}
-    text = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    values = {
-        "output_dir": str(tmp_path / "run"),
-        "tokenizer_name_or_path": str(tmp_path / "tokenizer"),
-        "model_config": {**fields, "head_channels": [16, 8], "text_config": {**text, "intermediate_size": 64}},
-        "max_train_steps": 2,
-        "per_device_train_batch_size": 2,
-        "logging_steps": 1,
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+from modeling_pjvlt.training.loading import parameter_groups
 
 
 def test_command_line_overrides_the_recipe(recipe):
@@ -106,22 +83,6 @@ def test_head_and_encoder_have_their_own_learning_rates(tiny_model, recipe):
     assert len(rates) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == (2 if name.startswith("head.") else 1), name
-
-
-def test_interrupted_save_leaves_the_last_checkpoint_alone(tiny_model, tiny_processor, tmp_path, monkeypatch):
-    model = tiny_model()
-    save_checkpoint(tmp_path, 1, model, tiny_processor)
-
-    def die(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(type(tiny_processor), "save_pretrained", die)
-    with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, 2, model, tiny_processor)
-    last = tmp_path / "checkpoints" / "last"
-    assert last.resolve().name == "000001"
-    PJVLTModel.from_pretrained(last / "pretrained_model")
-    assert not (tmp_path / "checkpoints" / "000002").exists()
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def _push(args, result) -> int:
     from dataclasses import asdict
     from pathlib import Path
 
-    from ..training.publishing import push_checkpoint
+    from ..training.publishing import describe_hardware, push_checkpoint
 
     repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
     try:
@@ -53,6 +53,8 @@ def _push(args, result) -> int:
             arguments=asdict(args),
             metrics=result.metrics,
             datasets=args.dataset_name,
+            hardware=describe_hardware(),
+            evaluated_on=f"validation during training: {args.validation_dataset_name or 'procedural clips'}",
             private=args.hub_private_repo or None,
         )
     except (ValueError, OSError) as error:

@@ -15,7 +15,7 @@ FREE_ON_RESUME = {
     "output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps", "checkpoints_total_limit",
     "dataloader_num_workers", "validation_steps", "validation_dataset_name", "validation_split",
     "num_validation_sequences", "max_validation_frames", "report_to", "push_to_hub", "hub_model_id",
-    "hub_private_repo", "model_name_or_path", "tokenizer_name_or_path", "gradient_checkpointing",
+    "hub_private_repo", "model_name_or_path", "tokenizer_name_or_path", "vision_backbone", "text_backbone", "gradient_checkpointing",
 }  # fmt: skip
 
 POSITIVE = (
@@ -35,8 +35,14 @@ class TrainArguments:
     model_config: dict | str | None = field(
         default=None, metadata={"help": "Fields of PJVLTConfig for a model with random weights (in YAML, or as JSON)."}
     )
+    vision_backbone: str | None = field(
+        default=None, metadata={"help": "Start from a plain timm ViT of this name, and from --text_backbone."}
+    )
+    text_backbone: str | None = field(
+        default=None, metadata={"help": "The BERT that goes with --vision_backbone: a Hub id or a folder."}
+    )
     tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "BERT tokenizer for --model_config: a folder or a Hub id."}
+        default=None, metadata={"help": "BERT tokenizer: a folder or a Hub id; by default that of --text_backbone."}
     )
     dataset_name: list[str] | None = field(
         default=None,
@@ -138,12 +144,7 @@ class TrainArguments:
         if isinstance(self.model_config, str):
             self.model_config = json.loads(self.model_config)
         self._spread_over_datasets()
-        if (self.model_name_or_path is None) == (self.model_config is None):
-            raise ValueError(
-                "Give either --model_name_or_path (start from a checkpoint) or --model_config (start anew)."
-            )
-        if self.model_config is not None and self.tokenizer_name_or_path is None:
-            raise ValueError("--model_config needs --tokenizer_name_or_path.")
+        self._check_start()
         for name in POSITIVE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
@@ -160,6 +161,20 @@ class TrainArguments:
             raise ValueError(f"--report_to {self.report_to} needs it: pip install {self.report_to}.")
         if self.validation_dataset_name and not self.validation_steps:
             raise ValueError("--validation_dataset_name does nothing without --validation_steps.")
+
+    def _check_start(self) -> None:
+        """A run starts from a checkpoint, or from a config or two backbones and a tokenizer."""
+        if (self.vision_backbone is None) != (self.text_backbone is None):
+            raise ValueError("--vision_backbone and --text_backbone need each other.")
+        anew = self.model_config is not None or self.vision_backbone is not None
+        if (self.model_name_or_path is None) != anew:
+            raise ValueError(
+                "Give either --model_name_or_path (start from a checkpoint), or --model_config or --vision_backbone and "
+                "--text_backbone (start anew)."
+            )
+        self.tokenizer_name_or_path = self.tokenizer_name_or_path or self.text_backbone
+        if anew and self.tokenizer_name_or_path is None:
+            raise ValueError("--model_config needs --tokenizer_name_or_path.")
 
     def _spread_over_datasets(self) -> None:
         """One split, revision and weight for each dataset; a recipe may give a single one as it is."""

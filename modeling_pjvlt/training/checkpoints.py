@@ -6,6 +6,7 @@ Each is written beside its place and renamed, so that a kill at any moment leave
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,17 @@ from .arguments import FREE_ON_RESUME, TrainArguments
 
 LINKS = ("last", "best")
 RUN_FILE = "run.json"  # in training_state: the arguments, and where in the data the run was
+
+
+@contextmanager
+def _no_progress_bar():
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class Checkpoints:
@@ -47,9 +59,8 @@ class Checkpoints:
                 state = self.accelerator.get_state_dict(model)
                 if main:
                     unwrapped = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-                    logging.disable_progress_bar()  # it would tear the run's own
-                    unwrapped.save_pretrained(partial / "pretrained_model", state_dict=state)
-                    logging.enable_progress_bar()
+                    with _no_progress_bar():  # it would tear the run's own
+                        unwrapped.save_pretrained(partial / "pretrained_model", state_dict=state)
                     self.processor.save_pretrained(partial / "pretrained_model")
                     run = {"step": step, "best_score": best_score, "num_processes": self.accelerator.num_processes}
                     run["arguments"] = asdict(self.args)

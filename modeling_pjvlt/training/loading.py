@@ -26,15 +26,21 @@ def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
         processor = PJVLTProcessor.from_pretrained(args.model_name_or_path)
     else:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
-        config = PJVLTConfig(**args.model_config)
-        if config.uses_language:
-            config.text_config.vocab_size = len(tokenizer)
-        images = PJVLTImageProcessor(template_size=config.template_size, search_size=config.search_size)
-        model, processor = PJVLTModel._from_config(config, **attention), PJVLTProcessor(images, tokenizer)
+        config = None if args.model_config is None else PJVLTConfig(**args.model_config)
+        if args.vision_backbone is not None:
+            model = PJVLTModel.from_backbones(args.vision_backbone, args.text_backbone, config)
+            if args.attn_implementation:
+                model.set_attn_implementation(args.attn_implementation)
+        else:
+            if config.uses_language:
+                config.text_config.vocab_size = len(tokenizer)
+            model = PJVLTModel._from_config(config, **attention)
+        images = PJVLTImageProcessor(template_size=model.config.template_size, search_size=model.config.search_size)
+        processor = PJVLTProcessor(images, tokenizer)
     if args.freeze_text_encoder and model.config.uses_language:
         model.text_encoder.requires_grad_(False)
     if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     return model, processor
 
 

@@ -1,0 +1,278 @@
+"""Runs that are resumed, interrupted, spread over processes, or that meet trouble."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_pjvlt import PJVLTConfig, PJVLTModel
+from modeling_pjvlt.cli.train import main
+from modeling_pjvlt.data.sampling import ProceduralPairs
+from modeling_pjvlt.training import trainer
+from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments
+from modeling_pjvlt.training.loading import BatchesOfRank, build_model
+
+ROOT = Path(__file__).parents[1]
+RATES = ["--encoder_learning_rate", "1e-3", "--head_learning_rate", "1e-3"]
+
+
+def weights(run: Path, name: str = "last") -> bytes:
+    return (run / "checkpoints" / name / "pretrained_model" / "model.safetensors").read_bytes()
+
+
+def log_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def start(recipe: Path, run: Path, *more: str) -> int:
+    return main(["--config", str(recipe), "--output_dir", str(run), *RATES, *more])
+
+
+def subprocess_environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def test_resumed_run_ends_as_the_one_that_was_not_interrupted(recipe, tmp_path):
+    more = ["--max_train_steps", "4", "--gradient_accumulation_steps", "2", "--checkpointing_steps", "2"]
+    assert start(recipe, tmp_path / "whole", *more) == 0
+    first = tmp_path / "whole" / "checkpoints" / "000002"
+    assert start(recipe, tmp_path / "resumed", *more, "--resume_from_checkpoint", str(first)) == 0
+    assert weights(tmp_path / "resumed") == weights(tmp_path / "whole")
+    losses = [line["loss"] for line in log_of(tmp_path / "whole")]
+    assert [line["loss"] for line in log_of(tmp_path / "resumed")] == losses[2:]
+
+
+def test_resuming_in_place_continues_the_log(recipe, tmp_path, monkeypatch):
+    saved = trainer._save
+
+    def save_and_fail(checkpoints, step, *arguments):
+        saved(checkpoints, step, *arguments)
+        if step == 2:
+            raise KeyboardInterrupt  # as a kill after the second step
+
+    more = ["--max_train_steps", "3", "--checkpointing_steps", "1"]
+    monkeypatch.setattr(trainer, "_save", save_and_fail)
+    with pytest.raises(KeyboardInterrupt):
+        start(recipe, tmp_path / "run", *more)
+    monkeypatch.setattr(trainer, "_save", saved)
+    assert start(recipe, tmp_path / "run", *more, "--resume_from_checkpoint", "last") == 0
+    assert [line["step"] for line in log_of(tmp_path / "run")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        (["--per_device_train_batch_size", "3"], "--per_device_train_batch_size was 2"),
+        (["--max_train_steps", "9"], "--max_train_steps was 2"),
+        (["--seed", "7"], "--seed was 0"),
+        (["--resume_from_checkpoint", "nowhere"], "--resume_from_checkpoint: no training state in nowhere"),
+    ],
+)
+def test_resuming_another_run_is_refused_and_the_flag_named(recipe, tmp_path, capsys, change, flag):
+    start(recipe, tmp_path / "run")
+    assert start(recipe, tmp_path / "run", "--resume_from_checkpoint", "last", *change) == 2
+    assert flag in capsys.readouterr().err
+
+
+def test_new_run_does_not_go_over_an_old_one_unasked(recipe, tmp_path, capsys):
+    start(recipe, tmp_path / "run", "--max_train_steps", "3")
+    before = weights(tmp_path / "run")
+    assert start(recipe, tmp_path / "run") == 2
+    assert "--overwrite_output_dir" in capsys.readouterr().err and weights(tmp_path / "run") == before
+    assert start(recipe, tmp_path / "run", "--overwrite_output_dir") == 0
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["000002", "last"]
+
+
+def test_only_the_newest_and_the_best_checkpoints_are_kept(recipe, tmp_path, monkeypatch):
+    scores = iter([0.2, 0.9, 0.5, 0.4, 0.3])
+    monkeypatch.setattr("modeling_pjvlt.training.validation.Validation._score", lambda *_: [next(scores), 0.1])
+    more = ["--checkpointing_steps", "1", "--checkpoints_total_limit", "2", "--validation_steps", "1"]
+    assert start(recipe, tmp_path / "run", *more, "--num_validation_sequences", "1", "--max_train_steps", "5") == 0
+    root = tmp_path / "run" / "checkpoints"
+    assert sorted(p.name for p in root.iterdir()) == ["000002", "000004", "000005", "best", "last"]
+    assert (root / "best").resolve().name == "000002" and (root / "last").resolve().name == "000005"
+    told = [line for line in log_of(tmp_path / "run") if "validation_auc" in line]
+    assert [line["validation_auc"] for line in told] == [0.2, 0.9, 0.5, 0.4, 0.3]
+
+
+def test_validation_tracks_and_leaves_the_training_as_it_is(recipe, tmp_path):
+    start(recipe, tmp_path / "plain")
+    validating = ["--validation_steps", "1", "--num_validation_sequences", "2", "--max_validation_frames", "4"]
+    start(recipe, tmp_path / "validated", *validating)
+    assert weights(tmp_path / "plain") == weights(tmp_path / "validated")
+    line = next(line for line in log_of(tmp_path / "validated") if "validation_auc" in line)
+    assert 0 <= line["validation_auc"] <= 1 and 0 <= line["validation_auc_shuffled"] <= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_ends_the_run_and_it_can_go_on(recipe, tmp_path, monkeypatch, capsys, number):
+    draw, drawn = ProceduralPairs.draw, []
+
+    def draw_and_signal(self, rng):
+        drawn.append(1)
+        if len(drawn) == 5:  # in the third step of two pairs
+            os.kill(os.getpid(), number)
+        return draw(self, rng)
+
+    monkeypatch.setattr(ProceduralPairs, "draw", draw_and_signal)
+    more = ["--max_train_steps", "6"]
+    assert start(recipe, tmp_path / "run", *more) == 130
+    assert "Interrupted after step 3, which is saved" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert start(recipe, tmp_path / "run", *more, "--resume_from_checkpoint", "last") == 0
+    assert start(recipe, tmp_path / "whole", *more) == 0
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(recipe, tmp_path, monkeypatch, capsys):
+    forward, calls = PJVLTModel.forward, []
+
+    def broken(self, *arguments, **keywords):
+        outputs = forward(self, *arguments, **keywords)
+        calls.append(1)
+        if len(calls) == 3:
+            outputs.loss = outputs.loss * float("nan")
+        return outputs
+
+    monkeypatch.setattr(PJVLTModel, "forward", broken)
+    assert start(recipe, tmp_path / "run", "--max_train_steps", "5", "--checkpointing_steps", "2") == 1
+    assert "the loss is nan" in capsys.readouterr().err
+    folder = tmp_path / "run" / "failure-000003"
+    assert json.loads((folder / "batch-0.json").read_text())["samples"] == [[4, 5]]
+    assert load_file(folder / "batch-0.safetensors")["0.pixel_values"].shape == (2, 3, 32, 32)
+    model = PJVLTModel.from_pretrained(folder / "pretrained_model")
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert weights(tmp_path / "run", "last") and (tmp_path / "run" / "checkpoints" / "last").resolve().name == "000002"
+
+
+def test_full_disk_costs_no_earlier_checkpoint(recipe, tmp_path, monkeypatch, capsys, caplog):
+    save, saves = PJVLTModel.save_pretrained, []
+
+    def full(self, folder, **keywords):
+        saves.append(1)
+        if len(saves) in (2, 4):
+            raise OSError(28, "No space left on device")
+        return save(self, folder, **keywords)
+
+    monkeypatch.setattr(PJVLTModel, "save_pretrained", full)
+    assert start(recipe, tmp_path / "run", "--max_train_steps", "4", "--checkpointing_steps", "1") == 1
+    assert "step 2 could not be written" in caplog.text
+    assert "the ones before it are whole" in capsys.readouterr().err
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["000001", "000003", "last"]
+    PJVLTModel.from_pretrained(tmp_path / "run" / "checkpoints" / "last" / "pretrained_model")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--flip_probability", "2"], "--flip_probability must lie between 0 and 1"),
+        (["--lr_scheduler_type", "step"], "--lr_drop_step and --lr_scheduler_type step need each other"),
+        (["--report_to", "trackio"], "pip install trackio"),
+        (["--hub_model_id", "a/b"], "--hub_model_id does nothing without --push_to_hub"),
+        (["--streaming"], "--streaming needs --dataset_name"),
+        (["--dataset_name", "a", "b", "--dataset_weights", "1"], "--dataset_weights has 1 values for 2 datasets"),
+        (["--dataset_name", "a", "a"], "--dataset_name names a dataset twice"),
+        (["--validation_dataset_name", "a"], "does nothing without --validation_steps"),
+    ],
+)
+def test_arguments_that_contradict_each_other_name_the_flag(recipe, tmp_path, capsys, change, message):
+    assert start(recipe, tmp_path / "run", *change) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_step_schedule_drops_to_a_tenth(recipe, tmp_path):
+    more = ["--lr_scheduler_type", "step", "--lr_drop_step", "2", "--max_train_steps", "3"]
+    assert start(recipe, tmp_path / "run", *more) == 0
+    assert [line["learning_rate"] for line in log_of(tmp_path / "run")] == pytest.approx([1e-3, 1e-4, 1e-4])
+
+
+def test_frozen_text_encoder_stays_and_checkpointed_activations_change_nothing(recipe, tmp_path):
+    assert start(recipe, tmp_path / "plain") == 0
+    assert start(recipe, tmp_path / "checkpointed", "--gradient_checkpointing", "true") == 0
+    plain, checkpointed = (
+        load_file(tmp_path / run / "checkpoints/last/pretrained_model/model.safetensors")
+        for run in ("plain", "checkpointed")
+    )
+    for name, value in plain.items():
+        torch.testing.assert_close(checkpointed[name], value)
+    assert start(recipe, tmp_path / "frozen", "--freeze_text_encoder", "true") == 0
+    frozen = load_file(tmp_path / "frozen/checkpoints/last/pretrained_model/model.safetensors")
+    torch.manual_seed(0)
+    args = json.loads((tmp_path / "frozen" / "arguments.json").read_text())
+    initial = build_model(TrainArguments(**args))[0].state_dict()
+    text = [name for name in frozen if name.startswith("text_encoder.")]
+    assert text and all(torch.equal(initial[name], frozen[name]) for name in text)
+    assert any(not torch.equal(initial[name], plain[name]) for name in text)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_processes_share_each_batch_in_order(num_processes):
+    size = 12 // num_processes
+    parts = [list(BatchesOfRank(60, size, rank, num_processes)) for rank in range(num_processes)]
+    batches = [[index for part in parts for index in part[b]] for b in range(5)]
+    assert batches == [list(range(12 * b, 12 * b + 12)) for b in range(5)]
+    assert list(BatchesOfRank(60, size, 0, num_processes, first_batch=3)) == parts[0][3:]
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "scripts" / "recipes").glob("*.yaml"))])
+def test_recipes_are_read(name):
+    more = ["--dataset_name", "mine"] if name == "finetune.yaml" else []
+    args = parse_arguments(["--config", str(ROOT / "scripts" / "recipes" / name), *more])
+    if args.model_config:
+        assert PJVLTConfig(**args.model_config)
+    if "base" in name:
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        assert batch == 128 and args.max_train_steps % 60_000 != 0
+        epochs = args.max_train_steps * batch / 60_000
+        assert (epochs, args.lr_drop_step * batch / 60_000) in [(300, 240), (100, 60)]
+
+
+@pytest.mark.slow
+def test_two_processes_lose_as_one(recipe, tmp_path):
+    common = [
+        str(ROOT / "tests" / "train_without_noise.py"),
+        "--config",
+        str(recipe),
+        *RATES,
+        "--max_train_steps",
+        "20",
+    ]
+    alone = ["--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "4"]
+    subprocess.run([sys.executable, *common, *alone], env=subprocess_environment(), check=True, timeout=300)
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *common]
+    together += ["--output_dir", str(tmp_path / "two"), "--per_device_train_batch_size", "2"]
+    subprocess.run(together, env={**subprocess_environment(), "ACCELERATE_USE_CPU": "true"}, check=True, timeout=300)
+    one, two = ([line["loss"] for line in log_of(tmp_path / name)] for name in ("one", "two"))
+    assert len(one) == 20 and two == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_equal_weights():
+    command = [sys.executable, str(ROOT / "scripts" / "check_resume.py"), "--kills", "1", "--steps", "8"]
+    told = subprocess.run(command, env=subprocess_environment(), capture_output=True, text=True, timeout=600)
+    assert told.returncode == 0 and told.stdout.count("equal weights") == 2, told.stdout + told.stderr
+
+
+def test_transformers_own_trainer_trains_the_model(tiny_model, tiny_processor, tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    from modeling_pjvlt.data.sampling import PairCollator, PairCropper, TrackingPairs
+
+    model = tiny_model().train()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    pairs = TrackingPairs(ProceduralPairs(num_frames=4), PairCropper(tiny_processor.image_processor), length=8)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=2, report_to=[], use_cpu=True,
+        remove_unused_columns=False, learning_rate=1e-3, logging_steps=1, save_strategy="no",
+    )  # fmt: skip
+    own = Trainer(model=model, args=arguments, train_dataset=pairs, data_collator=PairCollator(tiny_processor))
+    result = own.train()
+    assert result.global_step == 4 and result.training_loss > 0
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters() if name.endswith("weight"))
