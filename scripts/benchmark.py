@@ -4,6 +4,8 @@ python scripts/benchmark.py model                      parameters and multiply-a
 python scripts/benchmark.py model --model my-checkpoint
 python scripts/benchmark.py data                       how fast training data comes, and what memory it takes
 python scripts/benchmark.py data pairs                 only that part: pairs, index or memory
+python scripts/benchmark.py train                      steps per second, waiting for data, share of the matmul peak
+python scripts/benchmark.py train --model base --batch_size 128 --workers 14 --compile     on a GPU
 
 MACs are counted by running the model once (convolutions, linear maps and attention); a sentence is 20 tokens.
 """
@@ -90,9 +92,20 @@ def main() -> None:
     model.add_argument("--model", help="checkpoint whose config is used: folder or Hub id (default: PJVLT-B)")
     data = commands.add_parser("data", help="pairs per second, time to the first pair, memory")
     data.add_argument("part", nargs="?", choices=["pairs", "index", "memory"], help="default: all three")
+    train = commands.add_parser("train", help="steps per second, waiting for data, share of the matmul peak")
+    train.add_argument("--model", choices=["tiny", "base"], default="tiny", help="default: tiny")
+    train.add_argument("--batch_size", type=int, default=32, help="default: 32")
+    train.add_argument("--steps", type=int, default=10, help="measured, after a few to warm up (default: 10)")
+    train.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="bf16", help="default: bf16")
+    train.add_argument("--workers", type=int, default=0, help="processes that prepare pairs (default: 0)")
+    train.add_argument("--compile", action="store_true", help="with torch.compile")
     args = parser.parse_args()
     if args.command == "model":
         describe_model(args.model)
+    elif args.command == "train":
+        from benchmark_train import benchmark_train
+
+        benchmark_train(args.model, args.batch_size, args.steps, args.mixed_precision, args.workers, args.compile)
     else:
         from benchmark_data import benchmark_data
 
