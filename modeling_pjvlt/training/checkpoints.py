@@ -109,13 +109,17 @@ class Checkpoints:
                     "--overwrite_output_dir, or choose another --output_dir."
                 )
             self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process:
+            if self.accelerator.is_main_process and self.args.overwrite_output_dir:
                 shutil.rmtree(self.root, ignore_errors=True)
             self.accelerator.wait_for_everyone()
             return None
         folder = self.root / wanted if wanted in LINKS else Path(wanted)
         if not (folder / "training_state" / RUN_FILE).is_file():
             raise FileNotFoundError(f"--resume_from_checkpoint: no training state in {folder}")
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            for leftover in self.root.glob(".*.partial"):  # of the run that was killed
+                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
         return folder.resolve()
 
     def read(self, folder: Path) -> dict:
