@@ -1,0 +1,626 @@
+"""Train and score every variant of the paper's ablation tables, and print the tables beside the paper's numbers.
+
+python scripts/reproduce_tables.py                           all tables with tiny models, two seeds, on the CPU
+python scripts/reproduce_tables.py --table 2 5 --seeds 0     two of them, one seed
+python scripts/reproduce_tables.py --print                   the tables from what is finished
+python scripts/reproduce_tables.py --preset base --dry_run   what the paper's setting would train, and the commands
+python scripts/reproduce_tables.py --preset base --dataset_name converted/lasot
+
+Tables: 2 fusion mode, 3 number of fused layers, 4 SAIEL and CCPIL, 5 integration operator, 6 CCM and PIM, and
+`residual`: our `fusion_residual` against the literal equations, from the start and added to a trained no-language model.
+
+A variant that stands in several tables is trained once. Killed and started again with the same settings, finished
+variants are kept, and a variant that had saved a checkpoint goes on from it.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import multiprocessing
+import os
+import shlex
+import shutil
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from table_variants import (
+    BASE_RECIPE,
+    PAPER,
+    TABLES,
+    TINY,
+    TINY_CLIPS,
+    TINY_FRAMES,
+    Table,
+    Variant,
+    build_tables,
+    build_variants,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_NOTE = "Tiny preset: this checks that each variant learns and that the code tells them apart, and no more."
+NOT_PRINTED = {"output_dir", "dataloader_num_workers", "tokenizer_name_or_path"}  # change nothing, or only a place
+STARTS = ("model_config", "vision_backbone", "text_backbone", "tokenizer_name_or_path")
+PAIR_FIELDS = (
+    *("seed", "words_share", "wrong_text_share", "no_text_share", "centre_jitter", "scale_jitter"),
+    *("flip_probability", "brightness_jitter"),
+)
+PAIRS_IN_FILE = 320
+COLUMNS = {  # key of a result's scores, and what its column is called
+    "tiny": {
+        "right": "AUC, right sentence",
+        "wrong": "AUC, wrong sentence",
+        "words_right": "only words tell: right",
+        "words_wrong": "only words tell: wrong",
+    },
+    "base": {"right": "AUC, own sentence", "wrong": "AUC, another's sentence"},
+}
+
+
+def fingerprint(value) -> str:
+    """Twelve hexadecimal digits that change with anything in `value`, which JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_json(path: Path, value) -> None:
+    """Write beside the place, then rename, so that a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all variants of one call share. settings: fields of TrainArguments. folder: where all of it is kept."""
+
+    preset: str
+    settings: dict
+    folder: Path
+
+    @cached_property
+    def depth(self) -> int:
+        from modeling_pjvlt import PJVLTConfig
+
+        return PJVLTConfig(**copy.deepcopy(self.settings.get("model_config") or {})).num_hidden_layers
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        return build_variants(self.depth)
+
+    def settings_of(self, variant: Variant, seed: int) -> dict:
+        """Fields of TrainArguments of one variant, as if it started anew."""
+        settings = copy.deepcopy(self.settings)
+        settings["model_config"] = {**(settings.get("model_config") or {}), **variant.overrides}
+        return {**settings, "seed": seed}
+
+    def protocol(self) -> str:
+        """Fingerprint of what two results must share to be compared."""
+        shared = {name: value for name, value in self.settings.items() if name not in {*NOT_PRINTED, "seed"}}
+        scoring = {"tiny": [TINY_CLIPS, TINY_FRAMES], "base": "test"}[self.preset]
+        return fingerprint([self.preset, shared, scoring])
+
+    def fingerprint(self, variant: Variant, seed: int) -> str:
+        """Changes with every setting that can change the result, and with those of the model it starts from."""
+        start = self.fingerprint(self.variants[variant.start], seed) if variant.start else None
+        return fingerprint([self.protocol(), variant.overrides, seed, start])
+
+    def result_path(self, name: str, seed: int) -> Path:
+        return self.folder / "variants" / f"{name}-seed{seed}.json"
+
+    def run_folder(self, variant: Variant, seed: int, kind: str = "runs") -> Path:
+        return self.folder / kind / f"{variant.name}-seed{seed}-{self.fingerprint(variant, seed)}"
+
+    def finished(self, variant: Variant, seed: int) -> dict | None:
+        """The result of a variant, if it was trained with these settings."""
+        path = self.result_path(variant.name, seed)
+        result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return result if result and result["fingerprint"] == self.fingerprint(variant, seed) else None
+
+
+def training_arguments(plan: Plan, variant: Variant, seed: int, anew: bool = False):
+    """TrainArguments of a variant. `anew`: without the model that it starts from and without what is half trained."""
+    from modeling_pjvlt import DEFAULT_CHECKPOINT
+    from modeling_pjvlt.training.arguments import TrainArguments
+
+    settings, folder = plan.settings_of(variant, seed), plan.run_folder(variant, seed)
+    settings["output_dir"] = str(folder)
+    if plan.preset == "tiny":
+        settings["tokenizer_name_or_path"] = DEFAULT_CHECKPOINT
+        settings["checkpointing_steps"] = settings["max_train_steps"]
+    if variant.start and not anew:
+        settings = {name: value for name, value in settings.items() if name not in STARTS}
+        settings["model_name_or_path"] = str(plan.run_folder(variant, seed, "starts"))
+    if (folder / "checkpoints" / "last").exists() and not anew:
+        settings["resume_from_checkpoint"] = "last"
+    return TrainArguments(**settings)
+
+
+def command_line(args) -> str:
+    """`pjvlt-train` with every setting that is not the default."""
+    from modeling_pjvlt.training.arguments import TrainArguments
+
+    words, default = ["pjvlt-train"], TrainArguments(output_dir="", model_config={}, tokenizer_name_or_path="-")
+    for name, value in vars(args).items():
+        if value is None or (value == getattr(default, name) and name not in STARTS):
+            continue
+        values = [json.dumps(value)] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(shlex.quote(str(v)) for v in values)]
+    return " ".join(words)
+
+
+def graft(source, target) -> set[str]:
+    """Copy every tensor of `source`, a model without language, to the one of the same name in `target`.
+
+    Returns their names. Raises `ValueError` naming those that have no place in `target`.
+    """
+    theirs, ours = source.state_dict(), target.state_dict()
+    lost = sorted(name for name, value in theirs.items() if name not in ours or ours[name].shape != value.shape)
+    if lost:
+        raise ValueError(f"the model has no place for {len(lost)} tensors of the one it starts from: {lost[:3]}")
+    target.load_state_dict(theirs, strict=False)
+    return set(theirs)
+
+
+def write_start(plan: Plan, variant: Variant, seed: int) -> Path:
+    """A checkpoint of the variant: vision stream and head of the trained `variant.start`, the rest untrained."""
+    import torch
+    from accelerate.utils import set_seed
+
+    from modeling_pjvlt import PJVLTModel
+    from modeling_pjvlt.training.trainer import build_model
+
+    folder = plan.run_folder(variant, seed, "starts")
+    if folder.is_dir():
+        return folder
+    trained = plan.folder / plan.finished(plan.variants[variant.start], seed)["checkpoint"]
+    if not trained.is_dir():
+        path = plan.result_path(variant.start, seed)
+        raise FileNotFoundError(f"the model of {variant.start}, seed {seed}, is gone: delete {path} to train it again")
+    set_seed(seed)
+    model, processor = build_model(training_arguments(plan, variant, seed, anew=True))
+    graft(PJVLTModel.from_pretrained(trained, dtype=torch.float32), model)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    partial.rename(folder)
+    return folder
+
+
+@contextmanager
+def drawn_once(folder: Path) -> Iterator[None]:
+    """Within it, training pairs are drawn once and read from `folder` by all who come later.
+
+    All variants of a seed see the same pairs, and drawing one takes longer than training on it. Pixels are kept as
+    bytes; the variant that draws them reads them back too, so that all see the same.
+    """
+    import torch
+
+    from modeling_pjvlt.data.sampling import TrackingPairs
+
+    draw, held = TrackingPairs.__getitem__, {"path": None, "samples": None}
+    pictures = ("pixel_values", "template_pixel_values")
+
+    def draw_file(pairs: TrackingPairs, path: Path, indices: range) -> None:
+        samples, cropper = [draw(pairs, index) for index in indices], pairs.cropper
+        columns = {name: [sample[name] for sample in samples] for name in samples[0]}
+        for name in pictures:
+            levels = (torch.stack(columns[name]) + cropper.shift) / cropper.scale
+            columns[name] = levels.round().clamp(0, 255).to(torch.uint8)
+        columns["labels"] = torch.stack(columns["labels"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        torch.save(columns, partial)
+        os.replace(partial, path)
+
+    def read(pairs: TrackingPairs, index: int) -> dict:
+        if not 0 <= index < len(pairs):
+            raise IndexError(f"sample {index} of {len(pairs)}")
+        first = index // PAIRS_IN_FILE * PAIRS_IN_FILE
+        indices = range(first, min(first + PAIRS_IN_FILE, len(pairs)))
+        path = folder / f"{pairs.epoch}-{indices.start}-{indices.stop}.pt"
+        if held["path"] != path:
+            if not path.exists():
+                draw_file(pairs, path, indices)
+            held.update(path=path, samples=torch.load(path, weights_only=True))
+        sample = {name: column[index - first] for name, column in held["samples"].items()}
+        for name in pictures:
+            sample[name] = sample[name] * pairs.cropper.scale - pairs.cropper.shift
+        return sample
+
+    TrackingPairs.__getitem__ = read
+    try:
+        yield
+    finally:
+        TrackingPairs.__getitem__ = draw
+
+
+def pairs_folder(plan: Plan, seed: int) -> Path:
+    """Where the pairs of one seed are kept."""
+    settings = {**plan.settings, "seed": seed}
+    sizes = [plan.settings["model_config"][name] for name in ("template_size", "search_size")]
+    return plan.folder / "pairs" / fingerprint([*(settings.get(name) for name in PAIR_FIELDS), *sizes])
+
+
+def last_loss(path: Path, steps: int) -> float:
+    """Mean training loss over about the last tenth of the steps, from `log.jsonl`."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if "loss" in line]
+    late = [line["loss"] for line in lines if line["step"] > 0.9 * steps] or [lines[-1]["loss"]]
+    return statistics.fmean(late)
+
+
+def score(plan: Plan, checkpoint: Path) -> dict[str, float]:
+    """Success AUC in [0, 1] by tracking, under the keys of COLUMNS."""
+    import torch
+
+    from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = PJVLTModel.from_pretrained(checkpoint, dtype=torch.float32).to(device)
+    processor = PJVLTProcessor.from_pretrained(checkpoint)
+    if plan.preset == "base":
+        from modeling_pjvlt.data import load_tracking_dataset
+
+        names = plan.settings["dataset_name"]
+        name = names[0] if isinstance(names, list) else names
+        return score_sequences(model, processor, load_tracking_dataset(name, split="test"))
+    from modeling_pjvlt.evaluation.procedural import evaluate_procedural
+
+    found = evaluate_procedural(model, processor, TINY_CLIPS, TINY_FRAMES)
+    scores = {f"{kind}_{s}": found.mean(kind, s) for kind in found.auc for s in ("right", "wrong")}
+    means = {s: statistics.fmean(found.mean(kind, s) for kind in found.auc) for s in ("right", "wrong")}
+    return {**means, **scores}
+
+
+def score_sequences(model, processor, sequences) -> dict[str, float]:
+    """Mean success AUC with a sequence's own sentence and with the next one's; first and absent frames left out."""
+    import numpy as np
+
+    from modeling_pjvlt import TrackingSession
+    from modeling_pjvlt.evaluation.metrics import iou, success_auc
+
+    found = []
+    for number in range(len(sequences)):
+        sequence, other = sequences[number], sequences[(number + 1) % len(sequences)]
+        seen = sequence.visible[1:]
+        if not (sequence.visible[0] and seen.any()):
+            continue
+        session, first = TrackingSession(model, processor), sequence.frame(0)
+        for key, text in (("right", sequence.text), ("wrong", other.text)):
+            session.add_target(first, sequence.boxes[0], text, target_id=key)
+        boxes = np.array([[t.box for t in session.step(sequence.frame(i))] for i in range(1, len(sequence))])
+        found.append([success_auc(iou(boxes[seen, i], sequence.boxes[1:][seen])) for i in (0, 1)])
+    if not found:
+        raise ValueError("no test sequence shows its target in the first frame and in a later one")
+    right, wrong = np.mean(found, axis=0).tolist()
+    return {"right": right, "wrong": wrong}
+
+
+def train(args) -> Path:
+    """Train; here so that accelerate is only imported where something is trained."""
+    from modeling_pjvlt.training.trainer import train
+
+    return train(args)
+
+
+def run_variant(plan: Plan, name: str, seed: int) -> dict:
+    """Train and score one variant, and write its result. A training that a signal ended leaves none."""
+    variant, started = plan.variants[name], time.perf_counter()
+    if variant.start:
+        write_start(plan, variant, seed)
+    args = training_arguments(plan, variant, seed)
+    checkpoint = Path(args.output_dir) / "checkpoints" / f"{args.max_train_steps:06d}" / "pretrained_model"
+    if not checkpoint.is_dir():  # or it was killed while being scored, or trained by hand
+        with drawn_once(pairs_folder(plan, seed)) if plan.preset == "tiny" else nullcontext():
+            last = train(args)
+        if last.resolve() != checkpoint.resolve():  # a signal makes `train` return early
+            raise KeyboardInterrupt(f"{name}, seed {seed}, was interrupted")
+    trained = time.perf_counter()
+    scores = score(plan, checkpoint)
+    result = {
+        "variant": name,
+        "seed": seed,
+        "overrides": variant.overrides,
+        "start": variant.start,
+        "fingerprint": plan.fingerprint(variant, seed),
+        "protocol": plan.protocol(),
+        "steps": args.max_train_steps,
+        "batch_size": args.per_device_train_batch_size,
+        "scores": {key: round(value, 4) for key, value in scores.items()},
+        "loss": round(last_loss(Path(args.output_dir) / "log.jsonl", args.max_train_steps), 4),
+        "checkpoint": os.path.relpath(checkpoint, plan.folder),
+        "training_seconds": round(trained - started, 1),
+        "scoring_seconds": round(time.perf_counter() - trained, 1),
+    }
+    write_json(plan.result_path(name, seed), result)
+    return result
+
+
+def wanted_variants(plan: Plan, tables: list[str]) -> list[Variant]:
+    """The variants of some tables, each once, those that others start from first."""
+    built, variants, names = build_tables(plan.depth), plan.variants, []
+    for _, name in (row for table in tables for row in built[table].rows):
+        names += [n for n in (variants[name].start, name) if n is not None and n not in names]
+    return [variants[name] for name in names]
+
+
+def set_up_worker() -> None:
+    """One thread; Ctrl-C is for the parent to handle; a worker whose parent is gone goes too."""
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def run_in_worker(plan: Plan, name: str, seed: int) -> dict:
+    """As `run_variant`, with what it says in a file of its own."""
+    path = plan.folder / "logs" / f"{name}-seed{seed}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    return run_variant(plan, name, seed)
+
+
+class Progress:
+    """Says on stderr what is done and about how long the rest takes."""
+
+    def __init__(self, total: int):
+        self.total, self.done, self.started = total, 0, time.perf_counter()
+
+    def add(self, name: str, seed: int, outcome: dict | FloatingPointError) -> None:
+        self.done += 1
+        if isinstance(outcome, dict):
+            said = f"{outcome['training_seconds']:.0f} s of training, {outcome['scoring_seconds']:.0f} s of scoring, "
+            said += f"loss {outcome['loss']:.3f}, AUC {outcome['scores']['right']:.3f}"
+        else:
+            said = f"failed: {outcome}"
+        left = (time.perf_counter() - self.started) / self.done * (self.total - self.done) / 60
+        print(f"[{self.done}/{self.total}] {name}, seed {seed}: {said}; about {left:.0f} min left", file=sys.stderr)
+
+
+def run_all(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int) -> int:
+    """Run what is not finished; returns how many failed. A loss that is not finite fails its variant alone."""
+    failed, progress = 0, Progress(len(tasks))
+    if num_proc == 1:
+        for variant, seed in tasks:
+            try:
+                outcome = run_variant(plan, variant.name, seed) if is_ready(plan, variant, seed) else no_start(variant)
+            except FloatingPointError as error:
+                outcome = error
+            failed += not isinstance(outcome, dict)
+            progress.add(variant.name, seed, outcome)
+        return failed
+    waiting, running = list(tasks), {}
+    with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), set_up_worker) as pool:
+        try:
+            while waiting or running:
+                ready = [task for task in waiting if is_ready(plan, *task)][: num_proc - len(running)]
+                for variant, seed in ready:
+                    waiting.remove((variant, seed))
+                    running[pool.submit(run_in_worker, plan, variant.name, seed)] = (variant, seed)
+                if not running:  # what the rest starts from has failed
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    variant, seed = running.pop(future)
+                    outcome = future.exception()
+                    if outcome is None:
+                        outcome = future.result()
+                    elif not isinstance(outcome, FloatingPointError):
+                        raise outcome
+                    failed += not isinstance(outcome, dict)
+                    progress.add(variant.name, seed, outcome)
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+    for variant, seed in waiting:
+        progress.add(variant.name, seed, no_start(variant))
+    return failed + len(waiting)
+
+
+def is_ready(plan: Plan, variant: Variant, seed: int) -> bool:
+    return variant.start is None or plan.finished(plan.variants[variant.start], seed) is not None
+
+
+def no_start(variant: Variant) -> FloatingPointError:
+    return FloatingPointError(f"{variant.start}, from which it starts, has failed")
+
+
+def read_results(plan: Plan) -> dict[str, dict[int, dict]]:
+    """All finished results: `results[variant][seed]`."""
+    results: dict[str, dict[int, dict]] = {}
+    for path in sorted((plan.folder / "variants").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        results.setdefault(result["variant"], {})[result["seed"]] = result
+    return results
+
+
+def cell(values: list[float]) -> str:
+    """Mean ± half of what lies between the lowest and the highest; "open" where nothing is finished."""
+    if not values:
+        return "open"
+    mean = f"{statistics.fmean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.3f}"
+
+
+def table_markdown(plan: Plan, key: str, table: Table, results: dict, seeds: list[int] | None) -> str:
+    """One table. seeds: those that count; None is all that are there."""
+    columns = COLUMNS[plan.preset]
+    lines = [
+        f"**{table.title}**",
+        "",
+        f"| {table.head} | {' | '.join(columns.values())} | last loss | seeds | paper |",
+    ]
+    lines.append("|---|" + "---:|" * (len(columns) + 3))
+    for label, name in table.rows:
+        found = [r for seed, r in sorted(results.get(name, {}).items()) if seeds is None or seed in seeds]
+        cells = [cell([r["scores"][column] for r in found]) for column in columns] + [cell([r["loss"] for r in found])]
+        number = str(len(found)) if seeds is None else f"{len(found)} of {len(seeds)}"
+        lines.append(f"| {label} | {' | '.join(cells)} | {number} | {PAPER.get(key, {}).get(name, '-')} |")
+    return "\n".join(lines)
+
+
+def report(plan: Plan, tables: list[str], seeds: list[int] | None) -> str:
+    """The tables, and what to know when reading them."""
+    results, built = read_results(plan), build_tables(plan.depth)
+    names = {name for key in tables for _, name in built[key].rows}
+    used = [r for name in names for seed, r in results.get(name, {}).items() if seeds is None or seed in seeds]
+    notes = [TINY_NOTE] if plan.preset == "tiny" else []
+    notes.append("AUC: success AUC, 0 to 1, by tracking. ± is half of what lies between the seeds; open: not trained.")
+    for steps, batch in sorted({(r["steps"], r["batch_size"]) for r in used}):
+        notes.append(
+            f"{steps} steps of {batch} pairs; those added to the trained `none` come after as many of its own."
+        )
+    if len({r["protocol"] for r in used}) > 1:
+        notes.append("Careful: these results were made with different settings; they must not be compared.")
+    parts = [table_markdown(plan, key, built[key], results, seeds) for key in tables]
+    return "\n\n".join([*parts, "\n".join(notes)])
+
+
+def write_results(plan: Plan) -> Path:
+    """All finished results in one file."""
+    results = read_results(plan)
+    path = plan.folder / "results.json"
+    tables = {key: dict(table.rows) for key, table in build_tables(plan.depth).items()}
+    found = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.items()}
+    note = TINY_NOTE if plan.preset == "tiny" else None
+    write_json(path, {"preset": plan.preset, "note": note, "tables": tables, "variants": found})
+    return path
+
+
+def dry_run(plan: Plan, tables: list[str], tasks: list[tuple[Variant, int]]) -> str:
+    """What would be trained, and how to train it by hand."""
+    built, lines = build_tables(plan.depth), []
+    for variant, seed in tasks:
+        places = [key for key in tables if variant.name in dict(built[key].rows).values()]
+        changes = ", ".join(f"{name}={value}" for name, value in variant.overrides.items())
+        start = f", starts from the trained {variant.start}" if variant.start else ""
+        done = "; finished" if plan.finished(variant, seed) else ""
+        where = f"table {', '.join(places)}" if places else "to start from"
+        lines.append(f"{variant.name}, seed {seed} ({where}{done}): {changes}{start}")
+        lines.append(f"  {command_line(training_arguments(plan, variant, seed))}")
+    return "\n".join([*lines, f"{len(tasks)} trainings"])
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="reproduce_tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--table", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE", help="2, 3, 4, 5, 6, residual"
+    )
+    parser.add_argument(
+        "--preset", choices=("tiny", "base"), default="tiny",
+        help="tiny: small models and procedural clips, all of it in about 40 minutes on two CPU cores; base: the paper's "
+        "models and LaSOT, for GPUs (default: tiny)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, help="one run for each (default: tiny 0 1, base 0)")
+    parser.add_argument("--output", type=Path, default=Path("outputs/tables"), help="folder (default: outputs/tables)")
+    parser.add_argument("--max_train_steps", type=int, help="steps of every variant, instead of the preset's")
+    parser.add_argument("--config", help=f"recipe, instead of the preset's (base: {BASE_RECIPE})")
+    parser.add_argument("--dataset_name", help="base: LaSOT as pjvlt-convert wrote it, with its test split")
+    parser.add_argument("--num_proc", type=int, help="variants at a time (default: tiny one for each core, base 1)")
+    parser.add_argument("--dry_run", action="store_true", help="only say what would be trained, and the commands")
+    parser.add_argument("--print", action="store_true", help="only print the tables from what is finished")
+    return parser
+
+
+def build_plan(args: argparse.Namespace) -> Plan:
+    """Raises `ValueError` or `FileNotFoundError` for arguments that cannot be."""
+    from modeling_pjvlt.training.arguments import read_recipe
+
+    settings = copy.deepcopy(TINY) if args.preset == "tiny" and not args.config else None
+    if settings is None:
+        path = args.config or BASE_RECIPE
+        settings = read_recipe(path if args.config or Path(path).is_file() else str(ROOT / path))
+        if settings.get("model_name_or_path"):
+            raise ValueError("--config: a recipe that starts from a checkpoint cannot change its fusion")
+    if args.preset == "tiny" and (args.dataset_name or settings.get("dataset_name")):
+        raise ValueError("--dataset_name goes with --preset base; the tiny preset draws its own clips")
+    if args.preset == "tiny" and "template_size" not in settings.get("model_config", {}):
+        raise ValueError("--config: the tiny preset needs a recipe with a model_config")
+    if args.dataset_name:
+        settings["dataset_name"] = args.dataset_name
+    if args.preset == "base" and not settings.get("dataset_name"):
+        raise ValueError("--preset base needs --dataset_name: LaSOT as pjvlt-convert wrote it")
+    if args.max_train_steps is not None:
+        before = settings.get("max_train_steps", args.max_train_steps)
+        settings["max_train_steps"] = args.max_train_steps
+        if settings.get("lr_drop_step"):  # keeps its share of the run
+            settings["lr_drop_step"] = max(round(settings["lr_drop_step"] * args.max_train_steps / before), 1)
+    return Plan(args.preset, settings, args.output / args.preset)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 2 for a mistake of the user's, 1 if a variant failed, 130 when interrupted."""
+    args = build_parser().parse_args(argv)
+    tables = [key for key in TABLES if key in args.table]
+    seeds = list(dict.fromkeys(args.seeds or ([0, 1] if args.preset == "tiny" else [0])))
+    try:
+        if args.num_proc is not None and args.num_proc < 1:
+            raise ValueError(f"--num_proc must be at least 1, got {args.num_proc}")
+        plan = build_plan(args)
+        if args.print:
+            print(report(plan, tables, args.seeds))
+            return 0
+        tasks = [(variant, seed) for variant in wanted_variants(plan, tables) for seed in seeds]
+        training_arguments(plan, *tasks[0])  # a bad setting is told before anything starts
+        if args.dry_run:
+            print(dry_run(plan, tables, tasks))
+            return 0
+        failed = run_open(plan, tasks, args.num_proc)
+        path = write_results(plan)
+    except ModuleNotFoundError as error:
+        return fail(f"training needs {error.name}: pip install 'pjvlt[train]'")
+    except (ValueError, OSError) as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        print("\nreproduce_tables: interrupted; finished variants are kept, run it again to go on", file=sys.stderr)
+        return 130
+    print(report(plan, tables, seeds))
+    print(f"\nwrote {path}")
+    return 1 if failed else 0
+
+
+def run_open(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int | None) -> int:
+    """Run what is not finished yet; returns how many failed."""
+    todo = [task for task in tasks if not plan.finished(*task)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_proc = min(num_proc or (cores if plan.preset == "tiny" else 1), max(len(todo), 1))
+    said = f"{len(todo)} of {len(tasks)} variants to train, {num_proc} at a time"
+    print(said + (f"; what they say is in {plan.folder / 'logs'}" if num_proc > 1 else ""), file=sys.stderr)
+    failed = run_all(plan, todo, num_proc)
+    if not failed:
+        shutil.rmtree(plan.folder / "pairs", ignore_errors=True)
+    return failed
+
+
+def fail(message: str) -> int:
+    print(f"reproduce_tables: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
