@@ -26,13 +26,14 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from table_pairs import drawn_once
+from table_scores import last_loss, score_sequences
 from table_variants import (
     BASE_RECIPE,
     PAPER,
@@ -54,7 +55,6 @@ PAIR_FIELDS = (
     *("seed", "words_share", "wrong_text_share", "no_text_share", "centre_jitter", "scale_jitter"),
     *("flip_probability", "brightness_jitter"),
 )
-PAIRS_IN_FILE = 320
 COLUMNS = {  # key of a result's scores, and what its column is called
     "tiny": {
         "right": "AUC, right sentence",
@@ -196,67 +196,11 @@ def write_start(plan: Plan, variant: Variant, seed: int) -> Path:
     return folder
 
 
-@contextmanager
-def drawn_once(folder: Path) -> Iterator[None]:
-    """Within it, training pairs are drawn once and read from `folder` by all who come later.
-
-    All variants of a seed see the same pairs, and drawing one takes longer than training on it. Pixels are kept as
-    bytes; the variant that draws them reads them back too, so that all see the same.
-    """
-    import torch
-
-    from modeling_pjvlt.data.sampling import TrackingPairs
-
-    draw, held = TrackingPairs.__getitem__, {"path": None, "samples": None}
-    pictures = ("pixel_values", "template_pixel_values")
-
-    def draw_file(pairs: TrackingPairs, path: Path, indices: range) -> None:
-        samples, cropper = [draw(pairs, index) for index in indices], pairs.cropper
-        columns = {name: [sample[name] for sample in samples] for name in samples[0]}
-        for name in pictures:
-            levels = (torch.stack(columns[name]) + cropper.shift) / cropper.scale
-            columns[name] = levels.round().clamp(0, 255).to(torch.uint8)
-        columns["labels"] = torch.stack(columns["labels"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        torch.save(columns, partial)
-        os.replace(partial, path)
-
-    def read(pairs: TrackingPairs, index: int) -> dict:
-        if not 0 <= index < len(pairs):
-            raise IndexError(f"sample {index} of {len(pairs)}")
-        first = index // PAIRS_IN_FILE * PAIRS_IN_FILE
-        indices = range(first, min(first + PAIRS_IN_FILE, len(pairs)))
-        path = folder / f"{pairs.epoch}-{indices.start}-{indices.stop}.pt"
-        if held["path"] != path:
-            if not path.exists():
-                draw_file(pairs, path, indices)
-            held.update(path=path, samples=torch.load(path, weights_only=True))
-        sample = {name: column[index - first] for name, column in held["samples"].items()}
-        for name in pictures:
-            sample[name] = sample[name] * pairs.cropper.scale - pairs.cropper.shift
-        return sample
-
-    TrackingPairs.__getitem__ = read
-    try:
-        yield
-    finally:
-        TrackingPairs.__getitem__ = draw
-
-
 def pairs_folder(plan: Plan, seed: int) -> Path:
     """Where the pairs of one seed are kept."""
     settings = {**plan.settings, "seed": seed}
     sizes = [plan.settings["model_config"][name] for name in ("template_size", "search_size")]
     return plan.folder / "pairs" / fingerprint([*(settings.get(name) for name in PAIR_FIELDS), *sizes])
-
-
-def last_loss(path: Path, steps: int) -> float:
-    """Mean training loss over about the last tenth of the steps, from `log.jsonl`."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if "loss" in line]
-    late = [line["loss"] for line in lines if line["step"] > 0.9 * steps] or [lines[-1]["loss"]]
-    return statistics.fmean(late)
 
 
 def score(plan: Plan, checkpoint: Path) -> dict[str, float]:
@@ -280,30 +224,6 @@ def score(plan: Plan, checkpoint: Path) -> dict[str, float]:
     scores = {f"{kind}_{s}": found.mean(kind, s) for kind in found.auc for s in ("right", "wrong")}
     means = {s: statistics.fmean(found.mean(kind, s) for kind in found.auc) for s in ("right", "wrong")}
     return {**means, **scores}
-
-
-def score_sequences(model, processor, sequences) -> dict[str, float]:
-    """Mean success AUC with a sequence's own sentence and with the next one's; first and absent frames left out."""
-    import numpy as np
-
-    from modeling_pjvlt import TrackingSession
-    from modeling_pjvlt.evaluation.metrics import iou, success_auc
-
-    found = []
-    for number in range(len(sequences)):
-        sequence, other = sequences[number], sequences[(number + 1) % len(sequences)]
-        seen = sequence.visible[1:]
-        if not (sequence.visible[0] and seen.any()):
-            continue
-        session, first = TrackingSession(model, processor), sequence.frame(0)
-        for key, text in (("right", sequence.text), ("wrong", other.text)):
-            session.add_target(first, sequence.boxes[0], text, target_id=key)
-        boxes = np.array([[t.box for t in session.step(sequence.frame(i))] for i in range(1, len(sequence))])
-        found.append([success_auc(iou(boxes[seen, i], sequence.boxes[1:][seen])) for i in (0, 1)])
-    if not found:
-        raise ValueError("no test sequence shows its target in the first frame and in a later one")
-    right, wrong = np.mean(found, axis=0).tolist()
-    return {"right": right, "wrong": wrong}
 
 
 def train(args) -> Path:

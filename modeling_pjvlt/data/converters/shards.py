@@ -210,6 +210,7 @@ class _PictureReader:
             self._archive = zipfile.ZipFile(picture.path)
         try:
             return self._archive.read(picture.member)
+        # What zipfile raises for damaged data, by where the damage is; the last one for a garbled compression method.
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise ValueError(f"damaged inside its archive ({error})") from error
 
