@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from benchmark_data import FRAME_SIZE, natural_jpeg, write_dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTConfig
+from modeling_pjvlt.data.sampling import normalize_pairs
 from modeling_pjvlt.training.arguments import TrainArguments
 from modeling_pjvlt.training.loading import build_loader, build_model, build_pairs, parameter_groups
 
@@ -91,7 +93,8 @@ def _measure(args: TrainArguments, model_name: str, steps: int, compiled: bool) 
     waits, works, operations = [], [], 0
 
     def step(module, batch) -> None:
-        loss = module(**{name: value.to(accelerator.device) for name, value in batch.items()}).loss
+        batch = send_to_device(batch, accelerator.device, non_blocking=True)
+        loss = module(**normalize_pairs(batch, processor.image_processor)).loss
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()

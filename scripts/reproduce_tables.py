@@ -27,12 +27,10 @@ import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from table_pairs import drawn_once
 from table_scores import last_loss, score_sequences
 from table_variants import (
     BASE_RECIPE,
@@ -200,7 +198,7 @@ def pairs_folder(plan: Plan, seed: int) -> Path:
     """Where the pairs of one seed are kept."""
     settings = {**plan.settings, "seed": seed}
     sizes = [plan.settings["model_config"][name] for name in ("template_size", "search_size")]
-    return plan.folder / "pairs" / fingerprint([*(settings.get(name) for name in PAIR_FIELDS), *sizes])
+    return plan.folder / "pairs" / fingerprint(["bytes", *(settings.get(name) for name in PAIR_FIELDS), *sizes])
 
 
 def score(plan: Plan, checkpoint: Path) -> dict[str, float]:
@@ -226,11 +224,13 @@ def score(plan: Plan, checkpoint: Path) -> dict[str, float]:
     return {**means, **scores}
 
 
-def train(args) -> Path:
-    """Train; here so that accelerate is only imported where something is trained."""
+def train(args, pairs: Path | None = None) -> Path:
+    """Train; here so that accelerate is only imported where something is trained. pairs: where they are kept."""
+    from table_pairs import DrawnOnce
+
     from modeling_pjvlt.training.trainer import train
 
-    return train(args)
+    return train(args, None if pairs is None else lambda drawn: DrawnOnce(drawn, pairs))
 
 
 def run_variant(plan: Plan, name: str, seed: int) -> dict:
@@ -241,8 +241,7 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
     args = training_arguments(plan, variant, seed)
     checkpoint = Path(args.output_dir) / "checkpoints" / f"{args.max_train_steps:06d}" / "pretrained_model"
     if not checkpoint.is_dir():  # or it was killed while being scored, or trained by hand
-        with drawn_once(pairs_folder(plan, seed)) if plan.preset == "tiny" else nullcontext():
-            last = train(args)
+        last = train(args, pairs_folder(plan, seed) if plan.preset == "tiny" else None)
         if last.resolve() != checkpoint.resolve():  # a signal makes `train` return early
             raise KeyboardInterrupt(f"{name}, seed {seed}, was interrupted")
     trained = time.perf_counter()

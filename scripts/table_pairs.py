@@ -1,56 +1,57 @@
 """Training pairs that `reproduce_tables.py` draws once and gives to every variant."""
 
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import Dataset
+
 PAIRS_IN_FILE = 320
+TENSORS = ("pixel_values", "template_pixel_values", "brightness", "labels")
 
 
-@contextmanager
-def drawn_once(folder: Path) -> Iterator[None]:
-    """Within it, training pairs are drawn once and read from `folder` by all who come later.
+class DrawnOnce(Dataset):
+    """The samples of `pairs`, drawn when they are first asked for and then read from `folder` by all who come later.
 
-    All variants of a seed see the same pairs, and drawing one takes longer than training on it. Pixels are kept as
-    bytes; the variant that draws them reads them back too, so that all see the same.
+    All variants of a seed see the same pairs, and drawing one takes longer than training on it.
     """
-    import torch
 
-    from modeling_pjvlt.data.sampling import TrackingPairs
+    def __init__(self, pairs: Dataset, folder: Path):
+        self.pairs, self.folder = pairs, folder
+        self._held: tuple[Path, list[dict]] | None = None  # the file read last
 
-    draw, held = TrackingPairs.__getitem__, {"path": None, "samples": None}
-    pictures = ("pixel_values", "template_pixel_values")
+    def __len__(self) -> int:
+        return len(self.pairs)
 
-    def draw_file(pairs: TrackingPairs, path: Path, indices: range) -> None:
-        samples, cropper = [draw(pairs, index) for index in indices], pairs.cropper
-        columns = {name: [sample[name] for sample in samples] for name in samples[0]}
-        for name in pictures:
-            levels = (torch.stack(columns[name]) + cropper.shift) / cropper.scale
-            columns[name] = levels.round().clamp(0, 255).to(torch.uint8)
-        columns["labels"] = torch.stack(columns["labels"])
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        first = index // PAIRS_IN_FILE * PAIRS_IN_FILE
+        indices = range(first, min(first + PAIRS_IN_FILE, len(self)))
+        path = self.folder / f"{indices.start}-{indices.stop}.safetensors"
+        if self._held is None or self._held[0] != path:
+            if not path.exists():
+                self._draw(path, indices)
+            self._held = path, self._read(path)
+        return self._held[1][index - first]
+
+    def _draw(self, path: Path, indices: range) -> None:
+        samples = [self.pairs[index] for index in indices]
+        tensors = {name: torch.stack([sample[name] for sample in samples]) for name in TENSORS}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        torch.save(columns, partial)
+        save_file(tensors, partial, {"text": json.dumps([sample["text"] for sample in samples])})
         os.replace(partial, path)
 
-    def read(pairs: TrackingPairs, index: int) -> dict:
-        if not 0 <= index < len(pairs):
-            raise IndexError(f"sample {index} of {len(pairs)}")
-        first = index // PAIRS_IN_FILE * PAIRS_IN_FILE
-        indices = range(first, min(first + PAIRS_IN_FILE, len(pairs)))
-        path = folder / f"{pairs.epoch}-{indices.start}-{indices.stop}.pt"
-        if held["path"] != path:
-            if not path.exists():
-                draw_file(pairs, path, indices)
-            held.update(path=path, samples=torch.load(path, weights_only=True))
-        sample = {name: column[index - first] for name, column in held["samples"].items()}
-        for name in pictures:
-            sample[name] = sample[name] * pairs.cropper.scale - pairs.cropper.shift
-        return sample
-
-    TrackingPairs.__getitem__ = read
-    try:
-        yield
-    finally:
-        TrackingPairs.__getitem__ = draw
+    @staticmethod
+    def _read(path: Path) -> list[dict]:
+        with safe_open(path, "pt") as file:
+            columns = [file.get_tensor(name) for name in TENSORS]
+            texts = json.loads(file.metadata()["text"])
+        return [
+            {**dict(zip(TENSORS, values, strict=True)), "text": text}
+            for *values, text in zip(*columns, texts, strict=True)
+        ]

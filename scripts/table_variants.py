@@ -95,7 +95,7 @@ def build_tables(depth: int) -> dict[str, Table]:
 # Fields of TrainArguments. Measured on two cores of an AMD EPYC that others used too: two processes with one thread each
 # trained a model of this kind on 250 pairs/s together, one process with two threads on 150. bf16 with eager attention
 # was 8 % faster than float32, bf16 with sdpa 50 % slower. With 64-pixel search crops the sentence had not lowered the
-# loss after 400 steps. Drawing a pair takes 13 ms, training on it 10 ms: hence `drawn_once`.
+# loss after 400 steps. Drawing a pair takes 13 ms, training on it 10 ms: hence `DrawnOnce`.
 TINY = {
     "model_config": {
         "hidden_size": 96,

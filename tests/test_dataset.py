@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -130,6 +131,25 @@ def test_box_may_be_unknown_and_picture_that_of_the_row_before():
     ]
     for sequence, index, number in ((dog, 2, 0), (cat, 0, 0), (cat, 1, 4)):
         np.testing.assert_array_equal(sequence.frame(index), picture(number))
+
+
+def test_a_choice_of_rows_shows_its_own_pictures(parquet):
+    chosen = load_tracking_dataset(str(parquet)).rows.select([1, 2, 4])
+    sequences = list(TrackingDataset(chosen))
+    assert [len(sequence) for sequence in sequences] == [2, 1]
+    for sequence, index, number in ((sequences[0], 0, 1), (sequences[0], 1, 2), (sequences[1], 0, 4)):
+        assert np.array_equal(sequence.frame(index), picture(number))
+
+
+def test_a_dataset_for_another_process_does_not_take_its_pictures_along(isolated_cache):
+    noise = [np.random.default_rng(i).integers(0, 256, (200, 300, 3), np.uint8) for i in range(5)]
+    (isolated_cache / "data").mkdir()
+    table = rows(image=[PILImage.fromarray(pixels) for pixels in noise])
+    Dataset.from_dict(table, features=FEATURES).to_parquet(isolated_cache / "data" / "train-0.parquet")
+    dataset = load_tracking_dataset(str(isolated_cache))
+    assert np.array_equal(dataset[1].frame(1), noise[4])
+    sent = pickle.dumps(dataset)
+    assert len(sent) < noise[0].nbytes and np.array_equal(pickle.loads(sent)[1].frame(1), noise[4])
 
 
 def test_picture_that_no_row_has_is_reported():

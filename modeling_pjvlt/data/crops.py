@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..image_processing_pjvlt import to_rgb
 from .dataset import TrackingSequence
 
 MAX_CENTRE = 0.45  # of the search crop's side: how far from its middle a target may be put
@@ -56,7 +56,7 @@ def search_window(rng, box_xywh, factor: float, size: int, centre_jitter: float,
     x, y, w, h = box_xywh
     target = math.sqrt(w * h)
     side = math.ceil(target * factor * math.exp(scale_jitter * rng.standard_normal()))
-    limit = MAX_CENTRE * side
+    limit = min(MAX_CENTRE * side, max(side / 2 - reduction_of(side, size), 0))  # also after going to whole pixels
     dx, dy = (min(max(v * centre_jitter * target, -limit), limit) for v in rng.uniform(-0.5, 0.5, 2))
     return window_around(x + w / 2 + dx, y + h / 2 + dy, side, size)
 
@@ -76,16 +76,17 @@ def reduction_of(side: int, size: int) -> int:
     return reduction
 
 
-def cut(frame: np.ndarray | SequenceFrame, window: Window, size: int) -> Tensor:
-    """(3, size, size) float32 with values 0 to 255: the window of a frame, black outside of it.
+def cut(frame: np.ndarray | SequenceFrame, window: Window, size: int, mirror: bool = False) -> Tensor:
+    """(3, size, size) uint8: the window of a frame, black outside of it; `mirror` swaps left and right.
 
     Raises `ValueError` naming a frame that cannot be decoded.
     """
     picture, reduction = _decode(frame, reduction_of(window.side, size))
-    region = _region(picture, *(v // reduction for v in window))
+    region = _region(_pixels(picture), *(v // reduction for v in window))
     if region.shape[2] != size:  # this filter is fast for channels that come last in memory, as they do here
         region = F.interpolate(region, (size, size), mode="bilinear", antialias=True)
-    return torch.empty(3, size, size).copy_(region[0, :3])
+    crop = region[0, :3].numpy()
+    return torch.from_numpy(np.ascontiguousarray(crop[..., ::-1] if mirror else crop))
 
 
 def _decode(frame: np.ndarray | SequenceFrame, reduction: int) -> tuple[np.ndarray | Image.Image, int]:
@@ -94,21 +95,28 @@ def _decode(frame: np.ndarray | SequenceFrame, reduction: int) -> tuple[np.ndarr
     return frame, 1
 
 
-def _region(picture: np.ndarray | Image.Image, left: int, top: int, side: int) -> Tensor:
-    """(1, 3 or 4, side, side) uint8 cut out of a frame, black outside of it; a fourth channel means nothing.
+def _pixels(picture: np.ndarray | Image.Image) -> np.ndarray:
+    """(H, W, 3 or 4) uint8; a fourth channel means nothing.
 
-    Channels come last in memory.
+    Pillow keeps four bytes for a pixel of an RGB picture, which are shown here without copying any, where it keeps
+    them in one piece (pictures of up to four megapixels).
     """
-    if isinstance(picture, Image.Image):
-        region = picture.crop((left, top, left + side, top + side))
-        if region.mode != "RGB":
-            return to_rgb(region)[None]
-        # Pillow keeps four bytes a pixel; as such they are copied fastest.
-        pixels = torch.frombuffer(bytearray(region.tobytes("raw", "RGBX")), dtype=torch.uint8)
-        return pixels.view(1, side, side, 4).permute(0, 3, 1, 2)
-    height, width = picture.shape[:2]
+    if isinstance(picture, np.ndarray):
+        return picture
+    if picture.mode == "RGB":
+        try:
+            return np.from_dlpack(pa.array(picture).values).reshape(picture.height, picture.width, 4)
+        except ValueError:  # in several pieces
+            pass
+    return np.array(picture.convert("RGB"))
+
+
+def _region(pixels: np.ndarray, left: int, top: int, side: int) -> Tensor:
+    """(1, channels, side, side) copied out of a frame, black outside of it; channels come last in memory."""
+    height, width, channels = pixels.shape
     x0, x1 = (min(max(v, 0), width) for v in (left, left + side))
     y0, y1 = (min(max(v, 0), height) for v in (top, top + side))
-    region = np.zeros((1, side, side, 3), np.uint8)
-    region[0, y0 - top : y1 - top, x0 - left : x1 - left] = picture[y0:y1, x0:x1]
-    return torch.from_numpy(region).permute(0, 3, 1, 2)
+    inside = (x1 - x0, y1 - y0) == (side, side)
+    region = (torch.empty if inside else torch.zeros)(1, side, side, channels, dtype=torch.uint8)
+    region.numpy()[0, y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1]
+    return region.permute(0, 3, 1, 2)

@@ -25,13 +25,14 @@ from PIL import Image as PILImage
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from .frames import DECODING_ERRORS, Frames, PictureRows, VideoFrames, decode
+from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode
 from .text import sentence_or_class
 
 logger = logging.get_logger(__name__)
 
 SIDES = ("x", "y", "w", "h")
 MAX_REPORTED = 5  # bad rows that an error lists
+ROWS_AT_ONCE = 1000  # of encoded pictures
 OPEN_VIDEOS = 4  # kept open by a dataset of videos
 
 
@@ -139,7 +140,7 @@ class TrackingDataset(_Table):
         super().__init__(rows, sentences, quiet)
         if "image" not in rows.column_names:
             raise ValueError(f"The dataset has no column 'image'; it has {rows.column_names}. Map it with `columns`.")
-        self._images = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+        self._pictures = EncodedPictures(rows.select_columns(["image"]).cast_column("image", Image(decode=False)))
         self._names, self._starts = self._find_sequences()
         self._check_frames()
 
@@ -154,7 +155,7 @@ class TrackingDataset(_Table):
             self.texts[index],
             self._boxes[part],
             self._visible[part],
-            PictureRows(self._images, self._picture_rows[part]),
+            PictureRows(self._pictures, self._picture_rows[part]),
             None if self._cover is None else self._cover[part],
         )
 
@@ -232,9 +233,9 @@ class TrackingDataset(_Table):
     @cached_property
     def _picture_rows(self) -> np.ndarray:
         """(rows,) the row whose picture each row shows: its own, or the last one before it that has one."""
-        column = self._images.with_format("arrow")[:]["image"]
-        rows = np.where(column.is_valid().to_numpy(), np.arange(len(column)), -1)
-        rows = np.maximum.accumulate(rows) if len(rows) else rows
+        parts = self._pictures.rows.with_format("arrow").iter(ROWS_AT_ONCE)
+        there = np.array([known for part in parts for known in part["image"].is_valid().to_numpy()], bool)
+        rows = np.maximum.accumulate(np.where(there, np.arange(len(there)), -1))
         self._report(rows < 0, "have no picture, nor has a row before them")
         return rows
 

@@ -10,11 +10,13 @@ from typing import Protocol
 
 import av
 import numpy as np
+from datasets import Dataset
 from PIL import Image, ImageOps
 
 from ..video_pjvlt import upright
 
 ORIENTATION = 0x0112  # the EXIF tag
+JPEG_METADATA = ("exif", "xmp")  # what may hold it; a JPEG with neither need not be asked, which takes a while
 # What Pillow raises for a broken picture, depending on the format.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 MAX_ADVANCE = 64  # frames of a video that are decoded on the way rather than sought
@@ -46,7 +48,8 @@ def read_encoded(encoded: Mapping) -> bytes:
 def open_picture(encoded: Mapping) -> Image.Image:
     """The picture, upright; a JPEG is decoded only when its pixels are asked for."""
     picture = Image.open(io.BytesIO(read_encoded(encoded)))
-    if picture.getexif().get(ORIENTATION, 1) != 1:
+    told = picture.format != "JPEG" or not picture.info.keys().isdisjoint(JPEG_METADATA)
+    if told and picture.getexif().get(ORIENTATION, 1) != 1:
         return ImageOps.exif_transpose(picture)
     return picture
 
@@ -64,6 +67,30 @@ def decode(picture: Image.Image | np.ndarray, reduction: int = 1) -> tuple[Image
         picture.draft(None, (picture.width // reduction, picture.height // reduction))
     picture.load()
     return picture, reduction
+
+
+class EncodedPictures:
+    """Rows of a table's column `image`, read from its Arrow file without what `datasets` does for a row.
+
+    Args:
+        rows: the table, with encoded pictures. Where it is a choice of a larger one, `datasets` finds its rows.
+    """
+
+    def __init__(self, rows: Dataset):
+        self.rows = rows
+        self._column = None
+
+    def __getitem__(self, row: int) -> dict:
+        """`{"image": {"bytes": …, "path": …}}`."""
+        if self.rows._indices is not None:
+            return self.rows[row]
+        if self._column is None:
+            self._column = self.rows.with_format("arrow")[:]["image"]
+        return {"image": self._column[row].as_py()}
+
+    def __getstate__(self) -> dict:
+        """Without the column, which would be copied whole; a table knows its file."""
+        return {**self.__dict__, "_column": None}
 
 
 class PictureRows:

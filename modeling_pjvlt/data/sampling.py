@@ -123,10 +123,10 @@ def draw_pair(sequence, rng: np.random.Generator, max_gap: int) -> FramePair | N
 
 
 class PairCropper:
-    """Turns a frame pair into a sample for `PJVLTModel`: `pixel_values`, `template_pixel_values`, `labels`, `text`.
+    """Turns a frame pair into a sample; [`PairCollator`] makes batches for `PJVLTModel` of them.
 
     Args:
-        images: the image processor, which says how large crops are and how they are normalised.
+        images: the image processor, which says how large crops are.
         centre_jitter, scale_jitter: see [`search_window`].
         flip_probability: share of samples seen in a mirror: both crops, the box, and left and right in the sentence.
         brightness_jitter: each crop is made brighter or darker by a factor of up to 1 ± this.
@@ -142,10 +142,14 @@ class PairCropper:
     ):
         self.images, self.centre_jitter, self.scale_jitter = images, centre_jitter, scale_jitter
         self.flip_probability, self.brightness_jitter = flip_probability, brightness_jitter
-        self.scale, self.shift = (values.view(3, 1, 1) for values in images.normalization())
 
     def __call__(self, pair: FramePair, rng: np.random.Generator) -> dict[str, Tensor | str]:
-        """One sample. Raises `ValueError` naming a frame that cannot be decoded or a box that is none."""
+        """One sample. Raises `ValueError` naming a frame that cannot be decoded or a box that is none.
+
+        `pixel_values`, `template_pixel_values`: (3, S, S) uint8, the search and the template crop. `brightness`: (2,)
+        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop.
+        `text`: the sentence.
+        """
         images = self.images
         template = template_window(check_box(pair.template_box), images.template_factor, images.template_size)
         x, y, w, h = box = check_box(pair.search_box)
@@ -154,18 +158,14 @@ class PairCropper:
         )
         label = [(x + w / 2 - search.left) / search.side, (y + h / 2 - search.top) / search.side]
         label += [w / search.side, h / search.side]
-        crops = [cut(pair.template, template, images.template_size), cut(pair.search, search, images.search_size)]
-        text = pair.text
-        if rng.random() < self.flip_probability:
-            crops = [crop.flip(-1) for crop in crops]
+        text, mirror = pair.text, bool(rng.random() < self.flip_probability)
+        if mirror:
             label[0], text = 1 - label[0], swap_left_right(text)
-        if self.brightness_jitter:
-            for crop, chance in zip(crops, rng.uniform(-1, 1, 2), strict=True):
-                crop.mul_(1 + chance * self.brightness_jitter).clamp_(max=255)
-        template_crop, search_crop = (crop.mul_(self.scale).sub_(self.shift) for crop in crops)
+        template_light, search_light = 1 + self.brightness_jitter * rng.uniform(-1, 1, 2)
         return {
-            "pixel_values": search_crop,
-            "template_pixel_values": template_crop,
+            "pixel_values": cut(pair.search, search, images.search_size, mirror),
+            "template_pixel_values": cut(pair.template, template, images.template_size, mirror),
+            "brightness": torch.tensor([search_light, template_light], dtype=torch.float32),
             "labels": torch.tensor(label, dtype=torch.float32),
             "text": text,
         }
@@ -260,12 +260,28 @@ class TrackingPairs(Dataset):
 
 
 class PairCollator:
-    """Stacks samples and tokenises their sentences."""
+    """Stacks samples and tokenises their sentences.
 
-    def __init__(self, processor):
-        self.processor = processor
+    Args:
+        processor: the model's.
+        normalize: give what `PJVLTModel` takes. Without, crops stay bytes, a quarter of the size, and
+            [`normalize_pairs`] does the rest where the model is.
+    """
+
+    def __init__(self, processor, normalize: bool = True):
+        self.processor, self.normalize = processor, normalize
 
     def __call__(self, samples: list[dict]) -> dict[str, Tensor]:
-        names = ("pixel_values", "template_pixel_values", "labels")
+        names = ("pixel_values", "template_pixel_values", "brightness", "labels")
         batch = {name: torch.stack([sample[name] for sample in samples]) for name in names}
-        return {**batch, **self.processor.encode_text([sample["text"] for sample in samples])}
+        batch |= self.processor.encode_text([sample["text"] for sample in samples])
+        return normalize_pairs(batch, self.processor.image_processor) if self.normalize else batch
+
+
+def normalize_pairs(batch: dict[str, Tensor], images: PJVLTImageProcessor) -> dict[str, Tensor]:
+    """The batch with crops made brighter or darker, in whole levels, and normalised, on the device they are on."""
+    inputs = {name: value for name, value in batch.items() if name != "brightness"}
+    for name, factors in zip(("pixel_values", "template_pixel_values"), batch["brightness"].unbind(1), strict=True):
+        levels = (batch[name] * factors.view(-1, 1, 1, 1)).round_().clamp_(0, 255)
+        inputs[name] = images.normalize_crops(levels)
+    return inputs

@@ -108,10 +108,10 @@ def build_loader(
     num_processes: int,
     first_batch: int,
 ) -> DataLoader:
-    """Batches of one process from `first_batch` on."""
+    """Batches of one process from `first_batch` on, their crops still bytes: see [`normalize_pairs`]."""
     settings = {
         "num_workers": args.dataloader_num_workers,
-        "collate_fn": PairCollator(processor),
+        "collate_fn": PairCollator(processor, normalize=False),
         "pin_memory": torch.cuda.is_available(),
         "generator": torch.Generator(),  # or the loader would draw from the global one, and a resumed run differ
     }

@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, send_to_device, set_seed
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import get_scheduler
 
+from ..data.sampling import normalize_pairs
+from ..image_processing_pjvlt import PJVLTImageProcessor
 from .arguments import TrainArguments
 from .checkpoints import Checkpoints
 from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
@@ -36,14 +39,15 @@ class TrainResult:
     metrics: dict[str, float]
 
 
-def train(args: TrainArguments) -> Path:
+def train(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = None) -> Path:
     """Run a training; returns the folder of the last checkpoint's model. See [`run`]."""
-    return run(args).folder
+    return run(args, wrap_pairs).folder
 
 
-def run(args: TrainArguments) -> TrainResult:
+def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = None) -> TrainResult:
     """Train, from the start or from where a checkpoint left off.
 
+    `wrap_pairs` is given the dataset of the training samples and returns one of as many to be used instead.
     A signal (Ctrl-C, SIGTERM) ends the run after the step under way, with a checkpoint. Raises `ValueError` or
     `FileNotFoundError` naming the flag for arguments that cannot be, `FloatingPointError` for a loss that is not
     finite, `OSError` where the last checkpoint cannot be written.
@@ -66,6 +70,7 @@ def run(args: TrainArguments) -> TrainResult:
     length = args.max_train_steps * args.gradient_accumulation_steps
     length *= args.per_device_train_batch_size * accelerator.num_processes
     pairs = build_pairs(args, processor.image_processor, length)
+    pairs = pairs if wrap_pairs is None else wrap_pairs(pairs)
     first_batch = started["step"] * args.gradient_accumulation_steps
     rank, num_processes = accelerator.process_index, accelerator.num_processes
     loader = build_loader(args, pairs, processor, rank, num_processes, first_batch)
@@ -81,7 +86,7 @@ def run(args: TrainArguments) -> TrainResult:
     try:
         with interruptible(accelerator) as interrupted:
             for batches in grouped(loader, args.gradient_accumulation_steps):
-                loss, norm = _gradients(args, accelerator, model, batches, log)
+                loss, norm = _gradients(args, accelerator, model, processor.image_processor, batches, log)
                 try:
                     check_finite(accelerator, loss, norm)
                 except FloatingPointError:
@@ -126,11 +131,18 @@ def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
     return torch.compile(model) if args.torch_compile else model, optimizer, scheduler
 
 
-def _gradients(args: TrainArguments, accelerator: Accelerator, model: nn.Module, batches: list[dict], log: RunLog):
+def _gradients(
+    args: TrainArguments,
+    accelerator: Accelerator,
+    model: nn.Module,
+    images: PJVLTImageProcessor,
+    batches: list[dict],
+    log: RunLog,
+):
     """Gradients of one optimizer step, clipped. Returns the sum of the batches' losses, and the gradient's norm."""
     total = 0
     for batch in batches:
-        batch = send_to_device(batch, accelerator.device, non_blocking=True)
+        batch = normalize_pairs(send_to_device(batch, accelerator.device, non_blocking=True), images)
         with accelerator.accumulate(model):
             outputs = model(**batch)
             accelerator.backward(outputs.loss)

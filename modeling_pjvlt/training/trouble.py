@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..data.sampling import normalize_pairs
 from .arguments import TrainArguments
 from .loading import samples_of_batch
 
@@ -37,7 +38,10 @@ def save_failure(
     samples = [samples_of_batch(step * number + k, size, rank, accelerator.num_processes) for k in range(len(batches))]
     told = {"step": step + 1, "seed": args.seed, "datasets": args.dataset_name, "samples": samples}
     (folder / f"batch-{rank}.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
-    tensors = {f"{k}.{name}": value.contiguous().cpu() for k, b in enumerate(batches) for name, value in b.items()}
+    inputs = [normalize_pairs(batch, processor.image_processor) for batch in batches]
+    tensors = {
+        f"{k}.{name}": value.contiguous().cpu() for k, batch in enumerate(inputs) for name, value in batch.items()
+    }
     save_file(tensors, folder / f"batch-{rank}.safetensors")
     if accelerator.is_main_process:
         accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(folder / "pretrained_model")
