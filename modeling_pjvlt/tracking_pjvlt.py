@@ -1,6 +1,7 @@
 """The online loop: a session holds the targets of one video and steps through its frames."""
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,10 @@ class TrackingSession:
         processor: its [`PJVLTProcessor`].
         use_window: multiply the scores by a Hann window, so that of two equal answers the nearer one wins.
 
+    Attributes:
+        seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
+            until the boxes are.
+
     Example:
         >>> session = TrackingSession(model, processor)  # doctest: +SKIP
         >>> session.add_target(first_frame, box=[x, y, w, h], text="white dog", target_id="dog")  # doctest: +SKIP
@@ -86,6 +91,7 @@ class TrackingSession:
         self.model = model.eval()
         self.processor = processor
         self.window = hann_window(model.config.search_grid, model.device) if use_window else None
+        self.seconds = {"crop": 0.0, "network": 0.0}
         self._targets: dict[str, _Target] = {}
         self._batch: tuple[Tensor, PJVLTTextFeatures | None] | None = None  # templates and words of all the targets
 
@@ -149,6 +155,7 @@ class TrackingSession:
         """
         if not self._targets:
             return []
+        started = time.perf_counter()
         image = to_rgb(frame)
         frame_size = tuple(image.shape[1:])
         for target_id, target in self._targets.items():
@@ -157,25 +164,30 @@ class TrackingSession:
                     f"The frame is {frame_size[1]} x {frame_size[0]} pixels, but target {target_id!r} was given in one of "
                     f"{target.frame_size[1]} x {target.frame_size[0]}: all frames of a video must have one size."
                 )
-        boxes, scores = self._locate(image)
+        boxes, scores = self._locate(image, started)
         for target, box in zip(self._targets.values(), boxes, strict=True):
             target.box = box
         return [TrackedTarget(i, t.box, s) for (i, t), s in zip(self._targets.items(), scores, strict=True)]
 
-    def _locate(self, image: Tensor) -> tuple[list[tuple[float, float, float, float]], list[float]]:
-        """Boxes (xywh, frame pixels) and scores of all the targets in one frame (3, H, W)."""
+    def _locate(self, image: Tensor, started: float) -> tuple[list[tuple[float, float, float, float]], list[float]]:
+        """Boxes (xywh, frame pixels) and scores of all the targets in one frame (3, H, W). started: when its step did."""
         images, size = self.processor.image_processor, self.model.config.search_size
         geometry = [crop_geometry(target.box, images.search_factor, size) for target in self._targets.values()]
         crops = torch.stack([crop_image(image, *place, size) for place in geometry])
+        pixel_values = images.normalize_crops(crops).to(self.model.device)
+        cropped = time.perf_counter()
         template, text_features = self._batched()
         outputs = self.model(
-            pixel_values=images.normalize_crops(crops).to(self.model.device),
+            pixel_values=pixel_values,
             template_pixel_values=template,
             text_features=text_features,
         )
         boxes, scores = decode_boxes(outputs.score_map, outputs.offset_map, outputs.size_map, self.window)
         boxes = self.processor.post_process_tracking(boxes, geometry, image.shape[1:])
-        return [tuple(box) for box in boxes.tolist()], scores.tolist()
+        answer = [tuple(box) for box in boxes.tolist()], scores.tolist()  # which waits for the device
+        self.seconds["crop"] += cropped - started
+        self.seconds["network"] += time.perf_counter() - cropped
+        return answer
 
     def _batched(self) -> tuple[Tensor, PJVLTTextFeatures | None]:
         if self._batch is None:

@@ -15,23 +15,16 @@ def last_loss(path: Path, steps: int) -> float:
 
 def score_sequences(model, processor, sequences) -> dict[str, float]:
     """Mean success AUC with a sequence's own sentence and with the next one's; first and absent frames left out."""
-    import numpy as np
-
-    from modeling_pjvlt import TrackingSession
-    from modeling_pjvlt.evaluation.metrics import iou, success_auc
+    from modeling_pjvlt.evaluation.tracking import track_sequence, visible_auc
 
     found = []
     for number in range(len(sequences)):
         sequence, other = sequences[number], sequences[(number + 1) % len(sequences)]
-        seen = sequence.visible[1:]
-        if not (sequence.visible[0] and seen.any()):
+        if not (sequence.visible[0] and sequence.visible[1:].any()):
             continue
-        session, first = TrackingSession(model, processor), sequence.frame(0)
-        for key, text in (("right", sequence.text), ("wrong", other.text)):
-            session.add_target(first, sequence.boxes[0], text, target_id=key)
-        boxes = np.array([[t.box for t in session.step(sequence.frame(i))] for i in range(1, len(sequence))])
-        found.append([success_auc(iou(boxes[seen, i], sequence.boxes[1:][seen])) for i in (0, 1)])
+        tracks = track_sequence(model, processor, sequence, {"right": sequence.text, "wrong": other.text})
+        found.append([visible_auc(boxes, sequence) for boxes in tracks.boxes.values()])
     if not found:
         raise ValueError("no test sequence shows its target in the first frame and in a later one")
-    right, wrong = np.mean(found, axis=0).tolist()
+    right, wrong = (statistics.fmean(column) for column in zip(*found, strict=True))
     return {"right": right, "wrong": wrong}

@@ -42,7 +42,7 @@ class TrackingSequence:
 
     name: its `sequence`. text: its sentence. boxes: (n, 4) float32 xywh in frame pixels, zeros where unknown.
     visible: (n,) bool. frames: where its pictures are. cover: (n,) visible share of the target in eighths, -1 where
-    unknown, or None (GOT-10k has it).
+    unknown, or None (GOT-10k has it). category: its class, empty where unknown.
     """
 
     name: str
@@ -51,6 +51,7 @@ class TrackingSequence:
     visible: np.ndarray
     frames: Frames
     cover: np.ndarray | None = None
+    category: str = ""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -105,16 +106,21 @@ class _Table:
             shown = "; ".join(self._where(row) for row in rows[:MAX_REPORTED])
             raise ValueError(f"{len(rows)} rows {what}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
 
+    def _of_first_rows(self, name: str) -> list:
+        column = self._column(name)
+        return [None] * len(self) if column is None else column.take(pa.array(self._starts[:-1])).to_pylist()
+
+    @cached_property
+    def categories(self) -> list[str]:
+        """The class of each sequence, empty where unknown."""
+        return [category or "" for category in self._of_first_rows("category")]
+
     @cached_property
     def texts(self) -> list[str]:
         """A sentence for each sequence; empty ones fall back to the class, then to "the target", with one warning."""
-        first = pa.array(self._starts[:-1])
-        said, classes = (
-            [None] * len(self) if column is None else column.take(first).to_pylist()
-            for column in (self._column("text"), self._column("category"))
-        )
+        said = self._of_first_rows("text")
         said = [self._sentences.get(name, text) for name, text in zip(self._names, said, strict=True)]
-        texts = [sentence_or_class(text, category) for text, category in zip(said, classes, strict=True)]
+        texts = [sentence_or_class(text, category) for text, category in zip(said, self.categories, strict=True)]
         fallen = sum(not (text or "").strip() for text in said)
         if fallen and not self._quiet:
             unknown = sum(text == DEFAULT_SENTENCE for text in texts)
@@ -157,6 +163,7 @@ class TrackingDataset(_Table):
             self._visible[part],
             PictureRows(self._pictures, self._picture_rows[part]),
             None if self._cover is None else self._cover[part],
+            self.categories[index],
         )
 
     def _find_sequences(self) -> tuple[list[str], np.ndarray]:
@@ -263,7 +270,9 @@ class VideoTrackingDataset(_Table):
         visible = (boxes[:, 2:] > 0).all(axis=1)
         if self._visible is not None:
             visible &= self._visible[index]
-        return TrackingSequence(self._names[index], self.texts[index], boxes, visible, self._frames(index))
+        return TrackingSequence(
+            self._names[index], self.texts[index], boxes, visible, self._frames(index), category=self.categories[index]
+        )
 
     def _frames(self, index: int) -> VideoFrames:
         """Of a video that was used lately, with its place in it, or newly opened."""

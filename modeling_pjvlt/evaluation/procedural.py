@@ -11,8 +11,7 @@ from tqdm.auto import tqdm
 from ..data.procedural import KINDS, ProceduralClip
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from ..tracking_pjvlt import TrackingSession
-from .metrics import iou, success_auc
+from .tracking import track_sequence, visible_auc
 
 FIRST_SEED = 10_000_000  # training draws its clips from seeds of 2^31 and above
 SENTENCES = ("right", "wrong", "none")
@@ -39,19 +38,10 @@ class ProceduralScores:
 
 
 def track_clip(model, processor, clip: ProceduralClip) -> dict[str, float]:
-    """Success AUC of one clip for each of SENTENCES; the wrong one is a distractor's. First frame left out.
-
-    The three are tracked as three targets of one session, which changes nothing about each of them.
-    """
+    """Success AUC of one clip for each of SENTENCES; the wrong one is a distractor's. First frame left out."""
     texts = {"right": clip.text, "wrong": clip.wrong_text, "none": DEFAULT_SENTENCE}
-    session = TrackingSession(model, processor)
-    first = clip.frame(0)
-    for sentence, text in texts.items():
-        session.add_target(first, clip.boxes[0], text, target_id=sentence)
-    boxes = np.array([[t.box for t in session.step(clip.frame(i))] for i in range(1, len(clip))])  # (n - 1, 3, 4)
-    seen = clip.visible[1:]
-    truth = clip.boxes[1:][seen]
-    return {sentence: success_auc(iou(boxes[seen, i], truth)) for i, sentence in enumerate(SENTENCES)}
+    tracks = track_sequence(model, processor, clip, texts)
+    return {sentence: visible_auc(boxes, clip) for sentence, boxes in tracks.boxes.items()}
 
 
 def evaluate_procedural(

@@ -4,15 +4,18 @@ Every protocol takes the boxes of a tracker that saw the first frame's box (one-
 
 `otb` (tracker benchmark v1.0/v1.1, Wu et al. 2013; `calcSeqErrRobust.m`, `perfPlot.m`)
     First frame: replaced by the ground truth, and counted. Invalid predictions: w or h not positive, or all four
-    numbers NaN, repeats the box before it. Longer predictions are cut; shorter ones are an error. Frames whose ground
+    numbers NaN, repeats the box before it. Longer predictions are cut (the toolkit stops); shorter ones are an error.
+    Frames whose ground
     truth has a number that is not positive, x and y included, overlap with nothing, but their centre counts as found.
     Success: overlap > each of 0:0.05:1. Precision: centre error <= 20 pixels. All frames are the denominator. The
-    mean of a curve over sequences leaves out those where it is zero everywhere. No absent flags.
+    mean of a curve over sequences leaves out those where it is zero everywhere (0 where none is left; the toolkit
+    gives NaN). No absent flags. Normalised precision as in `lasot`; the toolkit has none.
 `lasot` (LaSOT toolkit, Fan et al. 2019; `calc_seq_err_robust.m`, `eval_tracker.m`, `plot_draw_save.m`)
     As `otb`, but a prediction with any NaN repeats the box before it, and frames flagged absent are taken out of the
     errors while they stay in the denominator. Normalised precision: at 0.2 of the target's width and height.
 `tnl2k` (TNL2K toolkit, Wang et al. 2021: the code of `lasot`)
     As `lasot`; but normalised precision is ranked as its script sets it, by the mean of the whole curve over 0:0.01:0.5.
+    Precision is read at 20 pixels, as papers do; the script has a switch for it.
 `pytracking` (pytracking, `extract_results.py`; what most papers print)
     First frame as above. NaN or negative w, h: an error. A w or h of zero repeats the box before it. Longer
     predictions are cut; shorter ones are filled with zeros. Frames count whose ground truth has an area and, where
@@ -23,7 +26,8 @@ Every protocol takes the boxes of a tracker that saw the first frame's box (one-
 `got10k` (GOT-10k toolkit, Huang et al. 2019; `got10k/experiments/got10k.py`)
     First frame left out; frames with `cover` 0 left out. Both boxes are clipped to the frame, left and top first and
     then width and height, as the toolkit does. AO is the mean overlap, SR the share above 0.5 and 0.75, both over all
-    frames of all sequences at once. Lengths must agree. NaN is an error (the toolkit would print NaN).
+    frames of all sequences at once. Lengths must agree. NaN in a frame that counts is an error (the toolkit would
+    print NaN). A `cover` of -1, unknown, counts.
 
 Means are taken in float64; pytracking takes them in float32, which differs in the eighth digit.
 """
@@ -248,16 +252,18 @@ def _got10k_overlaps(frames: Frames) -> dict[str, np.ndarray]:
     boxes, truth = frames.predictions, frames.truth
     if len(boxes) != len(truth):
         raise ValueError(f"{len(boxes)} predictions for {len(truth)} frames.")
-    if np.isnan(boxes[1:]).any():
-        raise ValueError(f"frame {int(np.flatnonzero(np.isnan(boxes[1:]).any(axis=1))[0]) + 1} is NaN.")
-    boxes, truth = (_clip_to_frame(b[1:], frames.frame_size) for b in (boxes, truth))
+    counts = np.ones(len(truth), bool) if frames.cover is None else np.asarray(frames.cover) != 0
+    counts[0] = False
+    for what, rows in (("prediction", boxes), ("ground truth", truth)):
+        if np.isnan(rows[counts]).any():
+            row = int(np.flatnonzero(counts & np.isnan(rows).any(axis=1))[0])
+            raise ValueError(f"the {what} of frame {row} is NaN.")
+    boxes, truth = (_clip_to_frame(rows[counts], frames.frame_size) for rows in (boxes, truth))
     near = np.maximum(boxes[:, :2], truth[:, :2])
     far = np.minimum(boxes[:, :2] + boxes[:, 2:], truth[:, :2] + truth[:, 2:])
     shared = np.maximum(far - near, 0).prod(axis=1)
     union = boxes[:, 2:].prod(axis=1) + truth[:, 2:].prod(axis=1) - shared
-    overlaps = np.clip(shared / (union + EPS), 0, 1)
-    seen = np.ones(len(overlaps), bool) if frames.cover is None else np.asarray(frames.cover)[1:] != 0
-    return {"overlaps": overlaps[seen]}
+    return {"overlaps": np.clip(shared / (union + EPS), 0, 1)}
 
 
 def _matlab(name: str, any_nan: bool, **rest) -> Protocol:

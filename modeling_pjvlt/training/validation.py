@@ -6,9 +6,8 @@ from accelerate import Accelerator
 
 from ..data.dataset import load_tracking_dataset
 from ..data.procedural import KINDS, ProceduralClip
-from ..evaluation.metrics import iou, success_auc
 from ..evaluation.procedural import FIRST_SEED
-from ..tracking_pjvlt import TrackingSession
+from ..evaluation.tracking import track_sequence, visible_auc
 from .arguments import TrainArguments
 
 VALIDATION_SEED = FIRST_SEED - 1_000  # procedural clips that neither training nor the published scores draw
@@ -67,15 +66,7 @@ class Validation:
         return {"auc": right, "auc_shuffled": shuffled}, better
 
     def _score(self, model, number: int) -> list[float]:
-        sequence, texts = self.sequences[number], (self.sequences[number].text, self.shuffled[number])
-        session = TrackingSession(model, self.processor)
-        first = sequence.frame(0)
-        for name, text in enumerate(texts):
-            session.add_target(first, sequence.boxes[0], text, target_id=name)
-        length = min(len(sequence), self.max_frames)
-        boxes = np.array([[t.box for t in session.step(sequence.frame(i))] for i in range(1, length)])
-        seen = sequence.visible[1:length]
-        if not seen.any():
-            return [0.0, 0.0]
-        truth = sequence.boxes[1:length][seen]
-        return [success_auc(iou(boxes[seen, i], truth)) for i in range(len(texts))]
+        sequence = self.sequences[number]
+        texts = {"right": sequence.text, "shuffled": self.shuffled[number]}
+        tracks = track_sequence(model, self.processor, sequence, texts, self.max_frames)
+        return [visible_auc(boxes, sequence) for boxes in tracks.boxes.values()]

@@ -127,10 +127,11 @@ def read_text(path: Path) -> str:
     return " ".join(_lines(path)) if path.is_file() else ""
 
 
-def read_boxes(path: Path) -> np.ndarray:
-    """(n, 4) boxes of a text file: four numbers a line, apart by commas, tabs or blanks.
+def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
+    """(n, 4) boxes of a text file: four numbers a line, apart by commas, semicolons, tabs or blanks.
 
-    Raises `ValueError` for a file that is missing or empty, or naming the first line that is not a box.
+    Of a polygon, eight numbers x1, y1, …, x4, y4 as in VOT, the upright rectangle around it. Raises `ValueError` for a
+    file that is missing or empty, or naming the first line that is neither.
     """
     if not path.is_file():
         raise ValueError(f"{path.name} is missing")
@@ -140,12 +141,15 @@ def read_boxes(path: Path) -> np.ndarray:
             box = [float(part) for part in re.split(r"[,;\s]+", line.strip(" ,;\t"))]
         except ValueError:
             box = []
+        if len(box) == 8:
+            corners = np.reshape(box, (4, 2))
+            box = [*corners.min(axis=0), *np.ptp(corners, axis=0)]
         if len(box) != 4:
             raise ValueError(f"{path.name}, line {number}: expected four numbers, got {line!r}")
         boxes.append(box)
     if not boxes:
         raise ValueError(f"{path.name} is empty")
-    return np.array(boxes, np.float32)
+    return np.array(boxes, dtype)
 
 
 def read_flags(path: Path) -> np.ndarray | None:

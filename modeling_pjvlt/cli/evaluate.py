@@ -1,0 +1,226 @@
+"""`pjvlt-eval`: one-pass evaluation of a PJVLT on tracking datasets, scored by a benchmark's own rules, with a report."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .. import DEFAULT_CHECKPOINT
+
+PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "got10k")
+TEXT_KINDS = ("own", "shuffled", "empty", "class")
+SERVERS = ("got10k", "trackingnet")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pjvlt-eval",
+        description="Track every sequence of one or several datasets from its first box, score the boxes by the rules\n"
+        "of a benchmark, and write a report (HTML, Markdown, JSON) beside the raw results. Finished sequences are\n"
+        "kept: killed and started again, it goes on where it was. With several processes:\n"
+        "accelerate launch -m modeling_pjvlt.cli.evaluate …",
+        epilog="examples:\n"
+        "  pjvlt-eval --dataset_name my-name/lasot --protocol lasot --text own shuffled empty\n"
+        "  pjvlt-eval --dataset_name clips --others CSRT=results/csrt   (clips/NAME/{img, groundtruth.txt, language.txt})\n"
+        "  pjvlt-eval --dataset_name my-name/got10k --protocol got10k --submission got10k",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint: folder or Hub id (default: bundled)")
+    parser.add_argument(
+        "--dataset_name",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help="Hub id or folder of a tracking dataset, a folder of sequences as folders of pictures, or `procedural`",
+    )
+    parser.add_argument("--split", default="test", help="of the datasets (default: test)")
+    parser.add_argument("--revision", help="of the datasets on the Hub")
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOL_NAMES,
+        default="lasot",
+        help="whose rules count (default: lasot); `pytracking` is what most papers print for TNL2K and others, "
+        "`pytracking_lasot` for LaSOT",
+    )
+    parser.add_argument(
+        "--text",
+        nargs="+",
+        choices=TEXT_KINDS,
+        default=["own"],
+        metavar="KIND",
+        help="sentences to track with: own, shuffled (another sequence's), empty, class; several give a table of "
+        "differences with a 95 %% interval (default: own)",
+    )
+    parser.add_argument("--output_dir", help="for reports and raw results (default: evaluations/MODEL)")
+    parser.add_argument("--max_sequences", type=int, metavar="N", help="only the first N of each dataset")
+    parser.add_argument("--attributes", metavar="FILE", help="JSON: attribute -> list of sequence names")
+    parser.add_argument(
+        "--others", nargs="+", default=[], metavar="NAME=FOLDER", help="results of other trackers, ranked beside"
+    )
+    parser.add_argument(
+        "--published",
+        metavar="FILE",
+        help="JSON: rows of a paper's table to print beside, each with tracker, source, protocol and scores",
+    )
+    parser.add_argument("--submission", choices=SERVERS, help="also write the archive that this server takes")
+    parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate and report. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    args = build_parser().parse_args(argv)
+    try:
+        _run(args)
+    except ModuleNotFoundError as error:
+        return _fail(f"evaluation needs {error.name}: pip install 'pjvlt[eval]'")
+    except (ValueError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; finished sequences are kept, repeat the command to go on", 130)
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    import torch
+    from accelerate import PartialState
+
+    from .. import PJVLTModel, PJVLTProcessor
+    from ..evaluation.sequences import load_sequences
+
+    others = dict(_named_folder(word) for word in args.others)
+    attributes, published = ({} if path is None else _read_json(path) for path in (args.attributes, args.published))
+    state = PartialState(cpu=args.device == "cpu")
+    model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device or state.device)
+    processor = PJVLTProcessor.from_pretrained(args.model)
+    model_name = Path(args.model).name
+    output = Path(args.output_dir or f"evaluations/{model_name}")
+    folders = {name: output / name.strip("/").replace("/", "--").lstrip(".-") for name in args.dataset_name}
+    folders = {name: output / Path(name).name if Path(name).is_dir() else f for name, f in folders.items()}
+    if len(set(folders.values())) < len(folders):
+        raise ValueError(f"Two datasets would be written to the same folder of {output}; evaluate them one by one.")
+    for name, folder in folders.items():
+        sequences = load_sequences(name, args.split, args.revision)[: args.max_sequences]
+        _evaluate(args, model, processor, state, name, sequences, folder, others, attributes, published or [])
+
+
+def _evaluate(args, model, processor, state, name, sequences, folder, others, attributes, published) -> None:
+    """One dataset: track with each kind of sentence, then score and report in the main process."""
+    from ..evaluation.results import read_results
+    from ..evaluation.runner import Evaluation, ground_truth, result_of, score, worst_sequences
+
+    runs = {}
+    for text in dict.fromkeys(["own", *args.text] if "own" in args.text else args.text):
+        runs[text] = Evaluation(model, processor, sequences, text, folder / "raw" / text, state, args.protocol)
+        runs[text].run(label=f"{folder.name}, {text} sentences" if len(args.text) > 1 else folder.name)
+    if not state.is_main_process:
+        return
+    first = next(iter(runs.values()))
+    truth = ground_truth(sequences, attributes)
+    if args.submission:
+        _submit(args.submission, first, folder)
+    if not truth.known:
+        print(f"{folder.name}: the ground truth is not public; the boxes are in {first.folder}")
+        return
+    sizes = {key: done.frame_size for key, done in first.finished().items()}
+    results = [result_of(run, text, truth, Path(args.model).name) for text, run in runs.items()]
+    from ..evaluation.report import EvaluationReport, TrackerResult, write_report
+
+    for other, path in others.items():
+        results.append(TrackerResult(other, score(args.protocol, read_results(path, truth.boxes), truth, sizes)))
+    report = EvaluationReport(
+        dataset=name if not Path(name).is_dir() else Path(name).name,
+        split=args.split,
+        model=args.model if not Path(args.model).is_dir() else Path(args.model).name,
+        results=results,
+        worst=worst_sequences(sequences, first.texts, first.predictions(), results[0].scores),
+        published=published,
+        notes=_notes(args, sequences),
+        environment=_environment(model, state),
+    )
+    paths = write_report(report, folder)
+    _print(report, paths)
+
+
+def _submit(server: str, run, folder: Path) -> None:
+    import numpy as np
+
+    from ..evaluation.results import file_stem, write_submission
+
+    lengths = {sequence.name: len(sequence) for sequence in run.sequences}
+    times = {name: np.loadtxt(run.folder / f"{file_stem(name)}_time.txt", ndmin=1) for name in lengths}
+    path = folder / f"{server}.zip"
+    write_submission(path, server, run.predictions(), times, lengths)
+    print(f"{folder.name}: {len(lengths)} sequences for the {server} server in {path}")
+
+
+def _notes(args, sequences: list) -> list[str]:
+    notes = []
+    if args.max_sequences is not None:
+        notes.append(f"Only the first {len(sequences)} sequences.")
+    if args.dtype != "float32":
+        notes.append(f"The model ran in {args.dtype}.")
+    return notes
+
+
+def _environment(model, state) -> dict[str, str]:
+    import platform
+
+    import torch
+    import transformers
+
+    from .. import __version__
+
+    device = str(model.device)
+    if model.device.type == "cuda":
+        device = torch.cuda.get_device_name(model.device)
+    return {
+        "pjvlt": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "device": f"{device}, {torch.get_num_threads()} threads" if model.device.type == "cpu" else device,
+        "processes": str(state.num_processes),
+    }
+
+
+def _print(report, paths: dict[str, Path]) -> None:
+    """The overall scores, what the sentences change, and where the report is."""
+    from ..evaluation.report import language_table
+
+    print(f"\n{report.dataset} ({len(report.results[0].scores.sequences)} sequences, protocol {report.protocol})")
+    width = max(len(result.label) for result in report.results)
+    for result in report.results:
+        told = "  ".join(f"{key} {value:.1f}" for key, value in result.scores.items())
+        speed = f"  {result.fps:.0f} FPS" if result.fps else ""
+        print(f"  {result.label:<{width}}  {told}{speed}")
+    for row in language_table(report.results):
+        print(
+            f"  own minus {row['text']} sentences: {row['difference']:+.1f} {row['metric']} "
+            f"(95 % interval {row['low']:+.1f} to {row['high']:+.1f})"
+        )
+    print(f"  report: {paths['html']}")
+
+
+def _named_folder(word: str) -> tuple[str, str]:
+    name, equals, folder = word.partition("=")
+    if not (name and equals and folder):
+        raise ValueError(f"--others takes NAME=FOLDER, got {word!r}.")
+    return name, folder
+
+
+def _read_json(path: str):
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"pjvlt-eval: error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

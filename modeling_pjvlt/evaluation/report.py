@@ -1,0 +1,526 @@
+"""Reports of an evaluation, for people and for programs: [`write_report`]."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from .plots import Section, curve_figure, page_html, section_html, speed_bars, strip
+from .protocols import PROTOCOLS, BenchmarkScores
+
+RULES = {
+    "otb": "OTB toolkit: the first frame counts, as ground truth; all frames are the denominator.",
+    "lasot": "LaSOT toolkit: the first frame counts, as ground truth; all frames are the denominator, and absent ones "
+    "are never found.",
+    "tnl2k": "TNL2K toolkit: the rules of LaSOT's (all frames are the denominator, absent ones are never found), but "
+    "normalised precision is the mean of its whole curve.",
+    "pytracking": "pytracking: the first frame counts, as ground truth; only frames that show the target are the "
+    "denominator.",
+    "pytracking_lasot": "pytracking, for its dataset LaSOT: the first frame counts, as ground truth; all frames are "
+    "the denominator, and absent ones are never found.",
+    "got10k": "GOT-10k toolkit: the first frame and those that hide the target are left out; the frames of all "
+    "sequences are taken at once.",
+}
+LABELS = {
+    "auc": "AUC",
+    "precision": "P",
+    "normalized_precision": "P norm",
+    "op50": "OP 0.50",
+    "op75": "OP 0.75",
+    "ao": "AO",
+    "sr50": "SR 0.50",
+    "sr75": "SR 0.75",
+}
+TEXTS = {
+    "own": "own sentences",
+    "shuffled": "shuffled sentences",
+    "empty": "empty sentences",
+    "class": "class names as sentences",
+}
+PLOTS = {
+    "success": ("Success", "overlap threshold", None),
+    "precision": ("Precision", "centre error, pixels", 20.0),
+    "normalized_precision": ("Normalised precision", "centre error, sizes of the target", 0.2),
+}
+PARTS = ("decode", "crop", "network")
+MARKDOWN_ROWS = 20
+NUM_SAMPLES, BLOCK = 10_000, 250
+NO_VALUE = "–"
+
+
+@dataclass(frozen=True)
+class TrackerResult:
+    """What one tracker scored.
+
+    text: which sentences it was given: `own`, `shuffled`, `empty`, `class`; None for trackers that are not ours.
+    milliseconds: mean per frame of `decode`, `crop` and `network`; empty if unknown. fps: frames per second of crop
+    and network, without decoding.
+    """
+
+    name: str
+    scores: BenchmarkScores
+    text: str | None = None
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    fps: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, and the sentences where they are not its own."""
+        return self.name if self.text in (None, "own") else f"{self.name}, {_sentences(self.text)}"
+
+
+@dataclass(frozen=True)
+class WorstSequence:
+    """A sequence to look at.
+
+    score: main metric, percent. frames: RGB uint8, (height, width, 3), boxes already drawn. captions: one for each;
+    raises `ValueError` for another number.
+    """
+
+    name: str
+    sentence: str
+    score: float
+    frames: list[np.ndarray]
+    captions: list[str]
+
+    def __post_init__(self):
+        if len(self.frames) != len(self.captions):
+            raise ValueError(f"{self.name}: {len(self.captions)} captions for {len(self.frames)} frames.")
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What a report tells.
+
+    results: ours with its own sentences first, then ours with other sentences, then other trackers; at least one,
+    all by the same protocol, or `ValueError`. published: rows of a paper's table: `tracker`, `source`, `protocol`,
+    and metric name -> percent. notes: printed as they are. environment: such as {"device": "cpu"}.
+    """
+
+    dataset: str
+    split: str
+    model: str
+    results: list[TrackerResult]
+    worst: list[WorstSequence] = field(default_factory=list)
+    published: list[dict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        protocols = sorted({result.scores.protocol for result in self.results})
+        if len(protocols) != 1:
+            raise ValueError(f"A report takes results of one protocol; there are {protocols or 'no results'}.")
+
+    @property
+    def protocol(self) -> str:
+        return self.results[0].scores.protocol
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the overall scores, the main one first."""
+        return PROTOCOLS[self.protocol].metrics
+
+    def ranked(self, metric: str | None = None) -> list[TrackerResult]:
+        """Results from best to worst by one metric, by default the main one; those without it last."""
+        return sorted(self.results, key=lambda r: -_number(r.scores.get(metric or self.metrics[0]), -math.inf))
+
+
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, num_samples: int = NUM_SAMPLES, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of a - b, and the ends of its 95 % interval by a paired bootstrap over sequences (percentiles).
+
+    Args:
+        a, b: (n,), scores of the same sequences in the same order.
+
+    The same arguments give the same numbers. The interval of a single sequence is NaN. Raises `ValueError` for
+    arrays of other shapes, without elements, or with NaN.
+
+    >>> paired_difference(np.array([3.0, 3.0]), np.array([1.0, 1.0]))
+    (2.0, 2.0, 2.0)
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.ndim != 1 or a.shape != b.shape or not len(a):
+        raise ValueError(f"Scores must be two arrays (n,) with n > 0; got {a.shape} and {b.shape}.")
+    difference = a - b
+    if np.isnan(difference).any():
+        raise ValueError("Scores must not be NaN.")
+    if len(difference) == 1:
+        return float(difference[0]), math.nan, math.nan
+    generator = np.random.default_rng(seed)
+    means = np.empty(num_samples)
+    for start in range(0, num_samples, BLOCK):
+        size = min(BLOCK, num_samples - start)
+        means[start : start + size] = difference[generator.integers(len(a), size=(size, len(a)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
+
+
+def language_table(results: Sequence[TrackerResult]) -> list[dict]:
+    """How much our tracker's own sentences are worth: one row for each of our results with other ones.
+
+    Each row has `text`, `metric` (the main one), `with` and `without` (means over the sequences that both results
+    scored, percent, with its own sentences and with these), `difference`, `low`, `high` (see [`paired_difference`]),
+    `sequences` (their number), and `note`: why `with` is not the overall score, where it is not. Protocols that pool
+    frames are compared by the AO of each sequence. Empty where a side is missing.
+    """
+    own = next((result for result in results if result.text == "own"), None)
+    rows = []
+    for other in results:
+        if own is None or other.text in (None, "own"):
+            continue
+        rules = PROTOCOLS[own.scores.protocol]
+        metric = rules.metrics[0]
+        pairs = [
+            (scores[metric], other.scores.sequences[name][metric])
+            for name, scores in own.scores.sequences.items()
+            if name in other.scores.sequences
+        ]
+        values = np.array([pair for pair in pairs if np.isfinite(pair).all()]).reshape(-1, 2)
+        if not len(values):
+            continue
+        difference, low, high = paired_difference(values[:, 0], values[:, 1])
+        means = values.mean(axis=0)
+        note = ""
+        if rules.pooled:
+            note = f"{LABELS[metric]} of each sequence, averaged; the overall score takes all frames at once"
+        elif not np.allclose(means, [own.scores[metric], other.scores[metric]], atol=1e-6):
+            note = "mean over all sequences that both have; the overall score leaves some out"
+        row = {"text": other.text, "metric": metric, "with": float(means[0]), "without": float(means[1])}
+        rows.append(
+            {**row, "difference": difference, "low": low, "high": high, "sequences": len(values), "note": note}
+        )
+    return rows
+
+
+def to_json(report: EvaluationReport) -> dict:
+    """Everything but the pictures, of types that JSON has; numbers that are not finite become None."""
+    results = [
+        {
+            "name": result.name,
+            "text": result.text,
+            "scores": dict(result.scores),
+            "sequences": result.scores.sequences,
+            "attributes": result.scores.attributes,
+            "curves": result.scores.curves,
+            "thresholds": {name: result.scores.thresholds[name] for name in result.scores.curves},
+            "milliseconds": result.milliseconds,
+            "fps": result.fps,
+        }
+        for result in report.results
+    ]
+    return _plain(
+        {
+            "dataset": report.dataset,
+            "split": report.split,
+            "model": report.model,
+            "protocol": report.protocol,
+            "rules": RULES[report.protocol],
+            "main_metric": report.metrics[0],
+            "results": results,
+            "language": language_table(report.results),
+            "worst": [{"name": w.name, "sentence": w.sentence, "score": w.score} for w in report.worst],
+            "published": report.published,
+            "notes": report.notes,
+            "environment": report.environment,
+        }
+    )
+
+
+def to_markdown(report: EvaluationReport) -> str:
+    """The report as GitHub's Markdown, without plots and pictures."""
+    parts = [f"# {_markdown(_title(report))}", f"Protocol `{report.protocol}`. {RULES[report.protocol]}"]
+    for section in _sections(report):
+        parts.append(f"## {section.title}")
+        parts += [_markdown(line) for line in section.text]
+        rows = section.rows[:MARKDOWN_ROWS] if section.name == "sequences" else section.rows
+        if rows:
+            lines = ["| " + " | ".join(map(_markdown, section.header)) + " |"]
+            lines.append("|---" * section.texts + "|---:" * (len(section.header) - section.texts) + "|")
+            for number, row in enumerate(rows):
+                cells = [f"**{_markdown(cell)}**" if number in section.bold else _markdown(cell) for cell in row]
+                lines.append("| " + " | ".join(cells) + " |")
+            parts.append("\n".join(lines))
+        if len(rows) < len(section.rows):
+            parts.append(f"… and {len(section.rows) - len(rows)} more in report.json")
+    if report.notes:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
+    if report.environment:
+        parts += ["## Environment", "\n".join(f"- {_markdown(line)}" for line in _environment(report))]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_html(report: EvaluationReport) -> str:
+    """The report as one page that loads nothing: plots and pictures are inside.
+
+    The same report gives the same text. Raises `ImportError` without matplotlib.
+    """
+    sections = {section.name: section for section in _sections(report)}
+    shown = {name: section_html(section) for name, section in sections.items()}
+    order = ["trackers", "plots", "language", "attributes", "sequences", "worst", "speed", "published"]
+    shown["plots"] = _html_plots(report)
+    shown["worst"] = _html_worst(report)
+    if "speed" in sections:
+        parts = [(r.label, {k: v for k, v in r.milliseconds.items() if _finite(v)}) for r in report.results]
+        shown["speed"] = section_html(sections["speed"], speed_bars([(label, ms) for label, ms in parts if ms]))
+    for name, title, lines in (
+        ("notes", "Notes", report.notes),
+        ("environment", "Environment", _environment(report)),
+    ):
+        order.append(name)
+        if lines:
+            items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
+            shown[name] = f'<section id="{name}"><h2>{title}</h2>\n<ul>{items}</ul></section>'
+    cards = "\n".join(
+        f'<div class="card"><b>{escape(value)}</b><span>{escape(what)}</span></div>'
+        for value, what in _headline(report)
+    )
+    rules = f"<p>Protocol <code>{escape(report.protocol)}</code>. {escape(RULES[report.protocol])}</p>"
+    body = [f'<header><h1>{escape(_title(report))}</h1>\n{rules}\n<div class="cards">{cards}</div></header>']
+    body += [shown[name] for name in order if shown.get(name)]
+    return page_html(_title(report), body)
+
+
+def write_report(report: EvaluationReport, folder: str | Path) -> dict[str, Path]:
+    """Write `report.json`, `report.md` and `report.html`, in this order, into a folder that is made if need be.
+
+    Each is written beside its place and renamed: one that is there is whole, be it the old one. Returns the paths by
+    `json`, `md`, `html`. Raises `ImportError` without matplotlib, when the first two are written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    makers: dict[str, Callable[[EvaluationReport], str]] = {
+        "json": lambda r: json.dumps(to_json(r), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "md": to_markdown,
+        "html": to_html,
+    }
+    paths = {}
+    for kind, make in makers.items():
+        paths[kind] = folder / f"report.{kind}"
+        _write_beside(paths[kind], make(report))
+    return paths
+
+
+def _write_beside(path: Path, text: str) -> None:
+    """As the data package's own, which would ask for `datasets`."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _sections(report: EvaluationReport) -> list[Section]:
+    """The tables that both texts show; those with nothing in them are left out."""
+    metrics, main, results = report.metrics, LABELS[report.metrics[0]], report.results
+    labels = [LABELS[metric] for metric in metrics]
+    ranked = report.ranked()
+    trackers = Section(
+        "trackers",
+        "Trackers",
+        [f"In percent, ranked by {main}; {len(results[0].scores.sequences)} sequences."],
+        ["Tracker", *labels],
+        [[r.label, *(_format(r.scores.get(m)) for m in metrics)] for r in ranked],
+        tuple(number for number, r in enumerate(ranked) if r.text is not None),
+    )
+    attributes = list(dict.fromkeys(name for r in results for name in r.scores.attributes))
+    sizes = {name: r.scores.attributes[name]["sequences"] for r in results for name in r.scores.attributes}
+    by_attribute = Section(
+        "attributes",
+        "Attributes",
+        [f"{main} over the sequences that have each attribute."],
+        ["Attribute", "Sequences", *(r.label for r in results)],
+        [
+            [name, str(sizes[name]), *(_format(r.scores.attributes.get(name, {}).get(metrics[0])) for r in results)]
+            for name in attributes
+        ],
+    )
+    parts = list(dict.fromkeys([*PARTS, *(part for r in results for part in r.milliseconds)]))
+    speed = Section(
+        "speed",
+        "Speed",
+        ["Milliseconds per frame, on average; frames per second are those of crop and network, without decoding."],
+        ["Tracker", *parts, "frames per second"],
+        [
+            [r.label, *(_format(r.milliseconds.get(part)) for part in parts), _format(r.fps)]
+            for r in results
+            if r.milliseconds or r.fps is not None
+        ],
+    )
+    tables = [trackers, _language_section(results), by_attribute, speed, _sequence_section(report)]
+    return [section for section in [*tables, _published_section(report)] if section.rows]
+
+
+def _language_section(results: Sequence[TrackerResult]) -> Section:
+    text, rows = [], []
+    table = language_table(results)
+    for row in table:
+        metric, difference = LABELS[row["metric"]], row["difference"]
+        by = f"{abs(difference):.1f} points {'higher' if difference > 0 else 'lower'} than"
+        if abs(difference) < 0.05:
+            by = "the same, to a tenth of a point, as"
+        line = f"With its own sentences {metric} is {by} with {_sentences(row['text'])}; "
+        if not _finite(row["low"]):
+            interval, line = NO_VALUE, line + "a single sequence gives no interval."
+        else:
+            interval = _interval(row)
+            if row["low"] > 0 or row["high"] < 0:
+                line += f"the 95 % interval, {interval}, excludes zero."
+            else:
+                line += f"the 95 % interval, {interval}, includes zero, so that it may be chance."
+        text.append(line)
+        values = [_format(row["with"]), _format(row["without"]), f"{difference:+.1f}", interval]
+        rows.append([_sentences(row["text"]), *values, str(row["sequences"])])
+    text.append(
+        f"The interval is that of a paired bootstrap: the sequences are drawn anew {NUM_SAMPLES:,} times, with "
+        "replacement, and the middle 95 % of the mean differences are kept."
+    )
+    text += [f"Here: {note}." for note in dict.fromkeys(row["note"] for row in table) if note]
+    metric = LABELS[table[0]["metric"]] if table else ""
+    header = ["Compared with", f"{metric}, own", f"{metric}, these", "Difference", "95 % interval", "Sequences"]
+    return Section("language", "What the sentences bring", text, header, rows)
+
+
+def _sequence_section(report: EvaluationReport) -> Section:
+    first, metrics = report.results[0], report.metrics
+    others = [r for r in report.results[1:] if r.text is not None]
+    names = sorted(
+        first.scores.sequences, key=lambda name: _number(first.scores.sequences[name][metrics[0]], math.inf)
+    )
+    rows = [
+        [
+            name,
+            *(_format(first.scores.sequences[name].get(m)) for m in metrics),
+            *(_format(r.scores.sequences.get(name, {}).get(metrics[0])) for r in others),
+        ]
+        for name in names
+    ]
+    header = ["Sequence", *(LABELS[m] for m in metrics)]
+    header += [f"{LABELS[metrics[0]]}, {_sentences(r.text)}" for r in others]
+    return Section("sequences", "Sequences", [f"{first.label}, from worst to best."], header, rows)
+
+
+def _published_section(report: EvaluationReport) -> Section:
+    known = {"tracker", "source", "protocol"}
+    metrics = list(dict.fromkeys([*report.metrics, *(key for row in report.published for key in row)]))
+    metrics = [m for m in metrics if m not in known and any(m in row for row in report.published)]
+    rows = []
+    if report.published:
+        for result in report.ranked():
+            values = [_format(result.scores.get(m)) for m in metrics]
+            rows.append([result.label, "measured here", report.protocol, *values])
+        for row in report.published:
+            told = [str(row.get(key) or NO_VALUE) for key in ("tracker", "source", "protocol")]
+            rows.append([*told, *(_format(row.get(m)) for m in metrics)])
+    return Section(
+        "published",
+        "Published numbers",
+        ["Numbers of different protocols are not to be compared to the digit."],
+        ["Tracker", "Source", "Protocol", *(LABELS.get(m, m) for m in metrics)],
+        rows,
+        tuple(number for number, r in enumerate(report.ranked()) if r.text is not None),
+        texts=3,
+    )
+
+
+def _headline(report: EvaluationReport) -> list[tuple[str, str]]:
+    """Numbers and what they are, for our first result."""
+    first = report.results[0]
+    cards = [(_format(first.scores.get(m)), f"{LABELS[m]}, percent") for m in report.metrics[:3]]
+    for row in language_table(report.results)[:1]:
+        what = f"points of {LABELS[row['metric']]} over {_sentences(row['text'])}"
+        if _finite(row["low"]):
+            what += f" (95 %: {_interval(row)})"
+        cards.append((f"{row['difference']:+.1f}", what))
+    if first.fps is not None:
+        cards.append((_format(first.fps), "frames per second"))
+    return [*cards, (str(len(first.scores.sequences)), "sequences")]
+
+
+def _html_plots(report: EvaluationReport) -> str:
+    figures, series = [], {id(result): number for number, result in enumerate(report.results)}
+    for name, (title, xlabel, mark) in PLOTS.items():
+        metric = report.metrics[0] if name == "success" else name
+        lines = [
+            (
+                series[id(result)],
+                result.label,
+                _format(result.scores.get(metric)),
+                result.scores.curves[name],
+            )
+            for result in report.ranked(metric)
+            if name in result.scores.curves
+        ]
+        if lines:
+            thresholds = report.results[lines[0][0]].scores.thresholds[name]
+            figures.append(curve_figure(name, f"{title} ({LABELS[metric]})", lines, thresholds, xlabel, mark))
+    if not figures:
+        return ""
+    return '<section id="plots"><h2>Plots</h2>\n<div class="plots">' + "\n".join(figures) + "</div></section>"
+
+
+def _html_worst(report: EvaluationReport) -> str:
+    """The worst sequences with their pictures."""
+    if not report.worst:
+        return ""
+    main = LABELS[report.metrics[0]]
+    shown = [
+        f"<article><h3>{escape(one.name)} <span>{main} {_format(one.score)}</span></h3>"
+        f"<p>{escape(one.sentence) or '<i>no sentence</i>'}</p>{strip(one.frames, one.captions)}</article>"
+        for one in report.worst
+    ]
+    return '<section id="worst"><h2>Worst sequences</h2>\n' + "\n".join(shown) + "</section>"
+
+
+def _title(report: EvaluationReport) -> str:
+    return f"{report.model} on {report.dataset}, {report.split}"
+
+
+def _environment(report: EvaluationReport) -> list[str]:
+    return [f"{name}: {value}" for name, value in report.environment.items()]
+
+
+def _sentences(text: str) -> str:
+    return TEXTS.get(text, f"{text} sentences")
+
+
+def _interval(row: dict) -> str:
+    return f"{row['low']:+.1f} to {row['high']:+.1f}"
+
+
+def _finite(value) -> bool:
+    return isinstance(value, int | float | np.number) and math.isfinite(value)
+
+
+def _number(value, otherwise: float) -> float:
+    return float(value) if _finite(value) else otherwise
+
+
+def _format(value) -> str:
+    return f"{value:.1f}" if _finite(value) else NO_VALUE
+
+
+def _markdown(text: str) -> str:
+    """One line in which nothing is markup."""
+    return re.sub(r"([\\`*<>\[\]|&])", r"\\\1", " ".join(text.split()))
+
+
+def _plain(value):
+    """Types that JSON has, all the way down; None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

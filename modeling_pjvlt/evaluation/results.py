@@ -1,0 +1,139 @@
+"""Raw results on disk, in the layout that the public toolkits read, and archives for the evaluation servers.
+
+`NAME.txt` holds a box a line, x,y,w,h; `NAME_time.txt` the seconds of each frame; `NAME.json`, written last, says that
+the sequence is finished, and with what.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.converters.sources import read_boxes
+from ..data.publishing import write_beside
+
+SUBMISSIONS = ("got10k", "trackingnet")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is known of a tracked sequence.
+
+    run: fingerprint of model, sentence and data. sentence: that it was tracked with. frames: its length. frame_size:
+    height, width. seconds: whole time by part.
+    """
+
+    run: str
+    sentence: str
+    frames: int
+    frame_size: tuple[int, int]
+    seconds: dict[str, float]
+
+
+def file_stem(name: str) -> str:
+    """The name of a sequence as that of a file."""
+    return name.replace("/", "-").replace("\\", "-")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises `ValueError` for sequences whose files would have one name."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(file_stem(name).lower(), name)
+        if other is not name:
+            raise ValueError(f"Sequences {other!r} and {name!r} would be written to the same file.")
+
+
+def write_result(folder: Path, name: str, boxes: np.ndarray, times: np.ndarray, finished: Finished) -> None:
+    """Write the three files of a sequence; boxes (n, 4) with four decimals, times (n,)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = file_stem(name)
+    write_beside(folder / f"{stem}.txt", _lines(boxes))
+    write_beside(folder / f"{stem}_time.txt", "".join(f"{seconds:.6f}\n" for seconds in times))
+    write_beside(folder / f"{stem}.json", json.dumps({"sequence": name, **asdict(finished)}, indent=1))
+
+
+def _lines(boxes: np.ndarray) -> str:
+    return "".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in boxes)
+
+
+def read_finished(folder: Path, name: str) -> Finished | None:
+    """What is known of a sequence that was finished, or None."""
+    path = folder / f"{file_stem(name)}.json"
+    if not path.is_file():
+        return None
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return Finished(
+            **{**{k: v for k, v in told.items() if k != "sequence"}, "frame_size": tuple(told["frame_size"])}
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not what an evaluation writes ({error}); delete it to track it again.") from error
+
+
+def read_results(folder: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """A tracker's boxes, sequence -> (n, 4) float64 xywh: `NAME.txt` or, as GOT-10k has it, `NAME/NAME_001.txt`.
+
+    Numbers apart by commas, semicolons, tabs or blanks, mixed too. Raises `ValueError` that lists the sequences without
+    a file, or names the file and line that is not a box.
+    """
+    folder, boxes, missing = Path(folder), {}, []
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder of results at {folder}.")
+    for name in names:
+        stem = file_stem(name)
+        path = next((p for p in (folder / f"{stem}.txt", folder / stem / f"{stem}_001.txt") if p.is_file()), None)
+        if path is None:
+            missing.append(name)
+            continue
+        try:
+            boxes[name] = read_boxes(path, np.float64)
+        except ValueError as error:
+            raise ValueError(f"{path.parent}: {error}") from None
+    if missing:
+        raise ValueError(f"{folder} has no results for {len(missing)} sequences: {missing[:5]}.")
+    return boxes
+
+
+def write_submission(
+    path: Path,
+    server: str,
+    boxes: Mapping[str, np.ndarray],
+    times: Mapping[str, np.ndarray],
+    lengths: Mapping[str, int],
+) -> None:
+    """The archive that an evaluation server takes, checked before it is written.
+
+    Args:
+        server: `got10k`: NAME/NAME_001.txt with three decimals and NAME/NAME_time.txt, for 180 sequences of the test
+            set. `trackingnet`: NAME.txt for 511 sequences, all in one folder.
+        boxes: sequence -> (n, 4). times: sequence -> (n,) seconds. lengths: sequence -> number of frames.
+
+    Raises `ValueError` naming sequences that are missing, of the wrong length, or have a box that no server takes.
+    """
+    if server not in SUBMISSIONS:
+        raise ValueError(f"Unknown server {server!r}; known are {', '.join(SUBMISSIONS)}.")
+    bad = [f"{name}: no results" for name in lengths if name not in boxes]
+    for name, found in boxes.items():
+        if name not in lengths:
+            bad.append(f"{name}: not a sequence of this set")
+        elif len(found) != lengths[name]:
+            bad.append(f"{name}: {len(found)} boxes for {lengths[name]} frames")
+        elif not np.isfinite(found).all() or (np.asarray(found)[:, 2:] <= 0).any():
+            bad.append(f"{name}: a box that is not finite or has no area")
+    if bad:
+        raise ValueError(f"The archive was not written, because of {len(bad)} sequences: {'; '.join(bad[:5])}.")
+    partial = path.with_name(f".{path.name}.partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(boxes):
+            text = "".join(",".join(f"{v:.3f}" for v in box) + "\n" for box in boxes[name])
+            if server == "trackingnet":
+                archive.writestr(f"{name}.txt", text)
+                continue
+            archive.writestr(f"{name}/{name}_001.txt", text)
+            archive.writestr(f"{name}/{name}_time.txt", "".join(f"{seconds:.8f}\n" for seconds in times[name]))
+    os.replace(partial, path)

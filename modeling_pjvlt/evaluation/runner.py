@@ -1,0 +1,267 @@
+"""One-pass evaluation of a model on a dataset: shared by processes, finished sequences kept, then scored and reported."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..data.converters.sources import has_area
+from ..visualization.drawing import TRUTH_COLOR, draw_box
+from .protocols import PROTOCOLS, BenchmarkScores, score_benchmark
+from .results import Finished, check_names, read_finished, read_results, write_result
+from .sequences import sentences
+from .tracking import track_sequence
+
+WORST_SEQUENCES, WORST_FRAMES = 3, 4
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What is to be compared with, by sequence name, in the order of the dataset. Arguments of [`score_benchmark`]."""
+
+    boxes: dict[str, np.ndarray]
+    absent: dict[str, np.ndarray]
+    cover: dict[str, np.ndarray] | None
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known beyond the first frames; test sets of evaluation servers keep it to themselves."""
+        return any(has_area(boxes[1:]).any() for boxes in self.boxes.values())
+
+
+def ground_truth(sequences: list, attributes: dict[str, list[str]] | None = None) -> GroundTruth:
+    """Of these sequences. Raises `ValueError` naming those of one name, and those that cannot be started."""
+    names = [sequence.name for sequence in sequences]
+    if not names:
+        raise ValueError("The dataset has no sequences.")
+    check_names(names)
+    again = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if again:
+        raise ValueError(f"Sequences come several times: {again[:5]}.")
+    blind = [s.name for s in sequences if not has_area(np.asarray(s.boxes)[:1])[0]]
+    if blind:
+        raise ValueError(f"{len(blind)} sequences have no box in their first frame: {blind[:5]}.")
+    covers = {s.name: s.cover for s in sequences if getattr(s, "cover", None) is not None}
+    return GroundTruth(
+        {s.name: np.asarray(s.boxes, np.float64) for s in sequences},
+        {s.name: ~np.asarray(s.visible, bool) for s in sequences},
+        covers if len(covers) == len(sequences) else None,
+        attributes or {},
+    )
+
+
+def score(
+    protocol: str, predictions: dict[str, np.ndarray], truth: GroundTruth, frame_sizes: dict[str, tuple[int, int]]
+) -> BenchmarkScores:
+    """By a protocol's rules, with the flags that it takes."""
+    given = {"absent": truth.absent, "cover": truth.cover, "frame_sizes": frame_sizes}
+    takes = {name: value for name, value in given.items() if name in PROTOCOLS[protocol].takes}
+    return score_benchmark(predictions, truth.boxes, protocol=protocol, attributes=truth.attributes, **takes)
+
+
+def fingerprint(model, processor) -> str:
+    """Of the weights and of everything that is set; two models with the same one track alike."""
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    images = processor.image_processor.to_dict()
+    digest.update(json.dumps(images, sort_keys=True, default=str).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def shares(lengths: list[int], num_processes: int) -> list[list[int]]:
+    """Which sequences each process tracks: longest first, each to the one with least to do."""
+    work, shared = [0] * num_processes, [[] for _ in range(num_processes)]
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        rank = work.index(min(work))
+        work[rank] += lengths[index]
+        shared[rank].append(index)
+    return shared
+
+
+class Evaluation:
+    """Tracks a dataset with one kind of sentence, into `folder`, where finished sequences are found again.
+
+    Args:
+        model, processor: what is evaluated.
+        sequences: from [`load_sequences`].
+        text: which sentences, of TEXTS.
+        folder: for the raw results.
+        state: an `accelerate.PartialState` or `Accelerator`: which of the processes this one is.
+        protocol: for the scores in the progress bar.
+
+    Raises `ValueError` for a folder that holds results of another model, of other sentences or of other data.
+    """
+
+    def __init__(self, model, processor, sequences: list, text: str, folder: Path, state, protocol: str = "lasot"):
+        self.model, self.processor, self.sequences = model, processor, sequences
+        self.texts, self.folder, self.state, self.protocol = sentences(sequences, text), Path(folder), state, protocol
+        self.truth = ground_truth(sequences)
+        self.fingerprint = fingerprint(model, processor)
+
+    def run(self, label: str = "") -> None:
+        """Track what is not finished. Returns when all processes are done; each has its share on disk."""
+        finished = [self._finished(number) for number in range(len(self.sequences))]
+        self.state.wait_for_everyone()  # all have looked before anybody writes
+        left = [number for number, found in enumerate(finished) if found is None]
+        lengths = [len(self.sequences[number]) for number in left]
+        rank = self.state.process_index
+        mine = [left[i] for i in shares(lengths, self.state.num_processes)[rank]]
+        with _Bar(self, label, [n for n, found in enumerate(finished) if found], left, rank == 0) as bar:
+            for number in mine:
+                self._track(number, bar)
+        self.state.wait_for_everyone()
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        """Boxes of all sequences, as they are on disk: (n, 4) xywh."""
+        return read_results(self.folder, [sequence.name for sequence in self.sequences])
+
+    def finished(self) -> dict[str, Finished]:
+        """What is known of each sequence. Raises `ValueError` for one that is not finished."""
+        found = {s.name: self._finished(number) for number, s in enumerate(self.sequences)}
+        missing = [name for name, value in found.items() if value is None]
+        if missing:
+            raise ValueError(f"{len(missing)} sequences are not finished: {missing[:5]}.")
+        return found
+
+    def _run_of(self, number: int) -> str:
+        sequence = self.sequences[number]
+        said = [self.fingerprint, self.texts[number], len(sequence), np.asarray(sequence.boxes[0], float).tolist()]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+    def _finished(self, number: int) -> Finished | None:
+        name = self.sequences[number].name
+        found = read_finished(self.folder, name)
+        if found is not None and found.run != self._run_of(number):
+            raise ValueError(
+                f"{self.folder} holds results of another model, of other sentences or of other data ({name}). "
+                "Choose another --output_dir, or delete that folder."
+            )
+        return found
+
+    def _track(self, number: int, bar: "_Bar") -> None:
+        sequence = self.sequences[number]
+        try:
+            tracks = track_sequence(
+                self.model, self.processor, sequence, {"it": self.texts[number]}, on_frame=bar.frame
+            )
+        except ValueError as error:
+            raise ValueError(f"Sequence {sequence.name!r}: {error}") from error
+        finished = Finished(self._run_of(number), self.texts[number], len(sequence), tracks.frame_size, tracks.seconds)
+        write_result(self.folder, sequence.name, tracks.boxes["it"], tracks.times, finished)
+        bar.sequence(number)
+
+
+class _Bar:
+    """Frames of all processes, with the mean score of the finished sequences and the frames per second of one target."""
+
+    def __init__(self, run: Evaluation, label: str, finished: list[int], left: list[int], shown: bool):
+        self.run, self.left, self.shown = run, set(left), shown
+        lengths = {number: len(run.sequences[number]) for number in (*finished, *left)}
+        self.lengths, self.base = lengths, sum(lengths[n] for n in finished)
+        self.bar = tqdm(
+            total=sum(lengths.values()), initial=self.base, desc=label, unit="frame", disable=None if shown else True
+        )
+        self.scores: list[float] = []
+        self.mine, self.own_done, self.looked, self.seconds, self.frames = 0, 0, 0.0, 0.0, 0
+        for number in finished:
+            self._add(number)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *raised) -> None:
+        if raised[0] is None:
+            self._look(force=True)
+        self.bar.close()
+
+    def frame(self) -> None:
+        """One more frame of this process."""
+        self.mine += 1
+        self._look()
+
+    def sequence(self, number: int) -> None:
+        """This process has finished one."""
+        self.left.discard(number)
+        self.base += self.lengths[number]
+        self.mine = 0
+        self._add(number)
+
+    def _look(self, force: bool = False) -> None:
+        """Every second: what have the others finished?"""
+        if self.bar.disable or (not force and time.monotonic() - self.looked < 1):
+            return
+        self.looked = time.monotonic()
+        for number in sorted(self.left):
+            if self.run.state.num_processes > 1 and read_finished(self.run.folder, self.run.sequences[number].name):
+                self.left.discard(number)
+                self.base += self.lengths[number]
+                self._add(number)
+        told = {}
+        if self.scores:
+            told[PROTOCOLS[self.run.protocol].metrics[0]] = f"{np.mean(self.scores):.1f}"
+        if self.seconds:
+            told["fps"] = f"{self.frames / self.seconds:.0f}"
+        self.bar.n = min(self.base + self.mine, self.bar.total)
+        self.bar.set_postfix(told, refresh=True)
+
+    def _add(self, number: int) -> None:
+        """A finished sequence's score and time."""
+        if self.bar.disable:
+            return
+        run, name = self.run, self.run.sequences[number].name
+        done = read_finished(run.folder, name)
+        self.seconds += done.seconds["crop"] + done.seconds["network"]
+        self.frames += done.frames - 1
+        if run.truth.known:
+            one = GroundTruth(
+                {name: run.truth.boxes[name]},
+                {name: run.truth.absent[name]},
+                None if run.truth.cover is None else {name: run.truth.cover[name]},
+            )
+            scores = score(run.protocol, read_results(run.folder, [name]), one, {name: done.frame_size})
+            self.scores.append(next(iter(scores.values())))
+
+
+def worst_sequences(sequences: list, texts: list[str], predictions: dict[str, np.ndarray], scores: BenchmarkScores):
+    """The sequences with the lowest main score, with a few frames: ground truth in white, the tracker's box in yellow."""
+    from .report import WorstSequence
+
+    metric = next(iter(scores))
+    told = {name: one[metric] for name, one in scores.sequences.items() if np.isfinite(one[metric])}
+    found = []
+    for name in sorted(told, key=told.get)[:WORST_SEQUENCES]:
+        number = next(i for i, sequence in enumerate(sequences) if sequence.name == name)
+        sequence, boxes = sequences[number], predictions[name]
+        chosen = np.linspace(0, len(sequence) - 1, min(WORST_FRAMES, len(sequence))).round().astype(int)
+        frames = []
+        for index in chosen:
+            frame = sequence.frame(int(index))
+            if sequence.visible[index]:
+                frame = draw_box(frame, sequence.boxes[index], color=TRUTH_COLOR)
+            frames.append(draw_box(frame, boxes[index]))
+        found.append(WorstSequence(name, texts[number], told[name], frames, [f"frame {i}" for i in chosen]))
+    return found
+
+
+def result_of(run: Evaluation, text: str, truth: GroundTruth, name: str):
+    """What one run measured, as a row of the report."""
+    from .report import TrackerResult
+
+    finished = run.finished()
+    frames = sum(done.frames for done in finished.values())
+    seconds = {part: sum(done.seconds[part] for done in finished.values()) for part in ("decode", "crop", "network")}
+    tracked = frames - len(finished)  # the first frame is given
+    per_frame = {
+        part: 1000 * value / max(frames if part == "decode" else tracked, 1) for part, value in seconds.items()
+    }
+    busy = seconds["crop"] + seconds["network"]
+    scores = score(run.protocol, run.predictions(), truth, {key: done.frame_size for key, done in finished.items()})
+    return TrackerResult(name, scores, text, per_frame, tracked / busy if busy else None)

@@ -1,0 +1,106 @@
+"""What is evaluated: datasets, folders as their authors distribute them, procedural clips; and with which sentences."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..data.converters.folders import find_folders, read_folder
+from ..data.converters.sources import NotFound, PictureFile
+from ..data.dataset import TrackingSequence, load_tracking_dataset
+from ..data.frames import open_picture
+from ..data.procedural import KINDS, ProceduralClip
+from ..processing_pjvlt import DEFAULT_SENTENCE
+from .procedural import FIRST_SEED
+
+PROCEDURAL = "procedural"
+PROCEDURAL_CLIPS, PROCEDURAL_FRAMES = 200, 60
+TEXTS = ("own", "shuffled", "empty", "class")
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Frames that are files of their own."""
+
+    files: list[PictureFile]
+
+    def open(self, index: int) -> Image.Image:
+        return open_picture({"bytes": None, "path": str(self.files[index].path)})
+
+    def only(self, index: int) -> "PictureFiles":
+        return self
+
+
+def load_sequences(name_or_path: str, split: str = "test", revision: str | None = None) -> list:
+    """Sequences to evaluate on, with their frames undecoded.
+
+    Args:
+        name_or_path: whatever [`load_tracking_dataset`] reads; a folder of NAME/{img, groundtruth_rect.txt or
+            groundtruth.txt, language.txt}, unconverted; or `procedural`, 200 fixed clips of 60 frames.
+        split, revision: of a dataset; such a folder and the clips have none.
+
+    Raises `FileNotFoundError` or `ValueError` that says what is missing.
+    """
+    if name_or_path == PROCEDURAL:
+        return [
+            ProceduralClip(FIRST_SEED + i, PROCEDURAL_FRAMES, kind=KINDS[i % len(KINDS)])
+            for i in range(PROCEDURAL_CLIPS)
+        ]
+    root = Path(name_or_path)
+    if root.is_dir() and not any((root / "data").glob("*.parquet")):
+        try:
+            references = find_folders(root, split, None)
+        except NotFound:
+            references = []
+        if references:
+            return [_sequence(reference) for reference in references]
+    return list(load_tracking_dataset(name_or_path, split, revision))
+
+
+def _sequence(reference) -> TrackingSequence:
+    try:
+        (found,) = read_folder(reference)
+    except ValueError as error:
+        raise ValueError(f"Sequence {reference.name!r}: {error}") from None
+    boxes = np.nan_to_num(found.boxes).astype(np.float32)
+    return TrackingSequence(
+        found.name, found.text or DEFAULT_SENTENCE, boxes, found.visible, PictureFiles(found.pictures)
+    )
+
+
+def sentences(sequences: list, kind: str) -> list[str]:
+    """A sentence for each sequence: its `own`, another sequence's (`shuffled`), none (`empty`), or its `class`.
+
+    A procedural clip's shuffled sentence is that of another figure in it. The shuffling is always the same. Raises
+    `ValueError` for a `kind` that these sequences cannot give.
+    """
+    own = [sequence.text for sequence in sequences]
+    if kind == "own":
+        return own
+    if kind == "empty":
+        return [DEFAULT_SENTENCE] * len(sequences)
+    if kind == "class":
+        classes = [getattr(sequence, "category", "") for sequence in sequences]
+        if not all(classes):
+            unknown = [s.name for s, category in zip(sequences, classes, strict=True) if not category]
+            raise ValueError(f"{len(unknown)} sequences have no class: {unknown[:5]}.")
+        return classes
+    if kind != "shuffled":
+        raise ValueError(f"Unknown sentences {kind!r}; known are {', '.join(TEXTS)}.")
+    if all(hasattr(sequence, "wrong_text") for sequence in sequences):
+        return [sequence.wrong_text for sequence in sequences]
+    return _shuffled(own)
+
+
+def _shuffled(own: list[str]) -> list[str]:
+    """For each the next different sentence in a random order that is always the same."""
+    if len(set(own)) < 2:
+        raise ValueError("All sequences have the same sentence; there is nothing to shuffle.")
+    order = np.random.default_rng(0).permutation(len(own))
+    line = [own[i] for i in order]
+    shuffled = [""] * len(own)
+    for place, index in enumerate(order):
+        following = (line[(place + step) % len(line)] for step in range(1, len(line)))
+        shuffled[index] = next(text for text in following if text != own[index])
+    return shuffled
