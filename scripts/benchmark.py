@@ -6,6 +6,7 @@ python scripts/benchmark.py data                       how fast training data co
 python scripts/benchmark.py data pairs                 only that part: pairs, index or memory
 python scripts/benchmark.py train                      steps per second, waiting for data, share of the matmul peak
 python scripts/benchmark.py train --model base --batch_size 128 --workers 14 --compile     on a GPU
+python scripts/benchmark.py evaluation                 how long scoring the boxes of a whole benchmark takes
 
 MACs are counted by running the model once (convolutions, linear maps and attention); a sentence is 20 tokens.
 """
@@ -99,6 +100,7 @@ def main() -> None:
     train.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="bf16", help="default: bf16")
     train.add_argument("--workers", type=int, default=0, help="processes that prepare pairs (default: 0)")
     train.add_argument("--compile", action="store_true", help="with torch.compile")
+    commands.add_parser("evaluation", help="seconds to score 280 sequences with 685 000 frames, by protocol")
     args = parser.parse_args()
     if args.command == "model":
         describe_model(args.model)
@@ -106,6 +108,10 @@ def main() -> None:
         from benchmark_train import benchmark_train
 
         benchmark_train(args.model, args.batch_size, args.steps, args.mixed_precision, args.workers, args.compile)
+    elif args.command == "evaluation":
+        from benchmark_evaluation import benchmark_evaluation
+
+        benchmark_evaluation()
     else:
         from benchmark_data import benchmark_data
 

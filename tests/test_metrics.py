@@ -3,7 +3,7 @@ import doctest
 import numpy as np
 import pytest
 
-from modeling_pjvlt.evaluation import metrics
+from modeling_pjvlt.evaluation import language, metrics
 from modeling_pjvlt.evaluation.metrics import iou, success_auc
 
 
@@ -16,8 +16,9 @@ def slow_iou(a, b):
     return (inside[0] & inside[1]).sum() / (inside[0] | inside[1]).sum()
 
 
-def test_examples_in_the_docstrings_are_true():
-    assert doctest.testmod(metrics).failed == 0
+@pytest.mark.parametrize("module", [metrics, language])
+def test_examples_in_the_docstrings_are_true(module):
+    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize("other", [(2, 3, 8, 6), (5, 5, 10, 10), (15, 1, 4, 4), (2.5, 3, 1, 1)])

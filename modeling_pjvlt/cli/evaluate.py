@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def _environment(model, state) -> dict[str, str]:
 
 def _print(report, paths: dict[str, Path]) -> None:
     """The overall scores, what the sentences change, and where the report is."""
-    from ..evaluation.report import language_table
+    from ..evaluation.language import language_table
 
     print(f"\n{report.dataset} ({len(report.results[0].scores.sequences)} sequences, protocol {report.protocol})")
     width = max(len(result.label) for result in report.results)
@@ -196,10 +197,10 @@ def _print(report, paths: dict[str, Path]) -> None:
         speed = f"  {result.fps:.0f} FPS" if result.fps else ""
         print(f"  {result.label:<{width}}  {told}{speed}")
     for row in language_table(report.results):
-        print(
-            f"  own minus {row['text']} sentences: {row['difference']:+.1f} {row['metric']} "
-            f"(95 % interval {row['low']:+.1f} to {row['high']:+.1f})"
-        )
+        interval = f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
+        if math.isnan(row["low"]):
+            interval = f"{row['sequences']} sequences give no interval"
+        print(f"  own minus {row['text']} sentences: {row['difference']:+.1f} {row['metric']} ({interval})")
     print(f"  report: {paths['html']}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .language import NUM_SAMPLES, language_table
 from .plots import Section, curve_figure, page_html, section_html, speed_bars, strip
 from .protocols import PROTOCOLS, BenchmarkScores
 
@@ -50,7 +51,6 @@ PLOTS = {
 }
 PARTS = ("decode", "crop", "network")
 MARKDOWN_ROWS = 20
-NUM_SAMPLES, BLOCK = 10_000, 250
 NO_VALUE = "–"
 
 
@@ -129,74 +129,6 @@ class EvaluationReport:
     def ranked(self, metric: str | None = None) -> list[TrackerResult]:
         """Results from best to worst by one metric, by default the main one; those without it last."""
         return sorted(self.results, key=lambda r: -_number(r.scores.get(metric or self.metrics[0]), -math.inf))
-
-
-def paired_difference(
-    a: np.ndarray, b: np.ndarray, num_samples: int = NUM_SAMPLES, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean of a - b, and the ends of its 95 % interval by a paired bootstrap over sequences (percentiles).
-
-    Args:
-        a, b: (n,), scores of the same sequences in the same order.
-
-    The same arguments give the same numbers. The interval of a single sequence is NaN. Raises `ValueError` for
-    arrays of other shapes, without elements, or with NaN.
-
-    >>> paired_difference(np.array([3.0, 3.0]), np.array([1.0, 1.0]))
-    (2.0, 2.0, 2.0)
-    """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.ndim != 1 or a.shape != b.shape or not len(a):
-        raise ValueError(f"Scores must be two arrays (n,) with n > 0; got {a.shape} and {b.shape}.")
-    difference = a - b
-    if np.isnan(difference).any():
-        raise ValueError("Scores must not be NaN.")
-    if len(difference) == 1:
-        return float(difference[0]), math.nan, math.nan
-    generator = np.random.default_rng(seed)
-    means = np.empty(num_samples)
-    for start in range(0, num_samples, BLOCK):
-        size = min(BLOCK, num_samples - start)
-        means[start : start + size] = difference[generator.integers(len(a), size=(size, len(a)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(difference.mean()), float(low), float(high)
-
-
-def language_table(results: Sequence[TrackerResult]) -> list[dict]:
-    """How much our tracker's own sentences are worth: one row for each of our results with other ones.
-
-    Each row has `text`, `metric` (the main one), `with` and `without` (means over the sequences that both results
-    scored, percent, with its own sentences and with these), `difference`, `low`, `high` (see [`paired_difference`]),
-    `sequences` (their number), and `note`: why `with` is not the overall score, where it is not. Protocols that pool
-    frames are compared by the AO of each sequence. Empty where a side is missing.
-    """
-    own = next((result for result in results if result.text == "own"), None)
-    rows = []
-    for other in results:
-        if own is None or other.text in (None, "own"):
-            continue
-        rules = PROTOCOLS[own.scores.protocol]
-        metric = rules.metrics[0]
-        pairs = [
-            (scores[metric], other.scores.sequences[name][metric])
-            for name, scores in own.scores.sequences.items()
-            if name in other.scores.sequences
-        ]
-        values = np.array([pair for pair in pairs if np.isfinite(pair).all()]).reshape(-1, 2)
-        if not len(values):
-            continue
-        difference, low, high = paired_difference(values[:, 0], values[:, 1])
-        means = values.mean(axis=0)
-        note = ""
-        if rules.pooled:
-            note = f"{LABELS[metric]} of each sequence, averaged; the overall score takes all frames at once"
-        elif not np.allclose(means, [own.scores[metric], other.scores[metric]], atol=1e-6):
-            note = "mean over all sequences that both have; the overall score leaves some out"
-        row = {"text": other.text, "metric": metric, "with": float(means[0]), "without": float(means[1])}
-        rows.append(
-            {**row, "difference": difference, "low": low, "high": high, "sequences": len(values), "note": note}
-        )
-    return rows
 
 
 def to_json(report: EvaluationReport) -> dict:
@@ -369,7 +301,7 @@ def _language_section(results: Sequence[TrackerResult]) -> Section:
             by = "the same, to a tenth of a point, as"
         line = f"With its own sentences {metric} is {by} with {_sentences(row['text'])}; "
         if not _finite(row["low"]):
-            interval, line = NO_VALUE, line + "a single sequence gives no interval."
+            interval, line = NO_VALUE, line + "so few sequences give no interval."
         else:
             interval = _interval(row)
             if row["low"] > 0 or row["high"] < 0:
