@@ -240,6 +240,14 @@ def test_broken_frame_is_named_and_the_others_are_kept(command, clips, tmp_path,
     assert "a, b.txt" in raw(tmp_path / "out")  # the longest is tracked first
 
 
+def test_targets_at_the_border_are_noted_where_they_cannot_be_hit(command, clips, tmp_path):
+    (clips / "cat" / "groundtruth_rect.txt").write_text("9,9,9,9\n" + "0,5,9,9\n" * 4)
+    for protocol, noted in (("otb", True), ("pytracking", False)):
+        assert main([*command, "--protocol", protocol]) == 0
+        report = (tmp_path / "out" / "clips" / "report.md").read_text(encoding="utf-8")
+        assert ("4 frames have a target whose x or y is not positive" in report) == noted
+
+
 def test_wrong_arguments_are_said(command, clips, capsys, tmp_path):
     assert main([*command, "--others", "noname"]) == 2
     assert "NAME=FOLDER" in capsys.readouterr().err

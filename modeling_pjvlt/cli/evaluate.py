@@ -137,7 +137,7 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
         results=results,
         worst=worst_sequences(sequences, first.texts, first.predictions(), results[0].scores),
         published=published,
-        notes=_notes(args, sequences),
+        notes=_notes(args, truth),
         environment=_environment(model, state),
     )
     paths = write_report(report, folder)
@@ -156,10 +156,16 @@ def _submit(server: str, run, folder: Path) -> None:
     print(f"{folder.name}: {len(lengths)} sequences for the {server} server in {path}")
 
 
-def _notes(args, sequences: list) -> list[str]:
+def _notes(args, truth) -> list[str]:
     notes = []
     if args.max_sequences is not None:
-        notes.append(f"Only the first {len(sequences)} sequences.")
+        notes.append(f"Only the first {len(truth.boxes)} sequences.")
+    border = truth.at_border() if args.protocol in ("otb", "lasot", "tnl2k") else 0
+    if border:
+        notes.append(
+            f"{border} frames have a target whose x or y is not positive. `{args.protocol}` was written for frames that "
+            "begin at 1 and counts none of them as overlapped; `pytracking` scores them like all others."
+        )
     if args.dtype != "float32":
         notes.append(f"The model ran in {args.dtype}.")
     return notes

@@ -34,6 +34,13 @@ class GroundTruth:
         """Whether anything is known beyond the first frames; test sets of evaluation servers keep it to themselves."""
         return any(has_area(boxes[1:]).any() for boxes in self.boxes.values())
 
+    def at_border(self) -> int:
+        """Frames after the first whose target is there, but has an x or y that is not positive."""
+        return sum(
+            int((has_area(boxes[1:]) & (boxes[1:, :2] <= 0).any(axis=1) & ~self.absent[name][1:]).sum())
+            for name, boxes in self.boxes.items()
+        )
+
 
 def ground_truth(sequences: list, attributes: dict[str, list[str]] | None = None) -> GroundTruth:
     """Of these sequences. Raises `ValueError` naming those of one name, and those that cannot be started."""
