@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from tqdm.auto import tqdm
 from transformers import Pipeline
 
+from .detection_pjvlt import DETECTOR, find_target, load_detector
 from .tracking_pjvlt import TrackingSession
 from .video_pjvlt import FrameReader, read_frames
 
@@ -27,47 +28,64 @@ class TrackingPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
 
-    def __call__(self, video, box=None, text: str | None = None, progress: bool = True) -> list[dict]:
+    def __call__(
+        self, video, box=None, text: str | None = None, progress: bool = True, detector: str = DETECTOR
+    ) -> list[dict]:
         """Track through a whole video.
 
         Args:
             video: a video file, a folder of pictures, or frames (PIL, NumPy or torch, RGB). A list is one video.
-            box: x, y, w, h of the target in the first frame, in pixels.
+            box: x, y, w, h of the target in the first frame, in pixels. Without it the sentence has to do: `detector`
+                finds what it says in the first frame.
             text: a sentence about the target; empty or missing reads as "the target", with a warning.
             progress: show a progress bar.
+            detector: checkpoint for transformers' `zero-shot-object-detection`, folder or Hub id; loaded when first
+                needed, and kept.
 
         Returns one dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels) and
-        `score` in (0, 1]; frame 0 is the given box with score 1. Raises `ValueError` for a bad box, frame or file.
+        `score` in (0, 1]; frame 0 is the given box with score 1. Raises `ValueError` for a bad box, frame or file, and where the
+        detector finds nothing.
         """
-        return self.run_single(video, *self._sanitize_parameters(box=box, text=text, progress=progress))
+        options = {"box": box, "text": text, "progress": progress, "detector": detector}
+        return self.run_single(video, *self._sanitize_parameters(**options))
 
-    def stream(self, frames, box=None, text: str | None = None) -> Iterator[dict]:
+    def stream(self, frames, box=None, text: str | None = None, detector: str = DETECTOR) -> Iterator[dict]:
         """The same for live frames: yields one result as soon as its frame is in."""
-        return self._track(read_frames(frames), box, text)
+        return self._track(read_frames(frames), box, text, detector)
 
-    def _sanitize_parameters(self, box=None, text=None, progress=False, **unknown) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, box=None, text=None, progress=False, detector=DETECTOR, **unknown
+    ) -> tuple[dict, dict, dict]:
         if unknown:
-            raise TypeError(f"Unknown argument {next(iter(unknown))!r}; known are box, text and progress.")
-        return {}, {"box": box, "text": text, "progress": progress}, {}
+            raise TypeError(f"Unknown argument {next(iter(unknown))!r}; known are box, text, progress and detector.")
+        return {}, {"box": box, "text": text, "progress": progress, "detector": detector}, {}
 
     def preprocess(self, video) -> FrameReader:
         return read_frames(video)
 
-    def _forward(self, reader: FrameReader, box, text: str | None, progress: bool) -> list[dict]:
-        results = self._track(reader, box, text)
+    def _forward(self, reader: FrameReader, box, text: str | None, progress: bool, detector: str) -> list[dict]:
+        results = self._track(reader, box, text, detector)
         return list(tqdm(results, total=reader.num_frames, desc="tracking", unit="frame", disable=not progress))
 
     def postprocess(self, results: list[dict]) -> list[dict]:
         return results
 
-    def _track(self, frames: Iterable, box, text: str | None) -> Iterator[dict]:
-        if box is None:
+    def _detect(self, frame, text: str, detector: str) -> tuple[float, float, float, float]:
+        loaded = getattr(self, "_detector", (None, None))
+        if loaded[0] != detector:
+            self._detector = loaded = detector, load_detector(detector, self.device)
+        return find_target(frame, text, loaded[1])[0]
+
+    def _track(self, frames: Iterable, box, text: str | None, detector: str) -> Iterator[dict]:
+        if box is None and not (text or "").strip():
             raise ValueError(
-                "The tracker needs `box=[x, y, w, h]`: where the target is in the first frame, in pixels."
+                "The tracker needs `box=[x, y, w, h]`, where the target is in the first frame, in pixels, or a sentence "
+                "by which a detector can find it."
             )
         session = TrackingSession(self.model, self.processor)
         for index, frame in enumerate(frames):
             if index == 0:
+                box = self._detect(frame, text, detector) if box is None else box
                 target_id = session.add_target(frame, box, text)
                 yield _result(0, session.box_of(target_id), 1.0)
             else:

@@ -11,26 +11,38 @@ from .image_processing_pjvlt import check_box, crop_geometry, crop_image, to_rgb
 from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures, decode_boxes
 from .processing_pjvlt import PJVLTProcessor, clean_sentences
 
+LOST_SCORE, LOST_AFTER = 0.2, 5  # with the bundled model no box below that score overlapped its target
+STATE = ("text", "frame_size", "box", "seen", "low", "growth")  # of a target, beside its template
+GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
+
+Box = tuple[float, float, float, float]
+
 
 @dataclass
 class TrackedTarget:
     """Where one target is in one frame.
 
     target_id: as given to [`TrackingSession.add_target`]. box: x, y, w, h in frame pixels. score: confidence in
-    (0, 1), the model's score before the window; 1.0 in the frame where the box was given.
+    (0, 1), the model's score before the window; 1.0 in the frame where the box was given. lost: whether the score has
+    been low for some frames; the box is then no more than the best guess.
     """
 
     target_id: str
-    box: tuple[float, float, float, float]
+    box: Box
     score: float
+    lost: bool = False
 
 
 @dataclass
 class _Target:
     template: Tensor  # (1, 3, template_size, template_size), normalised
+    text: str | None
     text_features: PJVLTTextFeatures | None  # of one sentence
     frame_size: tuple[int, int]  # height, width
-    box: tuple[float, float, float, float]
+    box: Box  # around which it is searched
+    seen: Box  # the last one with a score that was not low
+    low: int = 0  # frames in a row whose score was
+    growth: float = 1.0  # of the search region
 
 
 def hann_window(size: int, device=None) -> Tensor:
@@ -67,6 +79,9 @@ class TrackingSession:
         model: a [`PJVLTModel`]; it is put into eval mode.
         processor: its [`PJVLTProcessor`].
         use_window: multiply the scores by a Hann window, so that of two equal answers the nearer one wins.
+        lost_score, lost_after: a target whose score stays below `lost_score` for `lost_after` frames is lost: it is
+            searched where it was last seen, in a region that grows by a tenth a frame up to twice its side, until its
+            score is not low any more. With a `lost_score` of 0 no target is ever lost.
 
     Attributes:
         seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
@@ -80,7 +95,14 @@ class TrackingSession:
         ...         print(target.target_id, target.box, target.score)
     """
 
-    def __init__(self, model: PJVLTModel, processor: PJVLTProcessor, use_window: bool = True):
+    def __init__(
+        self,
+        model: PJVLTModel,
+        processor: PJVLTProcessor,
+        use_window: bool = True,
+        lost_score: float = LOST_SCORE,
+        lost_after: int = LOST_AFTER,
+    ):
         sizes = processor.image_processor
         for name in ("template_size", "search_size"):
             if getattr(sizes, name) != getattr(model.config, name):
@@ -90,6 +112,7 @@ class TrackingSession:
                 )
         self.model = model.eval()
         self.processor = processor
+        self.lost_score, self.lost_after = lost_score, lost_after
         self.window = hann_window(model.config.search_grid, model.device) if use_window else None
         self.seconds = {"crop": 0.0, "network": 0.0}
         self._targets: dict[str, _Target] = {}
@@ -121,9 +144,16 @@ class TrackingSession:
         images = self.processor.image_processor
         crop, _ = images.crop(image, box, images.template_factor, images.template_size)
         template = images.normalize_crops(crop[None]).to(self.model.device)
-        self._targets[target_id] = _Target(template, self._encode(text), tuple(image.shape[1:]), box)
+        self._targets[target_id] = _Target(template, text, self._encode(text), tuple(image.shape[1:]), box, box)
         self._batch = None
         return target_id
+
+    @torch.inference_mode()
+    def set_text(self, target_id: str, text: str | None) -> None:
+        """Give a target another sentence, from the next frame on. Raises `KeyError` for an unknown id."""
+        target = self._known(target_id)
+        target.text, target.text_features = text, self._encode(text)
+        self._batch = None
 
     def _encode(self, text: str | None) -> PJVLTTextFeatures | None:
         if not self.model.config.uses_language:
@@ -131,9 +161,41 @@ class TrackingSession:
         encoded = self.processor.encode_text(clean_sentences(text, 1)).to(self.model.device)
         return self.model.encode_text(**encoded)
 
-    def box_of(self, target_id: str) -> tuple[float, float, float, float]:
+    def box_of(self, target_id: str) -> Box:
         """Where a target was last seen: x, y, w, h in frame pixels. Raises `KeyError` for an unknown id."""
         return self._known(target_id).box
+
+    def state_dict(self) -> dict[str, dict]:
+        """Everything that the session knows of its targets: numbers, sentences and one small tensor each.
+
+        Without the model and without the sentences' features, which [`TrackingSession.load_state_dict`] makes anew. It
+        can be kept with `torch.save` and read with `torch.load(..., weights_only=True)`.
+        """
+        return {
+            target_id: {**{name: getattr(target, name) for name in STATE}, "template": target.template.cpu().clone()}
+            for target_id, target in self._targets.items()
+        }
+
+    @torch.inference_mode()
+    def load_state_dict(self, state: dict[str, dict]) -> None:
+        """Go on where another session was, with the same model: the targets of this one are replaced.
+
+        Raises `ValueError` for a state that is none, or whose templates have another size than the model's.
+        """
+        size, targets = self.model.config.template_size, {}
+        for target_id, told in state.items():
+            missing = {"template", *STATE} - set(told)
+            if missing:
+                raise ValueError(f"The state of target {target_id!r} has no {', '.join(sorted(missing))}.")
+            if told["template"].shape != (1, 3, size, size):
+                raise ValueError(
+                    f"The template of target {target_id!r} is {tuple(told['template'].shape)}, but the model takes "
+                    f"(1, 3, {size}, {size}): load the state with the model it was made with."
+                )
+            template = told["template"].to(self.model.device)
+            values = {name: told[name] for name in STATE}
+            targets[target_id] = _Target(template, text_features=self._encode(told["text"]), **values)
+        self._targets, self._batch = targets, None
 
     def remove_target(self, target_id: str) -> None:
         """Stop tracking a target. Raises `KeyError` for an unknown id."""
@@ -165,14 +227,24 @@ class TrackingSession:
                     f"{target.frame_size[1]} x {target.frame_size[0]}: all frames of a video must have one size."
                 )
         boxes, scores = self._locate(image, started)
-        for target, box in zip(self._targets.values(), boxes, strict=True):
-            target.box = box
-        return [TrackedTarget(i, t.box, s) for (i, t), s in zip(self._targets.items(), scores, strict=True)]
+        found = zip(self._targets.items(), boxes, scores, strict=True)
+        return [TrackedTarget(i, box, score, self._follow(t, box, score)) for (i, t), box, score in found]
 
-    def _locate(self, image: Tensor, started: float) -> tuple[list[tuple[float, float, float, float]], list[float]]:
+    def _follow(self, target: _Target, box: Box, score: float) -> bool:
+        """Decide where a target is searched next. Returns whether it is lost."""
+        target.low = target.low + 1 if score < self.lost_score else 0
+        if target.low == 0:
+            target.seen = box
+        if target.low < self.lost_after:
+            target.box, target.growth = box, 1.0
+            return False
+        target.box, target.growth = target.seen, min(target.growth * GROWTH, MAX_GROWTH)
+        return True
+
+    def _locate(self, image: Tensor, started: float) -> tuple[list[Box], list[float]]:
         """Boxes (xywh, frame pixels) and scores of all the targets in one frame (3, H, W). started: when its step did."""
         images, size = self.processor.image_processor, self.model.config.search_size
-        geometry = [crop_geometry(target.box, images.search_factor, size) for target in self._targets.values()]
+        geometry = [crop_geometry(t.box, images.search_factor * t.growth, size) for t in self._targets.values()]
         crops = torch.stack([crop_image(image, *place, size) for place in geometry])
         pixel_values = images.normalize_crops(crops).to(self.model.device)
         cropped = time.perf_counter()

@@ -1,0 +1,113 @@
+"""The first box from words alone, with a small Grounding DINO that nobody trained, loaded as the real one would be."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertTokenizer,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessor,
+    SwinConfig,
+)
+
+from modeling_pjvlt import TrackingPipeline
+from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.detection_pjvlt import find_target, load_detector
+
+CLIP = ProceduralClip(2, 4, size=(60, 80))
+FRAMES = [CLIP.frame(i) for i in range(len(CLIP))]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grounding-dino")
+    torch.manual_seed(0)
+    swin = SwinConfig(
+        image_size=64,
+        patch_size=4,
+        embed_dim=8,
+        depths=[1, 1, 1],
+        num_heads=[1, 2, 2],
+        window_size=4,
+        out_indices=[2, 3],
+    )
+    bert = BertConfig(vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    sizes = dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 16)
+    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "decoder_layers"), 2)
+    config = GroundingDinoConfig(
+        backbone_config=swin,
+        text_config=bert,
+        d_model=32,
+        num_queries=9,
+        encoder_layers=1,
+        num_feature_levels=2,
+        max_text_len=32,
+        **sizes,
+    )
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "the", "dog", *LETTERS, *(f"##{c}" for c in LETTERS)]
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True).save_pretrained(folder)
+    GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    return str(folder)
+
+
+class Answers:
+    """A detector that says what it is told to."""
+
+    def __init__(self, *answers):
+        self.answers, self.labels = answers, []
+
+    def __call__(self, image, candidate_labels, threshold):
+        self.size, self.labels = image.size, candidate_labels
+        names = ("xmin", "ymin", "xmax", "ymax")
+        return [{"score": s, "label": "", "box": dict(zip(names, box, strict=True))} for s, *box in self.answers]
+
+
+def test_best_answer_is_the_box_inside_the_frame():
+    detector = Answers((0.4, 1, 2, 9, 9), (0.7, -5, 10, 30, 99), (0.9, 70, 50, 70, 55))
+    assert find_target(FRAMES[0], " The White Dog. ", detector) == ((0.0, 10.0, 30.0, 50.0), 0.7)
+    assert detector.labels == ["the white dog."] and detector.size == (80, 60)
+
+
+@pytest.mark.parametrize(("answers", "best"), [([(0.21, 1, 2, 9, 9), (0.1, 0, 0, 5, 5)], "0.21"), ([], "0.00")])
+def test_no_hit_tells_the_best_score(answers, best):
+    with pytest.raises(ValueError, match=f"'a dog': the best score is {best}, and 0.3 is needed"):
+        find_target(FRAMES[0], "a dog", Answers(*answers))
+
+
+def test_real_detector_of_transformers_finds_a_box(checkpoint):
+    (x, y, w, h), score = find_target(FRAMES[0], "the dog", load_detector(checkpoint), min_score=0.0)
+    assert x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= 80 and y + h <= 60 and 0 < score <= 1
+
+
+def test_tracker_starts_from_words_and_loads_its_detector_once(checkpoint, tiny_model, tiny_processor, monkeypatch):
+    from modeling_pjvlt import pipeline_pjvlt
+
+    loaded = []
+    load = pipeline_pjvlt.load_detector
+    monkeypatch.setattr(pipeline_pjvlt, "load_detector", lambda *args: (loaded.append(args[0]), load(*args))[1])
+    tracker = TrackingPipeline(model=tiny_model(stirred=True), processor=tiny_processor)
+    for _ in range(2):
+        results = tracker(FRAMES, text="the dog", detector=checkpoint, progress=False)
+    expected, _ = find_target(FRAMES[0], "the dog", load(checkpoint))
+    first = results[0]["box"]
+    assert (first["xmin"], first["ymin"], first["xmax"] - first["xmin"]) == expected[:3]
+    assert len(results) == len(FRAMES) and loaded == [checkpoint]
+    (streamed, *_) = tracker.stream(iter(FRAMES), text="the dog", detector=checkpoint)
+    assert streamed == results[0]
+
+
+@pytest.mark.parametrize("text", [None, "", "  "])
+def test_neither_box_nor_words_is_an_error(text, tiny_model, tiny_processor):
+    tracker = TrackingPipeline(model=tiny_model(), processor=tiny_processor)
+    with pytest.raises(ValueError, match="or a sentence by which a detector"):
+        tracker(FRAMES, text=text, progress=False)
+
+
+def test_frames_of_any_kind_are_looked_at():
+    detector = Answers((0.9, 1, 2, 9, 9))
+    for frame in (FRAMES[0], torch.from_numpy(np.ascontiguousarray(FRAMES[0].transpose(2, 0, 1)))):
+        assert find_target(frame, "dog", detector)[0] == (1, 2, 8, 7)

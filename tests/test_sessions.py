@@ -1,0 +1,173 @@
+"""Sessions while the video runs: targets come, go, get lost and found; state is small, and nobody disturbs anybody."""
+
+import io
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_pjvlt import TrackingSession
+from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.tracking_pjvlt import GROWTH, MAX_GROWTH
+
+CLIP = ProceduralClip(5, 12, size=(90, 120))
+FRAMES = [CLIP.frame(i) for i in range(len(CLIP))]
+
+
+@pytest.fixture(scope="module")
+def session(tiny_model, tiny_processor):
+    """Function: a session with its model; the same model each time."""
+    model = tiny_model(stirred=True)
+    return lambda **settings: TrackingSession(model, tiny_processor, **settings)
+
+
+def answers(session, frames):
+    return [[(t.target_id, t.box, t.score, t.lost) for t in session.step(frame)] for frame in frames]
+
+
+class Scripted(TrackingSession):
+    """Says what it is told to: boxes that move one pixel to the right a frame, with these scores."""
+
+    def script(self, scores):
+        self.scores, self.growths, self.boxes = iter(scores), [], []
+
+    def _locate(self, image, started):
+        (target,) = self._targets.values()
+        self.growths.append(target.growth)
+        self.boxes.append(target.box)
+        x, y, w, h = target.box
+        return [(x + 1, y, w, h)], [next(self.scores)]
+
+
+@pytest.fixture
+def scripted(tiny_model, tiny_processor):
+    session = Scripted(tiny_model(), tiny_processor, lost_score=0.3, lost_after=3)
+    session.add_target(FRAMES[0], [10, 10, 8, 8], "it", target_id="it")
+    return session
+
+
+def test_a_target_is_lost_after_some_low_scores_and_found_with_a_better_one(scripted):
+    scores = [0.9, 0.2, 0.2, 0.2, 0.2, 0.1, 0.5, 0.2, 0.9]
+    scripted.script(scores)
+    lost = [scripted.step(FRAMES[0])[0].lost for _ in scores]
+    assert lost == [False, False, False, True, True, True, False, False, False]
+    assert scripted.growths == pytest.approx([1, 1, 1, 1, GROWTH, GROWTH**2, GROWTH**3, 1, 1])
+    # Searched where it was last seen, at x = 11, and followed from where it was found.
+    assert [box[0] for box in scripted.boxes] == [10, 11, 12, 13, 11, 11, 11, 12, 13]
+
+
+def test_the_search_region_does_not_grow_for_ever_and_the_last_sight_is_remembered(scripted):
+    scripted.script([0.0] * 40)
+    for _ in range(40):
+        scripted.step(FRAMES[0])
+    assert max(scripted.growths) == MAX_GROWTH
+    assert scripted.box_of("it") == (10, 10, 8, 8)
+
+
+def test_a_lost_score_of_zero_loses_nobody(tiny_model, tiny_processor):
+    session = Scripted(tiny_model(), tiny_processor, lost_score=0, lost_after=1)
+    session.add_target(FRAMES[0], [10, 10, 8, 8], "it")
+    session.script([0.0] * 5)
+    assert not any(session.step(FRAMES[0])[0].lost for _ in range(5))
+
+
+def test_a_larger_search_region_shows_the_target_smaller(session):
+    tracker = session()
+    tracker.add_target(FRAMES[0], CLIP.boxes[0], CLIP.text, target_id="it")
+    seen = []
+    forward = tracker.model.forward
+    tracker.model.forward = lambda **inputs: (seen.append(inputs["pixel_values"].clone()), forward(**inputs))[1]
+    try:
+        for growth in (1.0, 2.0):
+            tracker._targets["it"].growth, tracker._targets["it"].box = growth, tuple(CLIP.boxes[0])
+            tracker.step(FRAMES[0])
+    finally:
+        del tracker.model.forward
+    plain, wide = seen
+    inner = torch.nn.functional.avg_pool2d(plain, 2)
+    torch.testing.assert_close(wide[..., 8:-8, 8:-8], inner, atol=0.35, rtol=0)
+
+
+def test_a_sentence_can_change_in_mid_video(session):
+    changed, other = session(), session()
+    for tracker, text in ((changed, "red square"), (other, "blue star")):
+        tracker.add_target(FRAMES[0], CLIP.boxes[0], text, target_id="it")
+    assert answers(changed, FRAMES[1:3]) != answers(other, FRAMES[1:3])
+    changed.set_text("it", "blue star")
+    changed._targets["it"].box = other._targets["it"].box
+    assert answers(changed, FRAMES[3:6]) == answers(other, FRAMES[3:6])
+    with pytest.raises(KeyError, match="nobody"):
+        changed.set_text("nobody", "red square")
+
+
+def test_state_goes_on_to_the_last_bit_in_another_session(session):
+    first = session(lost_score=0.6, lost_after=2)
+    first.add_target(FRAMES[0], CLIP.boxes[0], CLIP.text, target_id="a")
+    first.add_target(FRAMES[0], CLIP.boxes[0] + 3, None, target_id="b")
+    answers(first, FRAMES[1:5])
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    assert file.tell() < 30_000
+    file.seek(0)
+    second = session(lost_score=0.6, lost_after=2)
+    second.add_target(FRAMES[0], CLIP.boxes[0], "somebody else", target_id="c")
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert second.target_ids == ["a", "b"]
+    assert answers(second, FRAMES[5:]) == answers(first, FRAMES[5:])
+
+
+def test_state_is_a_copy(session):
+    tracker = session()
+    tracker.add_target(FRAMES[0], CLIP.boxes[0], CLIP.text, target_id="a")
+    state = tracker.state_dict()
+    before = state["a"]["box"]
+    answers(tracker, FRAMES[1:4])
+    assert state["a"]["box"] == before != tracker.box_of("a")
+
+
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(session):
+    tracker = session()
+    tracker.add_target(FRAMES[0], CLIP.boxes[0], CLIP.text, target_id="a")
+    state = tracker.state_dict()
+    with pytest.raises(ValueError, match="'a' has no box"):
+        tracker.load_state_dict({"a": {k: v for k, v in state["a"].items() if k != "box"}})
+    with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\), but the model takes"):
+        tracker.load_state_dict({"a": {**state["a"], "template": torch.zeros(1, 3, 8, 8)}})
+    assert tracker.target_ids == ["a"] and len(tracker.step(FRAMES[1])) == 1
+
+
+def test_two_people_in_two_threads_get_what_each_gets_alone(session):
+    people = [(CLIP.boxes[0], "red square"), (CLIP.boxes[0] + np.float32(4), "blue star on the left")]
+
+    def track(number, said, start=None):
+        tracker = session()
+        box, text = people[number]
+        tracker.add_target(FRAMES[0], box, text, target_id=str(number))
+        if start is not None:
+            start.wait()
+        said[number] = answers(tracker, FRAMES[1:] * 5)
+
+    alone, together, start = {}, {}, threading.Barrier(2)
+    for number in range(2):
+        track(number, alone)
+    threads = [threading.Thread(target=track, args=(number, together, start)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone and alone[0] != alone[1]
+
+
+def test_targets_come_and_go_while_the_video_runs(session):
+    tracker, alone = session(), session()
+    for one in (tracker, alone):
+        one.add_target(FRAMES[0], CLIP.boxes[0], CLIP.text, target_id="first")
+    tracker.step(FRAMES[1])
+    alone.step(FRAMES[1])
+    tracker.add_target(FRAMES[1], CLIP.boxes[1], "another one", target_id="second")
+    assert [t.target_id for t in tracker.step(FRAMES[2])] == ["first", "second"]
+    alone.step(FRAMES[2])
+    tracker.remove_target("second")
+    (left,), (expected,) = tracker.step(FRAMES[3]), alone.step(FRAMES[3])
+    assert left.box == pytest.approx(expected.box, abs=1e-3)
