@@ -7,6 +7,7 @@ python scripts/benchmark.py data pairs                 only that part: pairs, in
 python scripts/benchmark.py train                      steps per second, waiting for data, share of the matmul peak
 python scripts/benchmark.py train --model base --batch_size 128 --workers 14 --compile     on a GPU
 python scripts/benchmark.py evaluation                 how long scoring the boxes of a whole benchmark takes
+python scripts/benchmark.py soak                       memory over 20 000 frames of one session
 
 MACs are counted by running the model once (convolutions, linear maps and attention); a sentence is 20 tokens.
 """
@@ -101,6 +102,8 @@ def main() -> None:
     train.add_argument("--workers", type=int, default=0, help="processes that prepare pairs (default: 0)")
     train.add_argument("--compile", action="store_true", help="with torch.compile")
     commands.add_parser("evaluation", help="seconds to score 280 sequences with 685 000 frames, by protocol")
+    soak = commands.add_parser("soak", help="memory of the process over many frames of one session")
+    soak.add_argument("--frames", type=int, default=20_000, help="default: 20000")
     args = parser.parse_args()
     if args.command == "model":
         describe_model(args.model)
@@ -108,6 +111,10 @@ def main() -> None:
         from benchmark_train import benchmark_train
 
         benchmark_train(args.model, args.batch_size, args.steps, args.mixed_precision, args.workers, args.compile)
+    elif args.command == "soak":
+        from benchmark_soak import benchmark_soak
+
+        benchmark_soak(args.frames)
     elif args.command == "evaluation":
         from benchmark_evaluation import benchmark_evaluation
 

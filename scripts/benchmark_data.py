@@ -160,10 +160,11 @@ def benchmark_memory(folder: Path) -> None:
         pairs[index]
         if (index + 1) % (MEMORY_SAMPLES // 5) == 0 or index + 1 == MEMORY_SAMPLES // 100:
             gc.collect()  # what stays is what counts
-            print(f"after {index + 1:,} samples: {_anonymous_mb():.0f} MB")
+            print(f"after {index + 1:,} samples: {anonymous_mb():.0f} MB")
 
 
-def _anonymous_mb() -> float:
+def anonymous_mb() -> float:
+    """Memory of this process that is not a mapped file."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 

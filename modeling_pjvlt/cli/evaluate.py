@@ -95,10 +95,8 @@ def _run(args: argparse.Namespace) -> None:
     state = PartialState(cpu=args.device == "cpu")
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device or state.device)
     processor = PJVLTProcessor.from_pretrained(args.model)
-    model_name = Path(args.model).name
-    output = Path(args.output_dir or f"evaluations/{model_name}")
-    folders = {name: output / name.strip("/").replace("/", "--").lstrip(".-") for name in args.dataset_name}
-    folders = {name: output / Path(name).name if Path(name).is_dir() else f for name, f in folders.items()}
+    output = Path(args.output_dir or f"evaluations/{_short(args.model).replace('/', '--')}")
+    folders = {name: output / _short(name).replace("/", "--") for name in args.dataset_name}
     if len(set(folders.values())) < len(folders):
         raise ValueError(f"Two datasets would be written to the same folder of {output}; evaluate them one by one.")
     for name, folder in folders.items():
@@ -112,7 +110,7 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     from ..evaluation.runner import Evaluation, ground_truth, result_of, score, worst_sequences
 
     runs = {}
-    for text in dict.fromkeys(["own", *args.text] if "own" in args.text else args.text):
+    for text in sorted(set(args.text), key=TEXT_KINDS.index):  # own first
         runs[text] = Evaluation(model, processor, sequences, text, folder / "raw" / text, state, args.protocol)
         runs[text].run(label=f"{folder.name}, {text} sentences" if len(args.text) > 1 else folder.name)
     if not state.is_main_process:
@@ -131,9 +129,9 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     for other, path in others.items():
         results.append(TrackerResult(other, score(args.protocol, read_results(path, truth.boxes), truth, sizes)))
     report = EvaluationReport(
-        dataset=name if not Path(name).is_dir() else Path(name).name,
+        dataset=_short(name),
         split=args.split,
-        model=args.model if not Path(args.model).is_dir() else Path(args.model).name,
+        model=_short(args.model),
         results=results,
         worst=worst_sequences(sequences, first.texts, first.predictions(), results[0].scores),
         published=published,
@@ -208,6 +206,11 @@ def _print(report, paths: dict[str, Path]) -> None:
             interval = f"{row['sequences']} sequences give no interval"
         print(f"  own minus {row['text']} sentences: {row['difference']:+.1f} {row['metric']} ({interval})")
     print(f"  report: {paths['html']}")
+
+
+def _short(name: str) -> str:
+    """A Hub id as it is, a folder by its own name."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def _named_folder(word: str) -> tuple[str, str]:
