@@ -11,7 +11,7 @@ from PIL import Image
 from modeling_pjvlt.fusion_pjvlt import instance_norm
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 from modeling_pjvlt.visualization.gradcam import search_activation, word_weights
-from modeling_pjvlt.visualization.looking_inside import merge_pieces
+from modeling_pjvlt.visualization.looking_inside import draw_overlay, merge_pieces, save_figure
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import visualize
@@ -201,6 +201,23 @@ def test_pieces_of_a_word_are_joined_and_their_weights_added():
     words, merged = merge_pieces(["[CLS]", "check", "##ered", "dog"], weights)
     assert words == ["[CLS]", "checkered", "dog"]
     np.testing.assert_allclose(merged, [[0.1, 0.2], [0.5, 0.4], [0.4, 0.4]])
+
+
+def test_overlay_leaves_what_is_not_active_and_warms_the_rest():
+    crop, activation = np.full((32, 32, 3), 100, np.uint8), np.zeros((4, 4))
+    assert (draw_overlay(crop, activation, 64) == 100).all()
+    activation[0, 3] = 1
+    overlay = draw_overlay(crop, activation, 64)
+    red, green, blue = overlay[4, 60].astype(int)
+    assert red > 180 > green > blue and (overlay[:, :30] == 100).all() and (overlay[34:] == 100).all()
+
+
+def test_saved_figure_keeps_its_colours(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    save_figure(Image.fromarray(pixels), tmp_path / "figure.png")
+    difference = np.asarray(Image.open(tmp_path / "figure.png")).astype(int) - pixels
+    assert np.abs(difference).max() <= 5
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def search_activation(
     hooks = [layers[layer].register_forward_hook(cut), model.head.score.register_forward_hook(keep_logits)]
     try:
         with torch.inference_mode(False), torch.enable_grad(), _eval_mode(model):
-            score_map = model(**_model_inputs(inputs)).score_map[:, 0].detach()  # (B, G, G)
+            score_map = model(**_model_inputs(model, inputs)).score_map[:, 0].detach()  # (B, G, G)
             cells = (score_map if window is None else score_map * window).flatten(1).argmax(dim=1, keepdim=True)
             score = captured["logits"].flatten(1).gather(1, cells).sum()
             (gradient,) = torch.autograd.grad(score, captured["tokens"])
@@ -87,7 +87,7 @@ def word_weights(model: PJVLTModel, inputs: Mapping) -> list[Tensor]:
     patches = model.config.search_grid**2
     found: list[Tensor] = []
     with _eval_mode(model):
-        given = _model_inputs(inputs)
+        given = _model_inputs(model, inputs)
         ids, mask = given.pop("input_ids", None), given.pop("attention_mask", None)
         if given.get("text_features") is None and ids is not None:
             given["text_features"] = model.encode_text(ids, mask)
@@ -109,15 +109,16 @@ def word_weights(model: PJVLTModel, inputs: Mapping) -> list[Tensor]:
     return found
 
 
-def _model_inputs(inputs: Mapping) -> dict:
-    """What the model's forward reads of `inputs`; tensors made in inference mode are copied, autograd refuses them."""
+def _model_inputs(model: PJVLTModel, inputs: Mapping) -> dict:
+    """What the model reads of `inputs`; tensors made in inference mode are copied, because autograd refuses them."""
 
     def usable(value):
         if isinstance(value, Tensor):
             return value.clone() if value.is_inference() else value
         return type(value)(**{name: usable(part) for name, part in value.items()}) if value is not None else None
 
-    return {name: usable(inputs[name]) for name in INPUT_NAMES if name in inputs}
+    names = INPUT_NAMES if model.config.uses_language else INPUT_NAMES[:2]
+    return {name: usable(inputs[name]) for name in names if name in inputs}
 
 
 @contextmanager
