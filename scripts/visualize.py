@@ -19,13 +19,15 @@ from modeling_pjvlt.visualization.looking_inside import Look, Row, draw_figure, 
 
 DEFAULT_FRAMES = [10, 20, 40]
 MAX_ROWS = 60
+VIDEO_TOP_WEIGHT = 0.5  # the same blue means the same attention in all frames
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 EPILOG = """\
 what the figure shows:
   A row is a frame, a column a model. Each model tracks on its own, so each cell is the search crop that this model
   looked at, around the place where it had found the target before.
   warm colours   Grad-CAM: which parts of the crop raise the score of the cell that the box was read from, by the
-                 features of --layer. It is scaled for each crop, so it tells where, never how much.
+                 features of --layer. It is scaled for each crop, so it tells where, never how much;
+                 where nothing raises the score the cell says so.
   yellow, white  the predicted box and, in procedural clips, the true one (none while it is out of sight).
   blue numbers   how many percent of their attention the search patches give to a word in SAIEL 1, 2, ...; each column
                  sums to 100. Attention is what a layer reads, not what the answer depends on.
@@ -121,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
                     continue
                 row = make_row(source, index, first, looks, session)
                 if writer is not None:
-                    writer.write(np.asarray(draw_figure([row], names)))
+                    writer.write(np.asarray(draw_figure([row], names, VIDEO_TOP_WEIGHT, source.clip is not None)))
                 if is_shown(args, index):
                     rows.append(row)
                 if len(rows) > MAX_ROWS:

@@ -11,7 +11,7 @@ from PIL import Image
 from modeling_pjvlt.fusion_pjvlt import instance_norm
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 from modeling_pjvlt.visualization.gradcam import search_activation, word_weights
-from modeling_pjvlt.visualization.looking_inside import draw_overlay, merge_pieces, save_figure
+from modeling_pjvlt.visualization.looking_inside import Look, Row, draw_figure, draw_overlay, merge_pieces, save_figure
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import visualize
@@ -210,6 +210,18 @@ def test_overlay_leaves_what_is_not_active_and_warms_the_rest():
     overlay = draw_overlay(crop, activation, 64)
     red, green, blue = overlay[4, 60].astype(int)
     assert red > 180 > green > blue and (overlay[:, :30] == 100).all() and (overlay[34:] == 100).all()
+
+
+def test_frames_of_a_video_have_one_size_whether_the_target_is_seen_or_not():
+    crop, words, weights = np.zeros((32, 32, 3), np.uint8), ["a", "dog"], np.array([[0.9], [0.1]])
+    sizes = set()
+    for box in (None, [4, 4, 8, 8]):
+        look = Look(crop, np.zeros((4, 4)), [2, 2, 9, 9], box, words, weights)
+        row = Row("frame 1", crop, "a dog", [look])
+        sizes.add(draw_figure([row], ["one"], top_weight=0.5, has_truth=True).size)
+    assert len(sizes) == 1
+    with pytest.raises(ValueError, match="a look for each of 2"):
+        draw_figure([row], ["one", "two"])
 
 
 def test_saved_figure_keeps_its_colours(tmp_path):

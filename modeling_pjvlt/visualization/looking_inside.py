@@ -16,7 +16,7 @@ TEMPLATE, LINE = 112, 15  # pixels: side of the template, height of a word's row
 WORD_WIDTH = 88  # pixels that a word has; the rest of the cell belongs to the layers
 INK, SOFT, PAGE, PLATE = (27, 31, 36), (91, 101, 112), (255, 255, 255), (243, 245, 247)
 WARM = np.array([(70, 0, 90), (175, 15, 90), (230, 45, 45), (255, 115, 20)], np.float32)  # activation 0 to 1
-COOL = np.array([(247, 249, 252), (11, 98, 196)], np.float32)  # word weight 0 to the figure's highest
+COOL = np.array([(247, 249, 252), (11, 98, 196)], np.float32)  # word weight 0 to the highest
 NOTHING = "Grad-CAM is 0 everywhere"
 OVERLAY = 0.72  # opacity where the activation is 1
 
@@ -64,22 +64,30 @@ def draw_overlay(crop: np.ndarray, activation: np.ndarray, size: int) -> np.ndar
     return np.rint(picture * (1 - share) + _shade(WARM, heat) * share).astype(np.uint8)
 
 
-def draw_figure(rows: Sequence[Row], names: Sequence[str]) -> Image.Image:
+def draw_figure(
+    rows: Sequence[Row], names: Sequence[str], top_weight: float | None = None, has_truth: bool | None = None
+) -> Image.Image:
     """Draw the rows below each other, the trackers side by side, and one legend.
 
     Args:
         rows: at least one; each has as many looks as there are names.
         names: captions of the columns.
+        top_weight: in (0, 1], the word weight of the deepest blue. Default: the highest of the figure.
+        has_truth: whether the legend names true boxes. Default: where there are any. Figures of one sentence have one
+            size, and so can be the frames of a video, if both are given.
 
-    The blue of a word's cell is 0 to the highest weight of the figure. Raises `ValueError` where the numbers do not
-    fit.
+    Raises `ValueError` where the numbers do not fit.
     """
     if not rows or any(len(row.looks) != len(names) for row in rows):
         raise ValueError(f"a figure needs at least one row, and in each a look for each of {len(names)} trackers")
-    top_weight = max((look.weights.max() for row in rows for look in row.looks if look.weights.size), default=0)
+    looks = [look for row in rows for look in row.looks]
+    if top_weight is None:
+        top_weight = max((look.weights.max() for look in looks if look.weights.size), default=0)
+    if has_truth is None:
+        has_truth = any(look.true_box is not None for look in looks)
     heights = [_row_height(row) for row in rows]
     width = GAP + SIDE + len(names) * (CELL + GAP)
-    legend = _legend_parts(top_weight, any(look.true_box is not None for row in rows for look in row.looks))
+    legend = _legend_parts(top_weight if any(look.words for look in looks) else 0, has_truth)
     lines = _flow([length for length, _ in legend], width - 2 * GAP)
     head, foot = 40, 14 + 24 * (max(lines)[0] + 1)
     figure = Image.new("RGB", (width, head + sum(heights) + foot), PAGE)
@@ -168,8 +176,8 @@ def _draw_look(figure: Image.Image, look: Look, left: int, top: int, top_weight:
     draw, below = ImageDraw.Draw(figure), top + CELL + 6
     if not look.activation.any():
         width = _font(11).getlength(NOTHING) + 10
-        draw.rectangle([left, top + CELL - 19, left + width, top + CELL - 1], LABEL_BACKGROUND)
-        draw.text((left + 5, top + CELL - 10), NOTHING, PAGE, _font(11), anchor="lm")
+        draw.rectangle([left, top, left + width, top + 19], LABEL_BACKGROUND)
+        draw.text((left + 5, top + 10), NOTHING, PAGE, _font(11), anchor="lm")
     if look.words:
         _draw_words(draw, look, left, below, top_weight)
     else:
@@ -189,7 +197,7 @@ def _draw_words(draw: ImageDraw.ImageDraw, look: Look, left: int, top: int, top_
         y, ink = top + LINE * (number + 1), SOFT if word.startswith("[") else INK
         draw.text((right, y + LINE // 2), _fit(word, normal, WORD_WIDTH - 8), ink, normal, anchor="rm")
         for layer, weight in enumerate(weights):
-            shade = weight / top_weight
+            shade = min(weight / top_weight, 1)
             color = tuple(_shade(COOL, np.array(shade)).astype(int).tolist())
             draw.rectangle([edges[layer], y, edges[layer + 1] - 2, y + LINE - 2], color)
             if step >= 24:
