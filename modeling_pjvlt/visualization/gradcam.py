@@ -1,0 +1,136 @@
+"""Where the tracker looks: Grad-CAM of the search crop, and how much the patches attend to each word.
+
+Grad-CAM: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
+ICCV 2017 (the paper's Figures 6-8). The inputs are those of [`PJVLTModel.forward`], on the model's device. Letters in
+shapes: B batch, N visual tokens (template first), C channels, T words, G search grid.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..fusion_pjvlt import instance_norm
+from ..modeling_pjvlt import PJVLTModel
+
+INPUT_NAMES = ("pixel_values", "template_pixel_values", "input_ids", "attention_mask", "text_features")
+
+
+def search_activation(
+    model: PJVLTModel, inputs: Mapping, layer: int = -1, window: Tensor | None = None
+) -> Tensor:  # (B, G, G)
+    """Grad-CAM of the highest score with respect to the output of one layer of the joint encoder.
+
+    A channel weighs as much as its gradient is high on average over the search tokens; the map is the ReLU of the
+    weighted sum of the channels. The gradient is that of the score before its sigmoid: after normalising this gives
+    the same map, and it does not vanish where the score is close to 0 or 1.
+
+    Args:
+        model: left as it was: no hooks, no gradients, training mode. It is read in eval mode.
+        inputs: of the model's forward; other entries, such as `labels`, are ignored.
+        layer: index into `model.encoder.all_layers()`; -1 is the last, whose output the final norm reads. With late
+            fusion the fusion layers behind the vision layers count.
+        window: (G, G) that the scores are multiplied by before the cell is chosen, as when tracking. None: the
+            highest score of the map.
+
+    Returns (B, G, G) float32 in [0, 1], 1 at the highest place of each sample; a map without positive parts is all 0.
+    Raises `ValueError` for a layer that does not exist.
+    """
+    layers = model.encoder.all_layers()
+    if not -len(layers) <= layer < len(layers):
+        raise ValueError(
+            f"There is no layer {layer}: the joint encoder has {len(layers)}, so pass {-len(layers)} to {len(layers) - 1}."
+        )
+    captured: dict[str, Tensor] = {}
+
+    def cut(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        captured["tokens"] = output.detach().requires_grad_(True)  # nothing before this layer needs a gradient
+        return captured["tokens"]
+
+    def keep_logits(module: nn.Module, args: tuple, output: Tensor) -> None:
+        captured["logits"] = output
+
+    hooks = [layers[layer].register_forward_hook(cut), model.head.score.register_forward_hook(keep_logits)]
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), _eval_mode(model):
+            score_map = model(**_model_inputs(model, inputs)).score_map[:, 0].detach()  # (B, G, G)
+            cells = (score_map if window is None else score_map * window).flatten(1).argmax(dim=1, keepdim=True)
+            score = captured["logits"].flatten(1).gather(1, cells).sum()
+            (gradient,) = torch.autograd.grad(score, captured["tokens"])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    grid = model.config.search_grid
+    tokens = captured["tokens"].detach()[:, -grid * grid :].float()  # (B, G * G, C)
+    weights = gradient[:, -grid * grid :].float().mean(dim=1, keepdim=True)  # (B, 1, C)
+    activation = (weights * tokens).sum(dim=-1).relu()
+    highest = activation.amax(dim=1, keepdim=True)
+    return (activation / highest.where(highest > 0, 1.0)).unflatten(1, (grid, grid))
+
+
+@torch.no_grad()
+def word_weights(model: PJVLTModel, inputs: Mapping) -> list[Tensor]:
+    """How much the search patches attend to each word in each SAIEL (Eq. 3).
+
+    Computed from the queries and keys of the modules, so every attention implementation has them.
+
+    Args:
+        model: left as it was; read in eval mode.
+        inputs: of the model's forward; other entries are ignored.
+
+    Returns for each SAIEL, in the order in which they are run, (B, T) float32: the mean over heads and search tokens.
+    Rows sum to 1, padding has 0, and [CLS] and [SEP] count as words. Empty for a model that reads no language.
+    """
+    if not model.config.uses_language:
+        return []
+    patches = model.config.search_grid**2
+    found: list[Tensor] = []
+    with _eval_mode(model):
+        given = _model_inputs(model, inputs)
+        ids, mask = given.pop("input_ids", None), given.pop("attention_mask", None)
+        if given.get("text_features") is None and ids is not None:
+            given["text_features"] = model.encode_text(ids, mask)
+
+        def attend(saiel: nn.Module, args: tuple) -> None:
+            visual, keys = args[:2]
+            query = instance_norm(saiel.query(visual))[:, -patches:]  # the norm is over all tokens
+            query = query.unflatten(-1, (saiel.num_heads, -1)).transpose(1, 2)  # (B, H, G * G, d)
+            logits = query.float() @ keys.float().transpose(2, 3) * saiel.scaling
+            padding = ~given["text_features"].attention_mask.bool()[:, None, None]
+            found.append(logits.masked_fill(padding, float("-inf")).softmax(dim=-1).mean(dim=(1, 2)))
+
+        hooks = [saiel.register_forward_pre_hook(attend) for saiel in model.encoder.saiels()]
+        try:
+            model(**given)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return found
+
+
+def _model_inputs(model: PJVLTModel, inputs: Mapping) -> dict:
+    """What the model reads of `inputs`; tensors made in inference mode are copied, because autograd refuses them."""
+
+    def usable(value):
+        if isinstance(value, Tensor):
+            return value.clone() if value.is_inference() else value
+        return type(value)(**{name: usable(part) for name, part in value.items()}) if value is not None else None
+
+    names = INPUT_NAMES if model.config.uses_language else INPUT_NAMES[:2]
+    return {name: usable(inputs[name]) for name in names if name in inputs}
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards every module is in the mode in which it was."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
+__all__ = ["search_activation", "word_weights"]
