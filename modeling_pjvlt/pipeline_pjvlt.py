@@ -1,12 +1,16 @@
 """The pipeline `vision-language-tracking`: a video, a box and a sentence in; a box and a score per frame out."""
 
+import os
 from collections.abc import Iterable, Iterator
 
 from tqdm.auto import tqdm
 from transformers import Pipeline
 
+from .live_pjvlt import FrameReader, public_name
+from .processing_pjvlt import DEFAULT_SENTENCE
+from .results_pjvlt import TrackingResults, make_result
 from .tracking_pjvlt import TrackingSession
-from .video_pjvlt import FrameReader, read_frames
+from .video_pjvlt import read_frames
 
 TASK = "vision-language-tracking"
 
@@ -27,19 +31,30 @@ class TrackingPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
 
-    def __call__(self, video, box=None, text: str | None = None, progress: bool = True) -> list[dict]:
+    def __call__(self, video, box=None, text: str | None = None, progress: bool = True) -> TrackingResults:
         """Track through a whole video.
 
         Args:
-            video: a video file, a folder of pictures, or frames (PIL, NumPy or torch, RGB). A list is one video.
+            video: a video file, a folder of pictures, a camera's index, a stream's address (rtsp://, http://,
+                https://, udp://, tcp://), or frames (PIL, NumPy or torch, RGB). A list is one video.
             box: x, y, w, h of the target in the first frame, in pixels.
             text: a sentence about the target; empty or missing reads as "the target", with a warning.
             progress: show a progress bar.
 
         Returns one dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels) and
-        `score` in (0, 1]; frame 0 is the given box with score 1. Raises `ValueError` for a bad box, frame or file.
+        `score` in (0, 1]; frame 0 is the given box with score 1. The list is a [`TrackingResults`], which saves itself as
+        JSON, CSV or text. Raises `ValueError` for a bad box, frame or file, `OSError` for a camera or a stream that
+        cannot be read.
         """
-        return self.run_single(video, *self._sanitize_parameters(box=box, text=text, progress=progress))
+        reader = read_frames(video)
+        results = self.run_single(reader, *self._sanitize_parameters(box=box, text=text, progress=progress))
+        return TrackingResults(
+            results,
+            fps=reader.fps,
+            text=text if text and text.strip() else DEFAULT_SENTENCE,
+            source=public_name(video) if isinstance(video, int | str | os.PathLike) else None,
+            model=self.model.name_or_path or None,
+        )
 
     def stream(self, frames, box=None, text: str | None = None) -> Iterator[dict]:
         """The same for live frames: yields one result as soon as its frame is in."""
@@ -69,10 +84,10 @@ class TrackingPipeline(Pipeline):
         for index, frame in enumerate(frames):
             if index == 0:
                 target_id = session.add_target(frame, box, text)
-                yield _result(0, session.box_of(target_id), 1.0)
+                yield make_result(0, session.box_of(target_id), 1.0)
             else:
                 (target,) = session.step(frame)
-                yield _result(index, target.box, target.score)
+                yield make_result(index, target.box, target.score)
         if not session.target_ids:
             raise ValueError("The video has no frames.")
 
@@ -84,11 +99,6 @@ class TrackingPipeline(Pipeline):
         """
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
-
-
-def _result(index: int, box_xywh, score: float) -> dict:
-    x, y, w, h = box_xywh
-    return {"frame": index, "box": {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}, "score": score}
 
 
 __all__ = ["TASK", "TrackingPipeline"]
