@@ -117,9 +117,11 @@ def open_camera(index: int, timeout: float = TIMEOUT) -> FrameReader:
     if index < 0:
         raise ValueError(f"a camera's index is 0 or more, got {index}")
     device, options = _camera_device(index)
-    return _open_source(
-        f"camera {index} ({device})", lambda: av.open(device, timeout=(timeout, timeout), **options), timeout
-    )
+
+    def connect():
+        return av.open(device, timeout=(timeout, timeout), **options)
+
+    return _open_source(f"camera {index} ({device})", connect, timeout, is_camera=True)
 
 
 def open_address(address: str, timeout: float = TIMEOUT) -> FrameReader:
@@ -140,9 +142,11 @@ def open_address(address: str, timeout: float = TIMEOUT) -> FrameReader:
     """
     _require_av()
     options = ADDRESS_OPTIONS | (RTSP_OPTIONS if address.lower().startswith("rtsp") else {})
-    return _open_source(
-        public_name(address), lambda: av.open(address, timeout=(timeout, timeout), options=options), timeout
-    )
+
+    def connect():
+        return av.open(address, timeout=(timeout, timeout), options=options)
+
+    return _open_source(public_name(address), connect, timeout)
 
 
 class Handoff:
@@ -234,7 +238,7 @@ def _decode_into(handoff: Handoff, open_frames: Callable[[], Iterator]) -> None:
         handoff.end(error)
 
 
-def _open_source(name: str, connect: Callable, timeout: float) -> FrameReader:
+def _open_source(name: str, connect: Callable, timeout: float, is_camera: bool = False) -> FrameReader:
     """Open a source now, so that its first iteration goes on from here; each later one opens it again."""
     if not timeout > 0:
         raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}")
@@ -242,7 +246,7 @@ def _open_source(name: str, connect: Callable, timeout: float) -> FrameReader:
     stream = opened[0].streams.video[0]
     fps, num_frames = float(stream.average_rate or DEFAULT_FPS), stream.frames or None
     is_playlist = opened[0].format.name.split(",")[0] in PLAYLISTS
-    is_live = opened[0].size <= 0 or (is_playlist and not opened[0].duration)
+    is_live = is_camera or opened[0].size <= 0 or (is_playlist and not opened[0].duration)
 
     def frames() -> Iterator[np.ndarray]:
         handoff = Handoff(1, tally) if is_live else Handoff(AHEAD)
