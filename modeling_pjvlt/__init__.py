@@ -14,6 +14,7 @@ from .image_processing_pjvlt import PJVLTImageProcessor
 from .modeling_pjvlt import PJVLTModel, PJVLTOutput, PJVLTTextFeatures
 from .pipeline_pjvlt import TASK, TrackingPipeline
 from .processing_pjvlt import PJVLTProcessor
+from .results_pjvlt import TrackingResults
 from .tracking_pjvlt import TrackedTarget, TrackingSession
 
 __version__ = "0.1.0"
@@ -50,5 +51,6 @@ __all__ = [
     "PJVLTTextFeatures",
     "TrackedTarget",
     "TrackingPipeline",
+    "TrackingResults",
     "TrackingSession",
 ]

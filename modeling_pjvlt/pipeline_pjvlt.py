@@ -1,13 +1,17 @@
 """The pipeline `vision-language-tracking`: a video, a box and a sentence in; a box and a score per frame out."""
 
+import os
 from collections.abc import Iterable, Iterator
 
 from tqdm.auto import tqdm
 from transformers import Pipeline
 
 from .detection_pjvlt import DETECTOR, find_target, load_detector
+from .live_pjvlt import FrameReader, public_name
+from .processing_pjvlt import DEFAULT_SENTENCE
+from .results_pjvlt import TrackingResults, make_result
 from .tracking_pjvlt import TrackingSession
-from .video_pjvlt import FrameReader, read_frames
+from .video_pjvlt import read_frames
 
 TASK = "vision-language-tracking"
 
@@ -30,11 +34,12 @@ class TrackingPipeline(Pipeline):
 
     def __call__(
         self, video, box=None, text: str | None = None, progress: bool = True, detector: str = DETECTOR
-    ) -> list[dict]:
+    ) -> TrackingResults:
         """Track through a whole video.
 
         Args:
-            video: a video file, a folder of pictures, or frames (PIL, NumPy or torch, RGB). A list is one video.
+            video: a video file, a folder of pictures, a camera's index, a stream's address (rtsp://, http://,
+                https://, udp://, tcp://), or frames (PIL, NumPy or torch, RGB). A list is one video.
             box: x, y, w, h of the target in the first frame, in pixels. Without it the sentence has to do: `detector`
                 finds what it says in the first frame.
             text: a sentence about the target; empty or missing reads as "the target", with a warning.
@@ -43,11 +48,20 @@ class TrackingPipeline(Pipeline):
                 needed, and kept.
 
         Returns one dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels) and
-        `score` in (0, 1]; frame 0 is the given box with score 1. Raises `ValueError` for a bad box, frame or file, and where the
-        detector finds nothing.
+        `score` in (0, 1]; frame 0 is the given box with score 1. The list is a [`TrackingResults`], which saves itself as
+        JSON, CSV or text. Raises `ValueError` for a bad box, frame or file, and where the detector finds nothing, and
+        `OSError` for a camera or a stream that cannot be read.
         """
+        reader = read_frames(video)
         options = {"box": box, "text": text, "progress": progress, "detector": detector}
-        return self.run_single(video, *self._sanitize_parameters(**options))
+        results = self.run_single(reader, *self._sanitize_parameters(**options))
+        return TrackingResults(
+            results,
+            fps=reader.fps,
+            text=text if text and text.strip() else DEFAULT_SENTENCE,
+            source=public_name(video) if isinstance(video, int | str | os.PathLike) else None,
+            model=self.model.name_or_path or None,
+        )
 
     def stream(self, frames, box=None, text: str | None = None, detector: str = DETECTOR) -> Iterator[dict]:
         """The same for live frames: yields one result as soon as its frame is in."""
@@ -87,10 +101,10 @@ class TrackingPipeline(Pipeline):
             if index == 0:
                 box = self._detect(frame, text, detector) if box is None else box
                 target_id = session.add_target(frame, box, text)
-                yield _result(0, session.box_of(target_id), 1.0)
+                yield make_result(0, session.box_of(target_id), 1.0)
             else:
                 (target,) = session.step(frame)
-                yield _result(index, target.box, target.score)
+                yield make_result(index, target.box, target.score)
         if not session.target_ids:
             raise ValueError("The video has no frames.")
 
@@ -102,11 +116,6 @@ class TrackingPipeline(Pipeline):
         """
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
-
-
-def _result(index: int, box_xywh, score: float) -> dict:
-    x, y, w, h = box_xywh
-    return {"frame": index, "box": {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}, "score": score}
 
 
 __all__ = ["TASK", "TrackingPipeline"]

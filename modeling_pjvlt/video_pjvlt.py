@@ -1,7 +1,7 @@
-"""Frames in and frames out: video files, folders of pictures, plain iterables of frames.
+"""Frames in and frames out: video files, folders of pictures, cameras, addresses, plain iterables of frames.
 
 Every frame that this file decodes is an RGB uint8 array of shape (height, width, 3), upright as a player shows it.
-Video files go through PyAV (`pip install av`); folders and iterables need Pillow and NumPy only.
+Videos and live sources go through PyAV (`pip install av`); folders and iterables need Pillow and NumPy only.
 """
 
 import math
@@ -9,14 +9,15 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from .live_pjvlt import DEFAULT_FPS, TIMEOUT, FrameReader, is_address, open_address, open_camera, upright
 
 try:
     import av
@@ -24,7 +25,6 @@ except ImportError:
     av = None
 
 
-DEFAULT_FPS = 30.0
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv"}
 
@@ -32,45 +32,35 @@ VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv"}
 ENCODERS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
 
 
-@dataclass(frozen=True)
-class FrameReader:
-    """Frames of one source, in order; made by `read_frames`.
-
-    Iterating a file or a folder again starts again from its first frame.
-
-    Attributes:
-        open_frames: returns a fresh iterator over the frames.
-        fps: frames per second of the source; 30 where it does not say.
-        num_frames: how many frames the source says it has, for a progress bar; None where it does not say.
-    """
-
-    open_frames: Callable[[], Iterator]
-    fps: float = DEFAULT_FPS
-    num_frames: int | None = None
-
-    def __iter__(self) -> Iterator:
-        return self.open_frames()
-
-
-def read_frames(source: str | os.PathLike | Iterable) -> FrameReader:
+def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeout: float = TIMEOUT) -> FrameReader:
     """Open a source of frames.
 
     Args:
-        source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); or an
-            iterable of frames, whose items are passed through as they are.
+        source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
+            of a camera, 0 the first; address of a stream (rtsp://, http://, https://, udp://, tcp://); an iterable of
+            frames, whose items are passed through as they are; or a `FrameReader`, which is returned.
+        timeout: seconds without a frame after which a camera or a stream counts as stalled, above 0.
 
     Returns:
-        A `FrameReader`. From a path, its frames are RGB uint8 arrays of shape (height, width, 3), turned upright
-        where the file carries a rotation.
+        A `FrameReader`. From a path, a camera or an address, its frames are RGB uint8 arrays of shape (height, width,
+        3), turned upright where the source carries a rotation. A live source gives its newest frame and drops what
+        came before it; a recording gives every frame.
 
     Raises:
         FileNotFoundError: nothing is at the path.
-        ValueError: the folder holds no pictures, the file is no readable video, or the source is a single frame.
-            While iterating: a picture cannot be decoded, or the video breaks off with an error. (A video that just
-            ends before the frames it announces gives a warning.)
-        TypeError: the source is neither a path nor an iterable.
-        ImportError: a video file is given and PyAV is not installed.
+        OSError: the camera or the stream cannot be opened. While iterating: it stalls or breaks off.
+        ValueError: the folder holds no pictures, the file or stream is no readable video, or the source is a single
+            frame. While iterating: a picture cannot be decoded, the video breaks off with an error, or the frames of
+            a live source change in size. (A video that just ends before the frames it announces gives a warning.)
+        TypeError: the source is neither of these.
+        ImportError: PyAV is needed and not installed.
     """
+    if isinstance(source, FrameReader):
+        return source
+    if isinstance(source, int) and not isinstance(source, bool):
+        return open_camera(source, timeout)
+    if is_address(source):
+        return open_address(source, timeout)
     if isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()
         if not path.exists():
@@ -182,9 +172,10 @@ class VideoWriter:
 
 
 def _open_iterable(frames: Iterable) -> FrameReader:
-    # A camera index or a stream's address is to be recognised by `read_frames`, before it gets here.
     if not isinstance(frames, Iterable):
-        raise TypeError(f"expected a path or an iterable of frames, got {type(frames).__name__}")
+        raise TypeError(
+            f"expected a path, a camera index, an address or an iterable of frames, got {type(frames).__name__}"
+        )
     if getattr(frames, "ndim", 4) < 4:
         raise ValueError(f"expected many frames, got a single array of shape {tuple(frames.shape)}; put it in a list")
     num_frames = len(frames) if hasattr(frames, "__len__") else None
@@ -259,12 +250,6 @@ def _video_stream(container, path: Path):
     if not container.streams.video:
         raise ValueError(f"{path}: no video in this file")
     return container.streams.video[0]
-
-
-def upright(frame) -> np.ndarray:
-    # Degrees counterclockwise, as np.rot90 counts them; PyAV older than 14 does not say.
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90)
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
 
 
 def _pick_encoder() -> tuple[str, dict[str, str]]:

@@ -1,4 +1,8 @@
+import errno
 import json
+import os
+import re
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -6,6 +10,7 @@ import numpy as np
 import pytest
 
 from modeling_pjvlt.cli import track
+from modeling_pjvlt.live_pjvlt import FrameReader, Tally
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 
 BOX = ["--box", "10", "12", "20", "16"]
@@ -75,6 +80,46 @@ def failure(capsys, *argv):
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith("pjvlt-track: error: ")
     return captured.err
+
+
+def interrupted(capsys, *argv):
+    """Run the command, expect it to be stopped by Ctrl-C, and return what it says."""
+    with pytest.raises(SystemExit) as stopped:
+        track.main(list(argv))
+    captured = capsys.readouterr()
+    assert stopped.value.code == 130 and captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
+def full_disk(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def interrupt_at(monkeypatch, owner, name, count, how=interrupt):
+    """Let `how` happen in the call number `count` of a method, before the method does its work."""
+    calls, method = [], getattr(owner, name)
+
+    def counting(*args):
+        calls.append(args)
+        if len(calls) == count:
+            how()
+        return method(*args)
+
+    monkeypatch.setattr(owner, name, counting)
+
+
+def kept(folder):
+    """Number of frames in o.mp4 and in o.json; None for no file."""
+    video = len(list(read_frames(folder / "o.mp4"))) if (folder / "o.mp4").exists() else None
+    return video, len(json.loads((folder / "o.json").read_text())["frames"])
+
+
+def no_leftovers(folder):
+    return not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def test_video_gives_an_annotated_video_and_boxes(workplace, video, capsys):
@@ -189,14 +234,15 @@ def test_error_of_the_session_is_one_line_and_leaves_nothing(workplace, video, c
     assert [path.name for path in workplace.folder.iterdir()] == ["clip.mp4"]
 
 
-def test_frame_of_another_size_is_one_line_and_leaves_nothing(workplace, capsys):
+def test_frame_of_another_size_is_one_line_and_keeps_what_came_before(workplace, capsys):
     from PIL import Image
 
     (workplace.folder / "pictures").mkdir()
     for number, size in enumerate([(64, 48), (64, 48), (32, 48)]):
         Image.new("RGB", size).save(workplace.folder / "pictures" / f"{number}.png")
-    assert "frame is 32x48" in failure(capsys, "pictures", *BOX, "--text", "dog", "--output", "o.mp4")
-    assert [path.name for path in workplace.folder.iterdir()] == ["pictures"]
+    message = failure(capsys, "pictures", *BOX, "--text", "dog", "--output", "o.mp4")
+    assert "frame is 32x48" in message and "the 2 frames so far are in o.mp4 and o.json" in message
+    assert kept(workplace.folder) == (2, 2)
 
 
 def test_messages_of_many_lines_become_one(workplace, video, capsys, monkeypatch):
@@ -207,15 +253,144 @@ def test_messages_of_many_lines_become_one(workplace, video, capsys, monkeypatch
     assert "no such model look at" in failure(capsys, video, *BOX, "--text", "dog")
 
 
-def test_interrupt_exits_with_130_and_leaves_nothing(workplace, video, capsys, monkeypatch):
-    def interrupt(frame):
-        raise KeyboardInterrupt
-
+def test_interrupt_before_anything_was_tracked_leaves_nothing(workplace, video, capsys, monkeypatch):
     monkeypatch.setattr(workplace.session, "step", interrupt)
-    with pytest.raises(SystemExit) as stopped:
-        track.main([video, *BOX, "--text", "dog", "--output", "o.mp4"])
-    assert stopped.value.code == 130
+    assert interrupted(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4").endswith("nothing written\n")
     assert [path.name for path in workplace.folder.iterdir()] == ["clip.mp4"]
+
+
+def test_interrupt_keeps_what_was_tracked(workplace, video, capsys, monkeypatch):
+    interrupt_at(monkeypatch, workplace.session, "step", 3)
+    message = interrupted(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4")
+    assert message == "pjvlt-track: stopped, the 3 frames so far are in o.mp4 and o.json\n"
+    assert kept(workplace.folder) == (3, 3)
+    assert no_leftovers(workplace.folder) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_interrupt_while_a_frame_is_written_waits_for_it(workplace, video, capsys, monkeypatch):
+    interrupt_at(monkeypatch, VideoWriter, "write", 2, how=lambda: signal.raise_signal(signal.SIGINT))
+    assert "the 2 frames so far" in interrupted(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4")
+    assert kept(workplace.folder) == (2, 2)
+
+
+def test_second_interrupt_gives_the_video_up_and_keeps_the_boxes(workplace, video, capsys, monkeypatch):
+    interrupt_at(monkeypatch, workplace.session, "step", 3)
+    monkeypatch.setattr(VideoWriter, "_finish", lambda self: interrupt())
+    message = interrupted(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4")
+    assert message == "pjvlt-track: stopped, no video written, but the boxes of 3 frames are in o.json\n"
+    assert kept(workplace.folder) == (None, 3) and no_leftovers(workplace.folder)
+
+
+def test_video_that_breaks_off_keeps_what_came_before(workplace, capsys, monkeypatch):
+    def breaking():
+        yield from [np.zeros((48, 64, 3), np.uint8)] * 3
+        raise OSError("camera.local: no frame within 10 s, after 3 frames")
+
+    monkeypatch.setattr(track, "read_frames", lambda source: FrameReader(breaking))
+    message = failure(capsys, "rtsp://me:secret@camera.local/a", *BOX, "--text", "dog", "--output", "o.mp4")
+    assert "no frame within 10 s, after 3 frames; the 3 frames so far are in o.mp4 and o.json" in message
+    assert kept(workplace.folder) == (3, 3)
+    assert json.loads((workplace.folder / "o.json").read_text())["video"] == "rtsp://camera.local/a"
+
+
+@pytest.mark.parametrize("when", ["write", "_finish"])
+def test_full_disk_keeps_the_boxes_and_no_half_video(workplace, video, capsys, monkeypatch, when):
+    interrupt_at(monkeypatch, VideoWriter, when, 3 if when == "write" else 1, how=full_disk)
+    message = failure(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4", "--boxes", "o.csv")
+    count = 3 if when == "write" else 4
+    assert f"No space left on device; no video written, but the boxes of {count} frames are in o.csv" in message
+    assert sorted(path.name for path in workplace.folder.iterdir()) == ["clip.mp4", "o.csv"]
+    assert (workplace.folder / "o.csv").read_text().count("\n") == count + 1
+
+
+def test_disk_too_full_for_the_boxes_is_one_line_and_leaves_nothing(workplace, video, capsys, monkeypatch):
+    interrupt_at(monkeypatch, VideoWriter, "write", 3, how=full_disk)
+    monkeypatch.setattr("pathlib.Path.write_text", lambda *args, **options: full_disk())
+    message = failure(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4")
+    assert "the boxes of 3 frames are lost too: o.json: cannot be written (No space left on device)" in message
+    assert [path.name for path in workplace.folder.iterdir()] == ["clip.mp4"]
+
+
+def test_disk_that_fills_after_the_video_keeps_it(workplace, video, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", lambda *args, **options: full_disk())
+        message = failure(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4")
+    assert "o.json: cannot be written (No space left on device); the video of 4 frames is in o.mp4" in message
+    monkeypatch.setattr(track, "contact_strip", lambda *args: full_disk())
+    message = failure(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4")
+    assert "o.png: cannot be written (No space left on device); the 4 frames so far are in o.mp4 and o.json" in message
+    assert sorted(path.name for path in workplace.folder.iterdir()) == ["clip.mp4", "o.json", "o.mp4"]
+
+
+def test_real_limit_of_file_size_is_one_line(workplace, capsys):
+    """The system refuses to write on, and FFmpeg has to say so, whenever it finds out."""
+    resource = pytest.importorskip("resource")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 96, 128, 3), np.uint8)
+    video = write_video(workplace.folder / "clip.mp4", noise)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        message = failure(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.search(r"o\.mp4: cannot be written \(File too large\); .* boxes of \d+ frames are in o\.json", message)
+    assert sorted(path.name for path in workplace.folder.iterdir()) == ["clip.mp4", "o.json"]
+
+
+def test_camera_and_address_reach_the_reader(workplace, capsys, monkeypatch):
+    opened = []
+
+    def read(source):
+        opened.append(source)
+        return FrameReader(lambda: iter([np.zeros((48, 64, 3), np.uint8)] * 3), is_live=True, tally=Tally(5))
+
+    monkeypatch.setattr(track, "read_frames", read)
+    track.main(["0", *BOX, "--text", "dog"])
+    assert json.loads((workplace.folder / "outputs/camera0_tracked.json").read_text())["video"] == "camera 0"
+    assert "5 came too fast and were skipped" in capsys.readouterr().out
+    track.main(["rtsp://camera.local:554/yard/Main.1?token=a/b#c", *BOX, "--text", "dog"])
+    assert (workplace.folder / "outputs/Main_1_tracked.json").is_file()
+    track.main(["http://camera.local", *BOX, "--text", "dog"])
+    (workplace.folder / "7").mkdir()
+    track.main(["7", *BOX, "--text", "dog"])
+    assert opened == [0, "rtsp://camera.local:554/yard/Main.1?token=a/b#c", "http://camera.local", "7"]
+    assert (workplace.folder / "outputs/camera_local_tracked.mp4").is_file()
+
+
+def test_camera_that_is_not_there_is_one_line(workplace, capsys):
+    assert "camera 97 (" in failure(capsys, "97", *BOX, "--text", "dog")
+    assert workplace.loaded == [] and list(workplace.folder.iterdir()) == []
+
+
+def test_max_frames_stops_early(workplace, video, capsys, monkeypatch):
+    track.main([video, *BOX, "--text", "dog", "--output", "o.mp4", "--max_frames", "2"])
+    assert kept(workplace.folder) == (2, 2)
+    capsys.readouterr()
+    assert "--max_frames must be 1 or more, got 0" in failure(capsys, video, *BOX, "--max_frames", "0")
+    monkeypatch.setitem(sys.modules, "modeling_pjvlt.data.procedural", SimpleNamespace(ProceduralClip=TinyClip))
+    for count in ("1", "3"):
+        track.main(["--output", "c.mp4", "--max_frames", count])
+    assert "over 2 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "first"),
+    [
+        (["--boxes", "b.csv"], "b.csv", "frame,x,y,w,h,score"),
+        (["--boxes", "b.txt"], "b.txt", "10.000,12.000,20.000,16.000"),
+        (["--boxes", "b.txt", "--format", "mot"], "b.txt", "1,1,10.000,12.000,20.000,16.000,1.0000,-1,-1,-1"),
+        (["--format", "mot"], "o.txt", "1,1,10.000,12.000,20.000,16.000,1.0000,-1,-1,-1"),
+        (["--boxes", "dog.boxes", "--format", "csv"], "dog.boxes", "frame,x,y,w,h,score"),
+    ],
+)
+def test_boxes_come_in_the_format_that_was_asked_for(workplace, video, options, name, first):
+    track.main([video, *BOX, "--text", "dog", "--output", "o.mp4", *options])
+    assert (workplace.folder / name).read_text().splitlines()[0] == first
+
+
+def test_unknown_format_of_boxes_is_named_before_the_model_is_loaded(workplace, video, capsys):
+    assert "b.xls: boxes are written as .json" in failure(capsys, video, *BOX, "--text", "dog", "--boxes", "b.xls")
+    assert workplace.loaded == []
 
 
 def test_absent_device_is_named():

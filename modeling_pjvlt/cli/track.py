@@ -1,20 +1,25 @@
 """`pjvlt-track`: follow one target through a video, and write an annotated video and its boxes."""
 
 import argparse
-import json
 import os
+import re
+import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from ..evaluation.metrics import iou
+from ..live_pjvlt import DEFAULT_FPS, FrameReader, is_address, public_name, read_ahead
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from ..video_pjvlt import DEFAULT_FPS, FrameReader, VideoWriter, read_frames
+from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
+from ..video_pjvlt import VideoWriter, read_frames
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
 
 EPILOG = """\
@@ -25,14 +30,22 @@ examples:
   a folder of pictures instead of a video (2.jpg comes before 10.jpg), results where you want them:
     pjvlt-track frames/ --box 120 64 90 70 --text "white dog" --output dog.mp4 --boxes dog.json
 
+  the first camera, or a stream by its address, until Ctrl-C or for 500 frames; boxes as a table:
+    pjvlt-track 0 --box 120 64 90 70 --text "white dog" --boxes dog.csv
+    pjvlt-track rtsp://camera.local/stream --box 120 64 90 70 --text "white dog" --max_frames 500
+
   no video at hand: the program draws a clip, follows its target and says how well that went:
     pjvlt-track --seed 3
 
-the JSON file:
+Ctrl-C, or a video that breaks off, keeps what was tracked so far. Live frames that come too fast are skipped.
+
+boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score; txt has x,y,w,h, a line for each
+frame; mot has frame (from 1),id,x,y,w,h,score,-1,-1,-1. The JSON file:
   {"video": "clip.mp4", "model": "...", "text": "white dog", "fps": 30.0,
    "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0}, ...]}
   box is x, y, width, height in pixels of the frame; score is the confidence in [0, 1]. Frame 0 is the box you gave.
 """
+VIDEO_HELP = "video file, folder of pictures, index of a camera, or address of a stream; without it a clip is made"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command with `argv` (default: the command line).
 
     Raises:
-        SystemExit: 2 after a one-line message about wrong arguments or unusable input, 130 after Ctrl-C.
+        SystemExit: 2 after a one-line message about wrong arguments, unusable input or a full disk, 130 after Ctrl-C.
+            The message says what was written.
     """
     parser = _build_parser()
     args = parser.parse_args(argv)
@@ -53,8 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         _run(args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: stopped, nothing written\n")
+    except KeyboardInterrupt as stop:
+        parser.exit(130, f"{parser.prog}: stopped, {stop or 'nothing written'}\n")
 
 
 def load_session(model: str, device: str, dtype: str):
@@ -141,7 +155,7 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("video", nargs="?", metavar="VIDEO", help="video file or folder of pictures; without it a clip is made")
+    add("video", nargs="?", metavar="VIDEO", help=VIDEO_HELP)
     add(
         "--box", nargs=4, type=float, metavar=("X", "Y", "W", "H"),
         help="the target in the first frame: left, top, width, height in pixels",
@@ -154,7 +168,9 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="MP4",
         help="annotated video (default: outputs/<name>_tracked.mp4); a .png of a few frames goes beside it",
     )
-    add("--boxes", type=Path, metavar="JSON", help="boxes and scores (default: beside the video, as .json)")
+    add("--boxes", type=Path, metavar="FILE", help="boxes and scores (default: beside the video, as .json)")
+    add("--format", choices=list(FORMATS), help="of the boxes (default: what the suffix of --boxes says)")
+    add("--max_frames", type=int, metavar="N", help="stop after N frames (default: at the end of the video)")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: %(default)s")
     add("--seed", type=int, default=0, help="of the clip made when there is no VIDEO (default: %(default)s)")
@@ -162,12 +178,15 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.max_frames is not None and args.max_frames < 1:
+        raise ValueError(f"--max_frames must be 1 or more, got {args.max_frames}")
     if args.video is None:
         reader, clip = _make_clip(args)
         name, video, box, text = f"clip{args.seed}", f"procedural clip, seed {args.seed}", clip.boxes[0], clip.text
     else:
         reader, clip = _open_source(args), None
-        name, video, box, text = _source_name(args.video), args.video, args.box, DEFAULT_SENTENCE
+        name, video = _source_name(args.video), public_name(_source(args.video))
+        box, text = args.box, DEFAULT_SENTENCE
     text = _sentence(args.text, text)
     if clip is not None:
         print(f'{video}; its sentence: "{text}"')
@@ -178,18 +197,106 @@ def _run(args: argparse.Namespace) -> None:
 
     start = time.perf_counter()
     highlights = _Highlights()
-    records = _track_to_video(session, reader, box, text, writer, clip, highlights)
-    speed = len(records) / (time.perf_counter() - start)
-    header = {"video": video, "model": model, "text": text, "fps": reader.fps}
-    _write_boxes(boxes_path, header, records)
-    highlights.save(output.with_suffix(".png"))
+    results = TrackingResults(fps=reader.fps, text=text, source=video, model=model)
+    tracked = _Tracked(results, boxes_path, args.format, output)
+    frames = track_frames(session, islice(reader, args.max_frames), list(box), text)
+    num_frames = min(n for n in (reader.num_frames, args.max_frames, float("inf")) if n is not None)
+    with _Interrupts() as interrupts:
+        try:
+            stopped = _follow(frames, num_frames, results, writer, clip, highlights, interrupts)
+        except OSError as error:
+            raise OSError(f"{error}; {tracked.rescue()}") from error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(tracked.rescue()) from None
+        finally:
+            frames.close()
+        speed = len(results) / (time.perf_counter() - start)
+        tracked.save(highlights)
+    if isinstance(stopped, KeyboardInterrupt):
+        raise KeyboardInterrupt(tracked.told()) from stopped
+    if stopped is not None:
+        raise OSError(f"{stopped}; {tracked.told()}") from stopped
     if clip is not None:
-        boxes = np.array([record["box"] for record in records])
-        seen = clip.visible[1:]  # the first box was given
-        overlap = iou(boxes[1:][seen], clip.boxes[1:][seen])
-        print(f"mean overlap {overlap.mean():.2f} over {len(overlap)} frames")
-    print(f"{len(records)} frames at {speed:.1f} FPS (decoding, tracking, drawing and encoding)")
+        boxes = np.array([xywh(result) for result in results])
+        seen = clip.visible[1 : len(boxes)]  # the first box was given
+        overlap = iou(boxes[1:][seen], clip.boxes[1 : len(boxes)][seen])
+        if len(overlap):
+            print(f"mean overlap {overlap.mean():.2f} over {len(overlap)} frames")
+    skipped = f"; {reader.num_dropped} came too fast and were skipped" if reader.num_dropped else ""
+    print(f"{len(results)} frames at {speed:.1f} FPS (decoding, tracking, drawing and encoding){skipped}")
     print(f"wrote {output}, {boxes_path} and {output.with_suffix('.png')} (a few frames to look at)")
+
+
+class _Interrupts:
+    """While this context lasts, Ctrl-C is raised only where the next frame is waited for; a second one is at once.
+
+    So no frame is written half, and the files of what was tracked so far can be finished.
+    """
+
+    def __init__(self):
+        self.count, self.is_waiting, self.is_ours = 0, False, False
+
+    def __enter__(self) -> "_Interrupts":
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self.is_ours = in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self.is_ours:
+            signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def next(self, frames: Iterator):
+        """The next item of an iterator. Raises `KeyboardInterrupt` for a Ctrl-C that came since the one before, too."""
+        self.is_waiting = True
+        try:
+            if self.count:
+                raise KeyboardInterrupt
+            return next(frames)
+        finally:
+            self.is_waiting = False
+
+    def _handle(self, number, frame) -> None:
+        self.count += 1
+        if self.is_waiting or self.count > 1:
+            raise KeyboardInterrupt
+
+
+class _Tracked:
+    """The boxes so far and where they go.
+
+    The box of the first frame was given, so that one frame alone is nothing to keep.
+    """
+
+    def __init__(self, results: TrackingResults, path: Path, format: str | None, output: Path):
+        self.results, self.path, self.format, self.output = results, path, format, output
+
+    def save(self, highlights: _Highlights) -> None:
+        """Write the boxes and the few frames beside a video that is complete. Raises `OSError` that names all three."""
+        try:
+            self.results.save(self.path, self.format)
+        except OSError as error:
+            raise OSError(f"{error}; the video of {len(self.results)} frames is in {self.output}") from error
+        picture = self.output.with_suffix(".png")
+        try:
+            highlights.save(picture)
+        except OSError as error:
+            raise OSError(f"{picture}: cannot be written ({error.strerror or error}); {self.told()}") from error
+
+    def told(self) -> str:
+        """Where everything is that was tracked so far."""
+        return f"the {len(self.results)} frames so far are in {self.output} and {self.path}"
+
+    def rescue(self) -> str:
+        """Save the boxes where the video cannot be, if there are any, and say whether that worked."""
+        if len(self.results) < 2:
+            return "nothing written"
+        try:
+            self.results.save(self.path, self.format)
+        except OSError as error:
+            return f"the boxes of {len(self.results)} frames are lost too: {error}"
+        return f"no video written, but the boxes of {len(self.results)} frames are in {self.path}"
 
 
 def _open_source(args: argparse.Namespace) -> FrameReader:
@@ -198,7 +305,12 @@ def _open_source(args: argparse.Namespace) -> FrameReader:
             "--box X Y W H is missing: the box in the first frame picks the target, and the sentence describes it; "
             "finding the target from the sentence alone is not possible yet"
         )
-    return read_frames(args.video)
+    return read_ahead(read_frames(_source(args.video)))
+
+
+def _source(video: str) -> int | str:
+    """The index of a camera, unless a file has that name; otherwise the path or address as it is."""
+    return int(video) if video.isascii() and video.isdigit() and not Path(video).exists() else video
 
 
 def _make_clip(args: argparse.Namespace):
@@ -222,17 +334,24 @@ def _sentence(given: str | None, fallback: str) -> str:
 
 
 def _source_name(video: str) -> str:
+    if isinstance(_source(video), int):
+        return f"camera{int(video)}"
+    if is_address(video):
+        last = re.split(r"[?#]", public_name(video))[0].rstrip("/").rsplit("/", 1)[1]
+        return re.sub(r"[^\w-]+", "_", last).strip("_") or "stream"
     path = Path(video).expanduser().resolve()
     return path.name if path.is_dir() else path.stem
 
 
 def _output_paths(args: argparse.Namespace, name: str) -> tuple[Path, Path]:
     output = args.output or Path("outputs") / f"{name}_tracked.mp4"
-    boxes = args.boxes or output.with_suffix(".json")
-    if args.video is not None and Path(args.video).expanduser().resolve() in (output.resolve(), boxes.resolve()):
+    boxes = args.boxes or output.with_suffix(FORMATS[args.format or "json"])
+    is_path = args.video is not None and isinstance(_source(args.video), str) and not is_address(args.video)
+    if is_path and Path(args.video).expanduser().resolve() in (output.resolve(), boxes.resolve()):
         raise ValueError(f"{args.video} is the video to read; write the results elsewhere")
     if output.resolve() == boxes.resolve():
         raise ValueError(f"--output and --boxes both name {output}")
+    pick_format(boxes, args.format)
     return output, boxes
 
 
@@ -253,34 +372,31 @@ def _default_checkpoint() -> str:
     return DEFAULT_CHECKPOINT
 
 
-def _track_to_video(session, reader: FrameReader, box, text: str, writer: VideoWriter, clip, highlights) -> list[dict]:
-    records = []
-    with (
-        writer,
-        tqdm(total=reader.num_frames, desc="tracking", unit=" frames", disable=None) as progress,
-    ):
-        for frame, box_xywh, score in track_frames(session, reader, list(box), text):
-            if clip is not None and clip.visible[len(records)]:
-                frame = draw_box(frame, clip.boxes[len(records)], color=TRUTH_COLOR, line_width=1)
-            annotated = draw_box(frame, box_xywh, label=text, score=score)
+def _follow(frames, num_frames: float, results: TrackingResults, writer: VideoWriter, clip, highlights, interrupts):
+    """Track, draw and write the video; `results` grows by a dict for each frame.
+
+    Returns what broke the video off after more than its first frame, or None. Raises whatever comes before that, and
+    the `OSError` of a video that cannot be written.
+    """
+    total = None if num_frames == float("inf") else num_frames
+    with writer, tqdm(total=total, desc="tracking", unit=" frames", disable=None) as progress:
+        while True:
+            try:
+                frame, box, score = interrupts.next(frames)
+            except StopIteration:
+                return None
+            except (ValueError, OSError, KeyboardInterrupt) as stopped:
+                if len(results) < 2:
+                    raise
+                return stopped
+            index = len(results)
+            if clip is not None and clip.visible[index]:
+                frame = draw_box(frame, clip.boxes[index], color=TRUTH_COLOR, line_width=1)
+            annotated = draw_box(frame, box, label=results.text, score=score)
+            results.append(make_result(index, box, score))
             writer.write(annotated)
-            highlights.offer(len(records), annotated)
-            records.append({"frame": len(records), "box": [round(v, 3) for v in box_xywh], "score": round(score, 4)})
+            highlights.offer(index, annotated)
             progress.update()
-    return records
-
-
-def _write_boxes(path: Path, header: dict, records: list[dict]) -> None:
-    """Write the JSON file, a line per frame, to a temporary file first."""
-    lines = ",\n".join(json.dumps(record) for record in records)
-    head = json.dumps(header, ensure_ascii=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        partial.write_text(f'{head[:-1]}, "frames": [\n{lines}\n]}}\n', encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

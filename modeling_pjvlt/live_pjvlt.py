@@ -1,0 +1,369 @@
+"""Frames from cameras and network addresses as they come, and frames of files decoded ahead in a thread.
+
+A live source is decoded in a thread of its own that keeps the newest frame only: a slow consumer skips frames instead
+of falling behind. A recording, in a file or at an address, keeps every frame.
+"""
+
+import errno
+import os
+import re
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+try:
+    import av
+except ImportError:
+    av = None
+
+
+DEFAULT_FPS = 30.0
+TIMEOUT = 10.0  # seconds without a frame after which a source counts as stalled
+AHEAD = 8  # frames that are decoded before they are asked for
+ADDRESS = re.compile(r"(rtsp|https?|udp|tcp)://", re.IGNORECASE)
+
+# Little analysis before the first frame; RTSP over TCP where the camera can, because lost packets tear pictures.
+ADDRESS_OPTIONS = {"analyzeduration": "1000000"}
+RTSP_OPTIONS = {"rtsp_flags": "prefer_tcp"}
+PLAYLISTS = {"hls", "dash"}  # whose own length says nothing about that of the video
+
+
+@dataclass
+class Tally:
+    """What a source has done so far; read it through `FrameReader`."""
+
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class FrameReader:
+    """Frames of one source, in order; made by `read_frames`.
+
+    Iterating a file or a folder again starts again from its first frame; a camera or an address is opened again.
+
+    Attributes:
+        open_frames: returns a fresh iterator over the frames.
+        fps: frames per second of the source; 30 where it does not say.
+        num_frames: how many frames the source says it has, for a progress bar; None where it does not say.
+        is_live: frames that come while nobody takes them are dropped.
+        num_dropped: how many frames were dropped so far.
+    """
+
+    open_frames: Callable[[], Iterator]
+    fps: float = DEFAULT_FPS
+    num_frames: int | None = None
+    is_live: bool = False
+    tally: Tally = field(default_factory=Tally, repr=False, compare=False)
+
+    def __iter__(self) -> Iterator:
+        return self.open_frames()
+
+    @property
+    def num_dropped(self) -> int:
+        return self.tally.dropped
+
+
+def read_ahead(reader: FrameReader, size: int = AHEAD) -> FrameReader:
+    """The same frames in the same order, decoded in a thread while the consumer works.
+
+    The thread starts with the first frame asked for, and ends with the last one or when the consumer stops: by
+    `break`, by an exception, or because the iterator is collected. An error is raised in the place of its frame.
+
+    Args:
+        reader: a file, a folder or any other source. A live one decodes in a thread already and is returned as it is.
+        size: how many frames may wait, at least 1.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    if reader.is_live:
+        return reader
+    return replace(reader, open_frames=lambda: _handed_over(reader.open_frames, Handoff(size)))
+
+
+def is_address(source) -> bool:
+    """Whether `source` is the address of a stream: rtsp, http, https, udp or tcp."""
+    return isinstance(source, str) and ADDRESS.match(source) is not None
+
+
+def public_name(source: int | str | os.PathLike) -> str:
+    """How messages and result files call a source: an address comes without user and password."""
+    if isinstance(source, int):
+        return f"camera {source}"
+    return re.sub(r"//[^/]*@", "//", os.fspath(source)) if is_address(source) else os.fspath(source)
+
+
+def open_camera(index: int, timeout: float = TIMEOUT) -> FrameReader:
+    """Open a camera of this machine.
+
+    Args:
+        index: 0 is the first camera: /dev/video0 on Linux, the first device of avfoundation on macOS and of dshow on
+            Windows.
+        timeout: seconds without a frame after which it counts as stalled, above 0.
+
+    Raises:
+        OSError: there is no such camera, or it cannot be opened; the message names the device. While iterating: it
+            stalls or breaks off; the message says how many frames came.
+        ValueError: `index` is negative, or this system's cameras cannot be read. While iterating: the size of the
+            frames changes.
+        ImportError: PyAV is not installed.
+    """
+    _require_av()
+    if index < 0:
+        raise ValueError(f"a camera's index is 0 or more, got {index}")
+    device, options = _camera_device(index)
+
+    def connect():
+        return av.open(device, timeout=(timeout, timeout), **options)
+
+    return _open_source(f"camera {index} ({device})", connect, timeout, is_camera=True)
+
+
+def open_address(address: str, timeout: float = TIMEOUT) -> FrameReader:
+    """Open a stream by its address.
+
+    What has a known length (a video file on a web server) is a recording and keeps every frame; anything else is live.
+    A live HTTP stream ends when the server closes it.
+
+    Args:
+        address: begins with rtsp://, http://, https://, udp:// or tcp://.
+        timeout: seconds to wait for the connection, and for each frame; above 0.
+
+    Raises:
+        OSError: the address cannot be opened; while iterating, the stream stalls or breaks off, and the message says
+            how many frames came.
+        ValueError: there is no video in the stream; while iterating, the size of the frames changes.
+        ImportError: PyAV is not installed.
+    """
+    _require_av()
+    options = ADDRESS_OPTIONS | (RTSP_OPTIONS if address.lower().startswith("rtsp") else {})
+
+    def connect():
+        return av.open(address, timeout=(timeout, timeout), options=options)
+
+    return _open_source(public_name(address), connect, timeout)
+
+
+class Handoff:
+    """A bounded queue between the thread that decodes and the one that consumes.
+
+    Args:
+        size: how many frames may wait.
+        tally: given, a full queue drops its oldest frame and counts that; otherwise the decoding thread waits.
+
+    Attributes:
+        closed: the consumer wants no more frames.
+    """
+
+    def __init__(self, size: int, tally: Tally | None = None):
+        self.size = size
+        self.tally = tally
+        self._waiting = deque()
+        self._change = threading.Condition()
+        self._ended = self.closed = False
+        self._error = None
+
+    def put(self, frame) -> bool:
+        """Hand a frame over. False: nobody wants any more."""
+        with self._change:
+            if self.tally is None:
+                self._change.wait_for(lambda: self.closed or len(self._waiting) < self.size)
+            elif len(self._waiting) == self.size and not self.closed:
+                self._waiting.popleft()
+                self.tally.dropped += 1
+            if not self.closed:
+                self._waiting.append(frame)
+            self._change.notify_all()
+            return not self.closed
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No frame comes after this; `error` is raised once the waiting ones are taken."""
+        with self._change:
+            self._ended, self._error = True, error
+            self._change.notify_all()
+
+    def close(self) -> None:
+        """The consumer wants no more."""
+        with self._change:
+            self.closed = True
+            self._waiting.clear()
+            self._change.notify_all()
+
+    def take(self, timeout: float | None = None):
+        """The next frame. Raises `StopIteration` at the end, `TimeoutError` after so many seconds without a frame."""
+        with self._change:
+            if not self._change.wait_for(lambda: self._waiting or self._ended, timeout):
+                raise TimeoutError
+            if self._waiting:
+                frame = self._waiting.popleft()
+                self._change.notify_all()
+                return frame
+            error, self._error = self._error, None
+        raise StopIteration if error is None else error
+
+
+def _handed_over(open_frames: Callable[[], Iterator], handoff: Handoff, timeout: float | None = None) -> Iterator:
+    """Yield what a thread decodes. The thread knows the queue only, so that this iterator can be collected."""
+    threading.Thread(target=_decode_into, args=(handoff, open_frames), name="pjvlt-frames", daemon=True).start()
+    try:
+        while True:
+            try:
+                frame = handoff.take(timeout)
+            except StopIteration:
+                return
+            yield frame
+            del frame
+    finally:
+        handoff.close()
+
+
+def _decode_into(handoff: Handoff, open_frames: Callable[[], Iterator]) -> None:
+    frames, error = None, None
+    try:
+        frames = open_frames()
+        for frame in frames:
+            if not handoff.put(frame):
+                break
+    except BaseException as caught:  # whatever it is, it belongs to the consumer
+        error = caught
+    finally:
+        if hasattr(frames, "close"):
+            with suppress(Exception):
+                frames.close()
+        handoff.end(error)
+
+
+def _open_source(name: str, connect: Callable, timeout: float, is_camera: bool = False) -> FrameReader:
+    """Open a source now, so that its first iteration goes on from here; each later one opens it again."""
+    if not timeout > 0:
+        raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}")
+    tally, opened = Tally(), [_connect(name, connect, timeout)]
+    stream = opened[0].streams.video[0]
+    fps, num_frames = float(stream.average_rate or DEFAULT_FPS), stream.frames or None
+    is_playlist = opened[0].format.name.split(",")[0] in PLAYLISTS
+    is_live = is_camera or opened[0].size <= 0 or (is_playlist and not opened[0].duration)
+
+    def frames() -> Iterator[np.ndarray]:
+        handoff = Handoff(1, tally) if is_live else Handoff(AHEAD)
+        return _watched(name, lambda: _decode_stream(name, take(), handoff, timeout), handoff, timeout)
+
+    def take():
+        return opened.pop() if opened else _connect(name, connect, timeout)
+
+    return FrameReader(frames, fps, None if is_live else num_frames, is_live, tally)
+
+
+def _connect(name: str, connect: Callable, timeout: float):
+    try:
+        container = connect()
+    except av.error.ExitError as error:
+        raise OSError(f"{name}: nothing came within {timeout:g} s") from error
+    except av.error.FFmpegError as error:
+        raise OSError(f"{name}: cannot be opened ({error.strerror})") from error
+    except ValueError as error:
+        raise OSError(f"{name}: this build of PyAV cannot open it ({error})") from error
+    if not container.streams.video:
+        container.close()
+        raise ValueError(f"{name}: no video in this stream")
+    return container
+
+
+def _watched(name: str, open_frames: Callable, handoff: Handoff, timeout: float) -> Iterator[np.ndarray]:
+    """Frames of one size that come in time."""
+    size, count, dropped_before = None, 0, handoff.tally.dropped if handoff.tally else 0
+    frames = _handed_over(open_frames, handoff, timeout)
+    try:
+        for frame in frames:
+            size = size or frame.shape
+            if frame.shape != size:
+                raise ValueError(
+                    f"{name}: the frames changed from {size[1]} x {size[0]} to {frame.shape[1]} x {frame.shape[0]} pixels "
+                    f"after {count} frames: all frames of a video must have one size"
+                )
+            count += 1
+            yield frame
+    except TimeoutError as error:
+        came = count + (handoff.tally.dropped - dropped_before if handoff.tally else 0)
+        raise _stalled(name, came, timeout) from error
+    finally:
+        frames.close()
+
+
+def _decode_stream(name: str, container, handoff: Handoff, timeout: float) -> Iterator[np.ndarray]:
+    count, has_length = 0, container.size > 0
+    with container:
+        stream = container.streams.video[0]
+        try:
+            for packet in _packets(container, stream, handoff):
+                for frame in _decoded(packet):
+                    yield upright(frame)
+                    count += 1
+        except av.error.ExitError as error:
+            raise _stalled(name, count, timeout) from error
+        except av.error.FFmpegError as error:
+            # A server that closes a stream without a length ends it so.
+            if error.errno != errno.EIO or has_length or not name.lower().startswith("http"):
+                raise OSError(f"{name}: the stream breaks off after {count} frames ({error.strerror})") from error
+            with suppress(av.error.FFmpegError):
+                for frame in stream.decode(None):
+                    yield upright(frame)
+
+
+def _packets(container, stream, handoff: Handoff) -> Iterator:
+    while not handoff.closed:
+        try:
+            for packet in container.demux(stream):
+                if handoff.closed:
+                    return
+                yield packet
+            return
+        except av.error.BlockingIOError:  # avfoundation does not wait for its camera
+            time.sleep(0.002)
+
+
+def _decoded(packet) -> list:
+    # Who joins a stream in its middle, or loses a packet, gets a few that cannot be decoded.
+    try:
+        return packet.decode()
+    except (av.error.InvalidDataError, av.error.EOFError):
+        return []
+
+
+def _stalled(name: str, count: int, timeout: float) -> OSError:
+    return OSError(f"{name}: no frame within {timeout:g} s, after {count} frames")
+
+
+def _camera_device(index: int) -> tuple[str, dict]:
+    if sys.platform == "darwin":
+        return f"{index}:none", {"format": "avfoundation", "options": {"framerate": "30"}}
+    if sys.platform == "win32":
+        return f"video={_windows_camera(index)}", {"format": "dshow"}
+    return f"/dev/video{index}", {"format": "v4l2"}
+
+
+def _windows_camera(index: int) -> str:
+    try:
+        from av.device import enumerate_input_devices
+    except ImportError as error:
+        raise ValueError("cameras of Windows need a newer PyAV: pip install --upgrade av") from error
+    names = [device.name for device in enumerate_input_devices("dshow") if "video" in device.media_types]
+    if index >= len(names):
+        raise OSError(f"camera {index} (dshow): no such camera; this machine has {len(names)}: {', '.join(names)}")
+    return names[index]
+
+
+def upright(frame) -> np.ndarray:
+    """RGB uint8 (height, width, 3) of a PyAV frame, turned as its rotation says."""
+    # Degrees counterclockwise, as np.rot90 counts them; PyAV older than 14 does not say.
+    quarter_turns = round(getattr(frame, "rotation", 0) / 90)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+
+
+def _require_av() -> None:
+    if av is None:
+        raise ImportError("cameras and streams are read with PyAV: pip install av")

@@ -1,0 +1,168 @@
+"""What tracking one target gives: a list of boxes and scores that saves itself, and shows itself as table and plot."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+FORMATS = {"json": ".json", "csv": ".csv", "txt": ".txt", "mot": ".txt"}  # and the suffix that each is given
+
+
+class TrackingResults(list):
+    """One dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` in [0, 1].
+
+    Args:
+        results: the dicts.
+        fps: frames per second of the video; None where nobody knows.
+        text: the sentence that described the target.
+        source: the video: a path, an address or "camera 0"; None for frames from memory.
+        model: the checkpoint, as it was named.
+
+    Example:
+        >>> results = tracker("clip.mp4", box=[120, 64, 90, 70], text="white dog")  # doctest: +SKIP
+        >>> results.save("dog.csv")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        results: Iterable[dict] = (),
+        fps: float | None = None,
+        text: str | None = None,
+        source: str | None = None,
+        model: str | None = None,
+    ):
+        super().__init__(results)
+        self.fps, self.text, self.source, self.model = fps, text, source, model
+
+    def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
+        """Write the boxes to a file, which appears under its name only once it is complete. Returns its path.
+
+        Boxes are x, y, width, height in pixels (the upper left corner of the picture is 0, 0), with 3 decimals; scores
+        have 4. Missing parent folders are made.
+
+        Args:
+            path: where the file goes.
+            format: by default what the suffix says.
+                "json": {"video", "model", "text", "fps", "frames": [{"frame", "box", "score"}, ...]}.
+                "csv": a line for each frame under the header frame,x,y,w,h,score; frames count from 0.
+                "txt": x,y,w,h, a line for each frame.
+                "mot": frame,id,x,y,w,h,score,-1,-1,-1; frames count from 1, the id is 1.
+
+        Raises:
+            ValueError: neither the suffix nor `format` names one of these.
+            OSError: the file cannot be written; what was there before is left as it was.
+        """
+        path = Path(path).expanduser()
+        lines = {"json": self._json, "csv": self._csv, "txt": self._txt, "mot": self._mot}[pick_format(path, format)]()
+        partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                partial.write_text("".join(lines), encoding="utf-8", newline="")
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
+        return path
+
+    def to_pandas(self):
+        """A `pandas.DataFrame` with the columns frame, x, y, w, h and score, a row for each frame."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("tables are made with pandas: pip install pandas") from error
+        rows = [(result["frame"], *xywh(result), result["score"]) for result in self]
+        return pandas.DataFrame(rows, columns=["frame", "x", "y", "w", "h", "score"])
+
+    def plot(self):
+        """A matplotlib `Figure` of the score and of the size of the box (square root of its area, pixels) over time.
+
+        Time is in seconds where the fps are known, in frames otherwise.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("plots are made with matplotlib: pip install matplotlib") from error
+        times = [result["frame"] / (self.fps or 1) for result in self]
+        sizes = [(max(w, 0) * max(h, 0)) ** 0.5 for _, _, w, h in map(xywh, self)]
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        above, below = figure.subplots(2, sharex=True)
+        above.plot(times, [result["score"] for result in self])
+        above.set(ylabel="score", ylim=(0, 1.05), title=self.text or "")
+        below.plot(times, sizes)
+        below.set(ylabel="box size (pixels)", xlabel="seconds" if self.fps else "frame")
+        below.set_ylim(bottom=0)
+        return figure
+
+    def __repr__(self) -> str:
+        if not self:
+            return "TrackingResults: no frames"
+        about = [f"{len(self)} frame{'s' * (len(self) > 1)}"]
+        about += [f"{self.fps:g} fps"] if self.fps else []
+        about += [f'"{self.text}"'] if self.text else []
+        about += [str(self.source)] if self.source else []
+        rows = [_row(result) for result in (self if len(self) <= 6 else [*self[:3], *self[-2:]])]
+        if len(self) > 6:
+            rows.insert(3, f"{'…':>7}")
+        mean = sum(result["score"] for result in self) / len(self)
+        head = f"{'frame':>7} {'x':>9} {'y':>9} {'w':>9} {'h':>9} {'score':>6}"
+        return "\n".join([f"TrackingResults: {', '.join(about)}", head, *rows, f"mean score {mean:.3f}"])
+
+    def _json(self) -> Iterator[str]:
+        head = {"video": self.source, "model": self.model, "text": self.text, "fps": self.fps}
+        yield f'{json.dumps(head, ensure_ascii=False)[:-1]}, "frames": [\n'
+        for place, result in enumerate(self):
+            box = [round(value, 3) for value in xywh(result)]
+            line = {"frame": result["frame"], "box": box, "score": round(result["score"], 4)}
+            yield f"{json.dumps(line)}{',' * (place < len(self) - 1)}\n"
+        yield "]}\n"
+
+    def _csv(self) -> Iterator[str]:
+        yield "frame,x,y,w,h,score\n"
+        for result in self:
+            yield f"{result['frame']},{_box_text(result)},{result['score']:.4f}\n"
+
+    def _txt(self) -> Iterator[str]:
+        return (f"{_box_text(result)}\n" for result in self)
+
+    def _mot(self) -> Iterator[str]:
+        for result in self:
+            yield f"{result['frame'] + 1},1,{_box_text(result)},{result['score']:.4f},-1,-1,-1\n"
+
+
+def pick_format(path: str | os.PathLike, format: str | None = None) -> str:
+    """The format of a file of boxes: the one that is named, or else that of the suffix. Raises `ValueError`."""
+    picked = format if format is not None else Path(path).suffix.lower().removeprefix(".")
+    if picked not in FORMATS or (format is None and picked == "mot"):
+        raise ValueError(
+            f"{format!r} is no format of boxes; known are {', '.join(FORMATS)}"
+            if format is not None
+            else f"{path}: boxes are written as .json, .csv or .txt; for another name, say which format"
+        )
+    return picked
+
+
+def xywh(result: dict) -> tuple[float, float, float, float]:
+    """x, y, width, height of one result."""
+    box = result["box"]
+    return box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]
+
+
+def make_result(index: int, box_xywh, score: float) -> dict:
+    """The result of frame `index`, from x, y, width, height."""
+    x, y, w, h = (float(value) for value in box_xywh)
+    return {"frame": index, "box": {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}, "score": float(score)}
+
+
+def _box_text(result: dict) -> str:
+    return ",".join(f"{value:.3f}" for value in xywh(result))
+
+
+def _row(result: dict) -> str:
+    x, y, w, h = xywh(result)
+    return f"{result['frame']:>7} {x:>9.1f} {y:>9.1f} {w:>9.1f} {h:>9.1f} {result['score']:>6.3f}"
+
+
+__all__ = ["FORMATS", "TrackingResults"]

@@ -1,0 +1,162 @@
+"""The list of results that a tracker returns: its files in every format, its table and its plot."""
+
+import copy
+import csv
+import errno
+import json
+import os
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from modeling_pjvlt import TrackingPipeline, TrackingResults
+from modeling_pjvlt.data.converters.sources import read_boxes
+from modeling_pjvlt.results_pjvlt import make_result, pick_format, xywh
+
+BOXES = np.array([[10.0, 12.0, 20.0, 16.0], [11.5, 12.25, 20.125, 16.0], [-3.0, 0.0, 1e3, 7.0625]])
+SCORES = [1.0, 0.5, 0.1234]
+
+
+@pytest.fixture
+def results():
+    rows = [make_result(i, box, score) for i, (box, score) in enumerate(zip(BOXES, SCORES, strict=True))]
+    return TrackingResults(rows, fps=12.5, text="größerer Hund", source="clip.mp4", model="bundled")
+
+
+def many(count):
+    return TrackingResults([make_result(i, (i, 2, 3, 4), 0.5) for i in range(count)], fps=25.0, text="dog")
+
+
+def test_it_is_the_list_it_holds(results):
+    assert isinstance(results, list) and results == list(results) and len(results) == 3
+    assert results[0] == {"frame": 0, "box": {"xmin": 10, "ymin": 12, "xmax": 30, "ymax": 28}, "score": 1.0}
+    assert json.loads(json.dumps(results)) == results
+    for again in (copy.deepcopy(results), pickle.loads(pickle.dumps(results))):
+        assert again == results and (again.fps, again.text, again.source) == (12.5, "größerer Hund", "clip.mp4")
+
+
+def test_json_round_trip(results, tmp_path):
+    path = results.save(tmp_path / "new" / "boxes.json")
+    assert path.read_text(encoding="utf-8") == (
+        '{"video": "clip.mp4", "model": "bundled", "text": "größerer Hund", "fps": 12.5, "frames": [\n'
+        '{"frame": 0, "box": [10.0, 12.0, 20.0, 16.0], "score": 1.0},\n'
+        '{"frame": 1, "box": [11.5, 12.25, 20.125, 16.0], "score": 0.5},\n'
+        '{"frame": 2, "box": [-3.0, 0.0, 1000.0, 7.062], "score": 0.1234}\n'
+        "]}\n"
+    )
+    told = json.loads(path.read_text(encoding="utf-8"))
+    again = TrackingResults([make_result(f["frame"], f["box"], f["score"]) for f in told["frames"]])
+    again.save(tmp_path / "again.csv")
+    results.save(tmp_path / "first.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "first.csv").read_bytes()
+
+
+def test_csv_round_trip(results, tmp_path):
+    with results.save(tmp_path / "boxes.CSV").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["frame", "x", "y", "w", "h", "score"]
+    assert [row["frame"] for row in rows] == ["0", "1", "2"]
+    np.testing.assert_allclose([[float(row[k]) for k in "xywh"] for row in rows], BOXES, atol=6e-4)
+    assert [float(row["score"]) for row in rows] == SCORES
+
+
+def test_txt_is_what_the_evaluation_reads(results, tmp_path):
+    path = results.save(tmp_path / "boxes.txt")
+    assert path.read_bytes().startswith(b"10.000,12.000,20.000,16.000\n11.500,")
+    np.testing.assert_allclose(read_boxes(path, np.float64), BOXES, atol=6e-4)
+
+
+def test_mot_counts_frames_from_1(results, tmp_path):
+    rows = np.loadtxt(results.save(tmp_path / "boxes.txt", format="mot"), delimiter=",")
+    assert rows.shape == (3, 10)
+    assert rows[:, 0].tolist() == [1, 2, 3] and (rows[:, 1] == 1).all() and (rows[:, 7:] == -1).all()
+    np.testing.assert_allclose(rows[:, 2:6], BOXES, atol=6e-4)
+    assert rows[:, 6].tolist() == SCORES
+
+
+def test_no_results_are_files_without_rows(tmp_path):
+    empty = TrackingResults()
+    assert json.loads(empty.save(tmp_path / "a.json").read_text())["frames"] == []
+    assert empty.save(tmp_path / "a.csv").read_text() == "frame,x,y,w,h,score\n"
+    assert empty.save(tmp_path / "a.txt").read_text() == empty.save(tmp_path / "b", "mot").read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["boxes.xls", "boxes", "boxes.mot"])
+def test_unknown_suffix_is_refused(results, tmp_path, name):
+    with pytest.raises(ValueError, match=rf"{name}: boxes are written as \.json, \.csv or \.txt"):
+        results.save(tmp_path / name)
+    with pytest.raises(ValueError, match="'xls' is no format of boxes; known are json, csv, txt, mot"):
+        results.save(tmp_path / "boxes.csv", format="xls")
+    assert list(tmp_path.iterdir()) == []
+    assert pick_format("boxes.csv", "mot") == "mot"
+
+
+@pytest.mark.parametrize("broken", ["write_text", "replace"])
+def test_error_while_writing_keeps_the_old_file(results, tmp_path, monkeypatch, broken):
+    def full_disk(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "boxes.json"
+    path.write_text("precious")
+    monkeypatch.setattr("pathlib.Path.write_text" if broken == "write_text" else "os.replace", full_disk)
+    with pytest.raises(OSError, match=r"boxes\.json: cannot be written \(No space left on device\)"):
+        results.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["boxes.json"] and path.read_text() == "precious"
+
+
+def test_unwritable_place_is_one_error(results, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"boxes\.csv: cannot be written"):
+        results.save(tmp_path / "file" / "boxes.csv")
+
+
+def test_table_is_short(results):
+    lines = repr(many(500)).splitlines()
+    assert lines[0] == 'TrackingResults: 500 frames, 25 fps, "dog"'
+    assert lines[1].split() == ["frame", "x", "y", "w", "h", "score"]
+    assert [line.split()[0] for line in lines[2:8]] == ["0", "1", "2", "…", "498", "499"]
+    assert lines[2].split() == ["0", "0.0", "2.0", "3.0", "4.0", "0.500"]
+    assert lines[8] == "mean score 0.500" and len(lines) == 9
+    assert "…" not in repr(results) and "clip.mp4" in repr(results)
+    assert repr(TrackingResults()) == "TrackingResults: no frames" and "1 frame," in repr(many(1))
+
+
+def test_data_frame(results, monkeypatch):
+    pytest.importorskip("pandas")
+    frame = results.to_pandas()
+    assert list(frame.columns) == ["frame", "x", "y", "w", "h", "score"] and len(frame) == 3
+    np.testing.assert_allclose(frame[["x", "y", "w", "h"]].to_numpy(), BOXES)
+    assert len(TrackingResults().to_pandas()) == 0
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        results.to_pandas()
+
+
+def test_plot_shows_score_and_size_over_time(results, monkeypatch):
+    pytest.importorskip("matplotlib")
+    figure = results.plot()
+    score, size = (axes.lines[0].get_xydata() for axes in figure.axes)
+    np.testing.assert_allclose(score, np.stack([np.arange(3) / 12.5, SCORES], axis=1))
+    np.testing.assert_allclose(size[:, 1], np.sqrt(BOXES[:, 2] * BOXES[:, 3]))
+    assert figure.axes[1].get_xlabel() == "seconds"
+    assert TrackingResults().plot().axes[1].get_xlabel() == "frame"
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        results.plot()
+
+
+def test_pipeline_returns_it(tiny_model, tiny_processor, tmp_path):
+    from PIL import Image
+
+    for index in range(3):
+        Image.new("RGB", (80, 60), (40 * index, 0, 0)).save(tmp_path / f"{index}.png")
+    tracker = TrackingPipeline(model=tiny_model(), processor=tiny_processor)
+    results = tracker(tmp_path, box=[20, 12, 10, 14], text="white dog", progress=False)
+    assert type(results) is TrackingResults and len(results) == 3
+    assert (results.fps, results.text, results.source) == (30.0, "white dog", str(tmp_path))
+    assert xywh(results[0]) == (20, 12, 10, 14)
+    frames = [np.zeros((60, 80, 3), np.uint8)] * 2
+    from_memory = tracker(frames, box=[20, 12, 10, 14], progress=False)
+    assert from_memory.source is None and from_memory.text == "the target"
