@@ -198,7 +198,7 @@ def test_procedural_clip_is_what_the_command_expects():
 
 
 def test_missing_box_is_explained(workplace, video, capsys):
-    assert "--box X Y W H is missing" in failure(capsys, video, "--text", "white dog")
+    assert "--box X Y W H is missing" in failure(capsys, video, "--text", " ")
 
 
 def test_box_without_a_video_is_explained(workplace, capsys):

@@ -111,3 +111,16 @@ def test_frames_of_any_kind_are_looked_at():
     detector = Answers((0.9, 1, 2, 9, 9))
     for frame in (FRAMES[0], torch.from_numpy(np.ascontiguousarray(FRAMES[0].transpose(2, 0, 1)))):
         assert find_target(frame, "dog", detector)[0] == (1, 2, 8, 7)
+
+
+def test_command_line_starts_from_words(checkpoint, tmp_path, monkeypatch, capsys):
+    from modeling_pjvlt.cli.track import main
+    from modeling_pjvlt.video_pjvlt import VideoWriter
+
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter("clip.mp4") as writer:
+        for frame in FRAMES:
+            writer.write(frame)
+    main(["clip.mp4", "--text", "the dog", "--detector", checkpoint, "--boxes", "boxes.csv", "--device", "cpu"])
+    assert "found it at" in capsys.readouterr().out
+    assert len((tmp_path / "boxes.csv").read_text().splitlines()) == 1 + len(FRAMES)

@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from ..detection_pjvlt import DETECTOR
 from ..evaluation.metrics import iou
 from ..live_pjvlt import DEFAULT_FPS, FrameReader, is_address, public_name, read_ahead
 from ..processing_pjvlt import DEFAULT_SENTENCE
@@ -33,6 +34,9 @@ examples:
   the first camera, or a stream by its address, until Ctrl-C or for 500 frames; boxes as a table:
     pjvlt-track 0 --box 120 64 90 70 --text "white dog" --boxes dog.csv
     pjvlt-track rtsp://camera.local/stream --box 120 64 90 70 --text "white dog" --max_frames 500
+
+  no box: a detector looks for what the sentence says in the first frame:
+    pjvlt-track clip.mp4 --text "the white dog"
 
   no video at hand: the program draws a clip, follows its target and says how well that went:
     pjvlt-track --seed 3
@@ -98,21 +102,22 @@ def load_session(model: str, device: str, dtype: str):
 
 
 def track_frames(
-    session, frames: Iterable[np.ndarray], box: list[float], text: str
+    session, frames: Iterable[np.ndarray], box: list[float] | Callable, text: str
 ) -> Iterator[tuple[np.ndarray, list[float], float]]:
     """Follow one target and yield (frame, box, score) for every frame; the first one yields `box` itself, score 1.
 
     Args:
         session: a `TrackingSession` without targets.
         frames: RGB uint8 arrays of shape (height, width, 3), all of one size.
-        box: x, y, width, height of the target in the first frame, in pixels.
+        box: x, y, width, height of the target in the first frame, in pixels; or what finds it there.
         text: the sentence that describes it.
 
     Raises:
-        ValueError: the box is unusable, or a frame differs in size from the first one.
+        ValueError: the box is unusable or not found, or a frame differs in size from the first one.
     """
     for index, frame in enumerate(frames):
         if index == 0:
+            box = box(frame) if callable(box) else box
             session.add_target(frame, box=box, text=text, target_id="target")
             yield frame, [float(value) for value in box], 1.0
         else:
@@ -158,9 +163,15 @@ def _build_parser() -> argparse.ArgumentParser:
     add("video", nargs="?", metavar="VIDEO", help=VIDEO_HELP)
     add(
         "--box", nargs=4, type=float, metavar=("X", "Y", "W", "H"),
-        help="the target in the first frame: left, top, width, height in pixels",
+        help="the target in the first frame: left, top, width, height in pixels (default: --detector finds it)",
     )  # fmt: skip
     add("--text", help=f'a sentence that describes the target, such as "white dog" (default: "{DEFAULT_SENTENCE}")')
+    add(
+        "--detector",
+        metavar="PATH_OR_REPO",
+        default=DETECTOR,
+        help="finds the box if none is given (default: %(default)s)",
+    )
     add("--model", metavar="PATH_OR_REPO", help="checkpoint folder or Hub repository (default: the bundled one)")
     add(
         "--output",
@@ -186,7 +197,7 @@ def _run(args: argparse.Namespace) -> None:
     else:
         reader, clip = _open_source(args), None
         name, video = _source_name(args.video), public_name(_source(args.video))
-        box, text = args.box, DEFAULT_SENTENCE
+        box, text = args.box or _find_by_words(args), DEFAULT_SENTENCE
     text = _sentence(args.text, text)
     if clip is not None:
         print(f'{video}; its sentence: "{text}"')
@@ -199,7 +210,7 @@ def _run(args: argparse.Namespace) -> None:
     highlights = _Highlights()
     results = TrackingResults(fps=reader.fps, text=text, source=video, model=model)
     tracked = _Tracked(results, boxes_path, args.format, output)
-    frames = track_frames(session, islice(reader, args.max_frames), list(box), text)
+    frames = track_frames(session, islice(reader, args.max_frames), box, text)
     num_frames = min(n for n in (reader.num_frames, args.max_frames, float("inf")) if n is not None)
     with _Interrupts() as interrupts:
         try:
@@ -300,12 +311,26 @@ class _Tracked:
 
 
 def _open_source(args: argparse.Namespace) -> FrameReader:
-    if args.box is None:
+    if args.box is None and not (args.text or "").strip():
         raise ValueError(
-            "--box X Y W H is missing: the box in the first frame picks the target, and the sentence describes it; "
-            "finding the target from the sentence alone is not possible yet"
+            "--box X Y W H is missing: the box in the first frame picks the target; with --text alone a detector looks for "
+            "what it says"
         )
     return read_ahead(read_frames(_source(args.video)))
+
+
+def _find_by_words(args: argparse.Namespace) -> Callable:
+    """What finds the box in the first frame; the detector is loaded now, so that a mistake in its name comes at once."""
+    from ..detection_pjvlt import find_target, load_detector
+
+    detector = load_detector(args.detector, _pick_device(args.device))
+
+    def find(frame: np.ndarray):
+        box, score = find_target(frame, args.text, detector)
+        print(f"found it at {' '.join(f'{v:.0f}' for v in box)} (x, y, width, height), score {score:.2f}")
+        return box
+
+    return find
 
 
 def _source(video: str) -> int | str:
