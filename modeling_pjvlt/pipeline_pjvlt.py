@@ -61,6 +61,7 @@ class TrackingPipeline(Pipeline):
             text=text if text and text.strip() else DEFAULT_SENTENCE,
             source=public_name(video) if isinstance(video, int | str | os.PathLike) else None,
             model=self.model.name_or_path or None,
+            frames=None if reader.num_frames is None else reader,
         )
 
     def stream(self, frames, box=None, text: str | None = None, detector: str = DETECTOR) -> Iterator[dict]:

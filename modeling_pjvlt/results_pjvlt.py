@@ -1,11 +1,23 @@
 """What tracking one target gives: a list of boxes and scores that saves itself, and shows itself as table and plot."""
 
+import base64
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
+from html import escape
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .image_processing_pjvlt import to_rgb
+from .live_pjvlt import DEFAULT_FPS
+from .video_pjvlt import VideoWriter
+
+BOX_COLOR = (255, 196, 0)
+MAX_SHOWN = 900  # frames of a video that a notebook keeps in itself
 FORMATS = {"json": ".json", "csv": ".csv", "txt": ".txt", "mot": ".txt"}  # and the suffix that each is given
 
 
@@ -18,6 +30,9 @@ class TrackingResults(list):
         text: the sentence that described the target.
         source: the video: a path, an address or "camera 0"; None for frames from memory.
         model: the checkpoint, as it was named.
+        frames: the frames again, for [`TrackingResults.save_video`]: something that can be iterated more than once.
+
+    In a notebook it shows itself as a video that plays, where the frames can be read again, and as a table.
 
     Example:
         >>> results = tracker("clip.mp4", box=[120, 64, 90, 70], text="white dog")  # doctest: +SKIP
@@ -31,9 +46,11 @@ class TrackingResults(list):
         text: str | None = None,
         source: str | None = None,
         model: str | None = None,
+        frames: Iterable | None = None,
     ):
         super().__init__(results)
-        self.fps, self.text, self.source, self.model = fps, text, source, model
+        self.fps, self.text, self.source, self.model, self.frames = fps, text, source, model, frames
+        self._html: str | None = None
 
     def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
         """Write the boxes to a file, which appears under its name only once it is complete. Returns its path.
@@ -96,6 +113,33 @@ class TrackingResults(list):
         below.set_ylim(bottom=0)
         return figure
 
+    def save_video(self, path: str | os.PathLike) -> Path:
+        """Write the frames with the box and the score drawn on them, as a video that appears once it is complete.
+
+        Raises `ValueError` where the frames cannot be read again, as those of a camera or a generator, and what
+        [`VideoWriter`] raises.
+        """
+        if self.frames is None:
+            raise ValueError(
+                "These frames cannot be read again; draw the boxes while they come, as `pjvlt-track` does."
+            )
+        with VideoWriter(path, self.fps or DEFAULT_FPS) as writer:
+            for frame, result in zip(self.frames, self, strict=False):
+                writer.write(_draw(frame, result))
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        if self._html is None:
+            self._html = f"<pre>{escape(repr(self))}</pre>"
+            if self.frames is not None and 0 < len(self) <= MAX_SHOWN:
+                with tempfile.TemporaryDirectory() as folder:
+                    data = base64.b64encode(self.save_video(Path(folder) / "shown.mp4").read_bytes()).decode()
+                video = (
+                    f'<video controls loop muted style="max-width: 100%" src="data:video/mp4;base64,{data}"></video>'
+                )
+                self._html = video + self._html
+        return self._html
+
     def __repr__(self) -> str:
         if not self:
             return "TrackingResults: no frames"
@@ -109,6 +153,10 @@ class TrackingResults(list):
         mean = sum(result["score"] for result in self) / len(self)
         head = f"{'frame':>7} {'x':>9} {'y':>9} {'w':>9} {'h':>9} {'score':>6}"
         return "\n".join([f"TrackingResults: {', '.join(about)}", head, *rows, f"mean score {mean:.3f}"])
+
+    def __getstate__(self) -> dict:
+        """Without the frames, which may be an open file."""
+        return {**self.__dict__, "frames": None}
 
     def _json(self) -> Iterator[str]:
         head = {"video": self.source, "model": self.model, "text": self.text, "fps": self.fps}
@@ -142,6 +190,16 @@ def pick_format(path: str | os.PathLike, format: str | None = None) -> str:
             else f"{path}: boxes are written as .json, .csv or .txt; for another name, say which format"
         )
     return picked
+
+
+def _draw(frame, result: dict) -> np.ndarray:
+    """(H, W, 3) uint8 with the box, and the score inside its upper left corner."""
+    picture = Image.fromarray(np.ascontiguousarray(to_rgb(frame).permute(1, 2, 0).numpy()))
+    draw, line = ImageDraw.Draw(picture), max(2, min(picture.size) // 150)
+    x, y, w, h = xywh(result)
+    draw.rectangle([x, y, x + max(w, 1), y + max(h, 1)], outline=BOX_COLOR, width=line)
+    draw.text((x + 2 * line, y + line), f"{result['score']:.2f}", fill=BOX_COLOR, stroke_width=2, stroke_fill="black")
+    return np.array(picture)
 
 
 def xywh(result: dict) -> tuple[float, float, float, float]:

@@ -14,6 +14,7 @@ import pytest
 from modeling_pjvlt import TrackingPipeline, TrackingResults
 from modeling_pjvlt.data.converters.sources import read_boxes
 from modeling_pjvlt.results_pjvlt import make_result, pick_format, xywh
+from modeling_pjvlt.video_pjvlt import read_frames
 
 BOXES = np.array([[10.0, 12.0, 20.0, 16.0], [11.5, 12.25, 20.125, 16.0], [-3.0, 0.0, 1e3, 7.0625]])
 SCORES = [1.0, 0.5, 0.1234]
@@ -160,3 +161,32 @@ def test_pipeline_returns_it(tiny_model, tiny_processor, tmp_path):
     frames = [np.zeros((60, 80, 3), np.uint8)] * 2
     from_memory = tracker(frames, box=[20, 12, 10, 14], progress=False)
     assert from_memory.source is None and from_memory.text == "the target"
+
+
+def test_shows_itself_as_a_video_where_the_frames_can_be_read_again(tmp_path):
+    frames = [np.full((40, 60, 3), 30 * i, np.uint8) for i in range(4)]
+    results = TrackingResults(
+        [make_result(i, [10 + i, 8, 20, 12], 0.5) for i in range(4)], 10.0, "a <dog>", frames=frames
+    )
+    html = results._repr_html_()
+    assert 'src="data:video/mp4;base64,' in html and "a &lt;dog&gt;" in html and results._repr_html_() is html
+    shown = list(read_frames(results.save_video(tmp_path / "shown.mp4")))
+    assert len(shown) == 4 and all(frame.shape == (80, 120, 3) for frame in shown)
+    for index, frame in enumerate(shown):
+        inside, border = frame[40:60, 30:70].astype(int), frame[8:10, 40:80].astype(int)
+        assert border[..., 0].mean() > inside[..., 0].mean() + 60 and abs(inside.mean() - 30 * index) < 12
+    live = TrackingResults(list(results), 10.0, "a dog")
+    assert "<video" not in live._repr_html_()
+    with pytest.raises(ValueError, match="cannot be read again"):
+        live.save_video(tmp_path / "live.mp4")
+    assert not (tmp_path / "live.mp4").exists()
+
+
+def test_pipeline_keeps_frames_that_can_be_read_again(tiny_model, tiny_processor):
+    tracker = TrackingPipeline(model=tiny_model(), processor=tiny_processor)
+    frames = [np.full((40, 60, 3), 30 * i, np.uint8) for i in range(3)]
+    box = [10, 8, 20, 12]
+    results = tracker(frames, box=box, text="dog", progress=False)
+    assert "<video" in results._repr_html_()
+    assert pickle.loads(pickle.dumps(results)) == results
+    assert "<video" not in tracker((f for f in frames), box=box, text="dog", progress=False)._repr_html_()
