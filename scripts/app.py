@@ -39,8 +39,8 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv"
 CSS = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
 #frame img {cursor: crosshair}
-#numbers {flex-wrap: nowrap}
-#numbers > * {min-width: 0 !important}
+#numbers .form {flex-wrap: nowrap}
+#numbers .form > * {min-width: 0 !important}
 #examples button {white-space: normal; text-align: left; justify-content: flex-start; font-weight: 400}
 """
 
@@ -181,7 +181,7 @@ def check_typed_box(values: Sequence[float | None], frame_size: tuple[int, int])
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
     if min(right - left, bottom - top) < MIN_BOX_SIDE:
         raise Refused(f"The box lies outside the picture, which is {width} x {height} pixels.")
-    return left, top, right - left, bottom - top
+    return left, top, round(right - left, 3), round(bottom - top, 3)
 
 
 def mark_frame(
@@ -372,24 +372,25 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
 
     def track(video, text, x, y, w, h, request: gr.Request, progress=gr.Progress()):  # noqa: B008
         if video is None:
-            raise refuse("There is no video yet. Upload one or pick an example.")
-        if not (text or "").strip():
-            gr.Info('Without a sentence the tracker reads "the target"; a better one helps.')
+            return refuse("There is no video yet. Upload one or pick an example.")
         try:
             box = check_typed_box((x, y, w, h), video.frame_size)
+            if not (text or "").strip():
+                gr.Info('Without a sentence the tracker reads "the target"; a better one helps.')
             folder = folders.renew(request.session_hash)
             result = track_video(
                 shared, video, box, text, folder, limits, lambda *done: progress(done, desc="tracking", unit="frames")
             )
         except Refused as refusal:
-            raise refuse(str(refusal)) from None
+            return refuse(str(refusal))
         points = [(index / video.fps, row[4]) for index, row in enumerate(result.boxes)][1:]
         plot = gr.update(value=pd.DataFrame(points, columns=["seconds", "confidence"]), visible=len(points) > 1)
         files = [gr.update(value=str(path), visible=True) for path in (result.csv, result.json)]
         return [str(result.video), summarise(result, video), plot, *files]
 
     def refuse(message):
-        return gr.Error(message, title="Not yet", print_exception=False)
+        gr.Warning(message, title="Not yet")
+        return no_results
 
     def leave(request: gr.Request):
         folders.remove(request.session_hash)

@@ -261,7 +261,7 @@ def page(address):
     with playwright.sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
         page = browser.new_context(viewport={"width": 1200, "height": 900}, accept_downloads=True).new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(60_000)
         page.outside, page.mistakes = [], []
 
         def sort_out(route):
@@ -294,10 +294,10 @@ def upload(page, path):
 
 
 def click_frame(page, x, y):
-    """Click a pixel of the frame, wherever and at whatever size the page shows it."""
+    """Click a pixel of the frame, wherever and at whatever size the page shows it; it is never enlarged."""
     image = page.locator("#frame img")
     shown = image.evaluate("e => [e.clientWidth, e.clientHeight, e.naturalWidth, e.naturalHeight]")
-    scale = min(shown[0] / shown[2], shown[1] / shown[3])
+    scale = min(shown[0] / shown[2], shown[1] / shown[3], 1)
     left, top = (shown[0] - shown[2] * scale) / 2, (shown[1] - shown[3] * scale) / 2
     image.click(position={"x": left + (x + 0.5) * scale, "y": top + (y + 0.5) * scale})
 
@@ -334,6 +334,7 @@ def test_page_in_a_browser(browser_tools, page, tmp_path):
 
     upload(page, tmp_path / "clip.mp4")
     page.locator("#frame img").wait_for()
+    page.wait_for_function("() => document.querySelector('#frame img').naturalWidth > 0")
     page.get_by_role("button", name="Track", exact=True).click()
     message(page, "There is no box yet")
 
