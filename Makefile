@@ -1,5 +1,6 @@
 # Everything runs in .venv, which the first target makes; nothing but Python is needed.
 #   make demo         track in a procedural clip, print the mean overlap, write an annotated video
+#   make app          a web page on this machine: upload a video, draw the box, write the sentence
 #   make test         the tests            make quality      lint and formatting
 #   make test-common  transformers' own test suites against our classes (downloads their source once)
 
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test test-common quality style clean
+.PHONY: demo app test test-common quality style clean
 
 # torch comes from the ordinary index together with torchvision: a CPU-only torch beside that torchvision breaks timm
 # and transformers' image utilities, so the two are always resolved in one command.
@@ -19,6 +20,10 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/pjvlt-track --seed 3
+
+app: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"
+	$(BIN)/python scripts/app.py
 
 test: $(READY)
 	$(BIN)/python -m pytest

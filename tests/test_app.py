@@ -1,0 +1,407 @@
+"""The web page of `scripts/app.py`: its functions by themselves, and the page in a browser."""
+
+import csv
+import importlib.util
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
+from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.evaluation.metrics import iou
+from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+
+pytest.importorskip("gradio", reason='the page needs gradio: pip install -e ".[demo]"')
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "app.py"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def _load_script():
+    spec = importlib.util.spec_from_file_location("pjvlt_app", SCRIPT)
+    module = sys.modules["pjvlt_app"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+app = _load_script()
+LIMITS = app.Limits(seconds=2, side=400)
+
+
+def write_clip(path, num_frames=12, size=(240, 320), seed=3, fps=30):
+    clip = ProceduralClip(seed, num_frames=num_frames, size=size)
+    with VideoWriter(path, fps) as writer:
+        for index in range(num_frames):
+            writer.write(clip.frame(index))
+    return clip
+
+
+@pytest.fixture
+def video(tmp_path):
+    write_clip(tmp_path / "clip.mp4")
+    return app.open_upload(tmp_path / "clip.mp4", LIMITS)
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return TrackingSession(
+        PJVLTModel.from_pretrained(DEFAULT_CHECKPOINT), PJVLTProcessor.from_pretrained(DEFAULT_CHECKPOINT)
+    )
+
+
+def test_upload_is_opened(video):
+    assert video.frame_size == (240, 320) and video.first_frame.dtype == np.uint8
+    assert (video.fps, video.num_frames) == (30, 12)
+
+
+def _text(path):
+    path.write_text("not a video\n" * 100)
+
+
+def _playlist(path):
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nother.mp4\n#EXT-X-ENDLIST\n")
+
+
+def _cut_off(path):
+    write_clip(path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "The file is empty"),
+        (_text, "not a video that can be read"),
+        (_playlist, "not a video that can be read"),
+        (_cut_off, "not a video that can be read"),
+        (lambda path: write_clip(path, 70), "2.3 seconds and 70 frames; 2 seconds"),
+        (lambda path: write_clip(path, 130, (48, 64), fps=100), "130 frames; 2 seconds at 60 frames"),
+        (lambda path: write_clip(path, 2, (300, 500)), "500 x 300 pixels; the longer side may have 400"),
+        (lambda path: None, "no longer here"),
+    ],
+)
+def test_bad_upload_is_refused_in_plain_words(tmp_path, spoil, message):
+    spoil(tmp_path / "clip.mp4")
+    with pytest.raises(app.Refused, match=message) as refused:
+        app.open_upload(tmp_path / "clip.mp4", LIMITS)
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_large_file_is_refused(tmp_path):
+    with (tmp_path / "clip.mp4").open("wb") as file:
+        file.truncate(int(LIMITS.megabytes * 1e6) + 1)
+    with pytest.raises(app.Refused, match="200 MB are allowed"):
+        app.open_upload(tmp_path / "clip.mp4", LIMITS)
+
+
+def test_sound_without_a_picture_is_refused(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(app.Refused, match="only sound"):
+        app.open_upload(tmp_path / "sound.mp4", LIMITS)
+
+
+def test_two_corners_in_any_order_are_a_box():
+    assert app.box_from_corners((40, 60), (10, 20)) == app.box_from_corners((10, 60), (40, 20)) == (10, 20, 30, 40)
+    with pytest.raises(app.Refused, match="too close together"):
+        app.box_from_corners((40, 60), (41, 90))
+
+
+def test_typed_box_is_cut_at_the_edge():
+    assert app.check_typed_box((-5, 10, 20, 20), (240, 320)) == (0, 10, 15, 20)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((None, 1, 10, 10), "There is no box yet"),
+        ((1, math.nan, 10, 10), "There is no box yet"),
+        ((1, 1, 10, -10), "too small"),
+        ((330, 1, 10, 10), "outside the picture, which is 320 x 240"),
+        ((-20, 1, 10, 10), "outside the picture"),
+    ],
+)
+def test_unusable_box_is_refused(values, message):
+    with pytest.raises(app.Refused, match=message):
+        app.check_typed_box(values, (240, 320))
+
+
+def test_corner_and_box_are_drawn_on_a_copy(video):
+    before = video.first_frame.copy()
+    for marked in (app.mark_frame(before, corner=(100, 80)), app.mark_frame(before, box=(100, 80, 40, 30))):
+        assert (marked[80, 100] == (255, 196, 0)).all()
+    assert (app.mark_frame(before) == video.first_frame).all()
+
+
+def test_video_is_tracked_to_files(bundled, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 20)
+    video, calls = app.open_upload(tmp_path / "clip.mp4", LIMITS), []
+    results = app.ResultFolders(tmp_path / "results")
+    result = app.track_video(
+        bundled, video, clip.boxes[0], clip.text, results.renew("a"), LIMITS, lambda *done: calls.append(done)
+    )
+    assert calls == [(index + 1, 20) for index in range(20)]
+    assert len(list(read_frames(result.video))) == 20
+    with result.csv.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["frame", "x", "y", "w", "h", "score"] and [row[0] for row in rows] == [str(i) for i in range(20)]
+    boxes = np.array([[float(value) for value in row[1:5]] for row in rows])
+    assert iou(boxes[1:], clip.boxes[1:]).mean() > 0.6
+    frames = json.loads(result.json.read_text())["frames"]
+    assert frames[0]["score"] == 1 and np.allclose([frame["box"] for frame in frames], boxes)
+    assert result.mean_score == pytest.approx(np.mean([frame["score"] for frame in frames[1:]]))
+    assert f"Mean confidence {result.mean_score:.2f}" in app.summarise(result, video)
+    assert bundled.target_ids == []
+    results.remove("a")
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_new_results_replace_the_visitors_old_ones(tmp_path):
+    folders = app.ResultFolders(tmp_path)
+    old, others, new = folders.renew("a"), folders.renew("b"), folders.renew("a")
+    assert others.exists() and new.exists() and not old.exists()
+
+
+def test_video_longer_than_it_says_is_stopped(bundled, video, tmp_path):
+    with pytest.raises(app.Refused, match="longer than it says"):
+        app.track_video(bundled, video, (10, 10, 20, 20), "dog", tmp_path, app.Limits(seconds=0.1))
+    assert not (tmp_path / "tracked.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "gone", "message"), [("dog " * 100, False, "399 letters"), ("dog", True, "no longer here")]
+)
+def test_tracking_refuses_in_plain_words(bundled, video, tmp_path, text, gone, message):
+    if gone:
+        video.path.unlink()
+    with pytest.raises(app.Refused, match=message):
+        app.track_video(bundled, video, (10, 10, 20, 20), text, tmp_path, LIMITS)
+
+
+def test_examples_pass_the_pages_own_limits(tmp_path):
+    examples = app.draw_examples(tmp_path, num_frames=2)
+    assert len(examples) == 2
+    for example in examples:
+        video = app.open_upload(example.path, app.Limits())
+        assert example.text and app.check_typed_box(example.box, video.frame_size) == example.box
+
+
+def test_help_is_fast_and_a_missing_gradio_is_named(tmp_path):
+    (tmp_path / "gradio.py").write_text("raise ImportError('none here')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, str(SCRIPT)]
+    check = "import runpy, sys; sys.argv[1:] = ['--help']\ntry: runpy.run_path(sys.argv[0])\nfinally: assert 'torch' not in sys.modules"
+    check = check.replace("sys.argv[0]", repr(str(SCRIPT)))
+    subprocess.run([sys.executable, "-c", check], env=environment, check=True)
+    failed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert failed.returncode == 2 and failed.stderr.endswith('pip install "pjvlt[demo]"\n')
+
+
+@pytest.fixture
+def address(tmp_path):
+    """The address of a running page; it has to leave nothing behind when it is told to stop."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "server").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "server"), "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "server.log"
+    command = [sys.executable, str(SCRIPT), "--port", str(port), "--device", "cpu", "--max_seconds", "3"]
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path)
+    try:
+        _wait_for_page(f"http://127.0.0.1:{port}/", server, log)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(60)
+        finally:
+            server.kill()
+    assert "Traceback" not in log.read_text(), log.read_text()
+    assert not list((tmp_path / "server").glob("pjvlt-app-*"))
+
+
+def _wait_for_page(address, server, log, seconds=180):
+    deadline = time.monotonic() + seconds
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            opener.open(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)  # between two looks at the condition
+    raise AssertionError(f"no page after {seconds} seconds:\n{log.read_text()}")
+
+
+@pytest.fixture
+def page(address):
+    """The page in a browser that reaches loopback only; what else it asks for is listed in `page.outside`."""
+    playwright = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install -e ".[browser]"')
+    with playwright.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        page = browser.new_context(viewport={"width": 1200, "height": 900}, accept_downloads=True).new_page()
+        page.set_default_timeout(60_000)
+        page.outside, page.mistakes = [], []
+
+        def sort_out(route):
+            if route.request.url.startswith(address):
+                return route.continue_()
+            page.outside.append(route.request.url)
+            return route.abort()
+
+        page.route("**/*", sort_out)
+        page.on("pageerror", lambda error: page.mistakes.append(str(error)))
+        page.goto(address)
+        page.get_by_role("button", name="Track", exact=True).wait_for()
+        yield page
+        browser.close()
+
+
+def _chromium():
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    return found or pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+
+
+@pytest.fixture
+def browser_tools():
+    pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install -e ".[browser]"')
+    _chromium()
+
+
+def upload(page, path):
+    page.locator("#upload input[type=file]").set_input_files(str(path))
+
+
+def click_frame(page, x, y):
+    """Click a pixel of the frame, wherever and at whatever size the page shows it; it is never enlarged."""
+    image = page.locator("#frame img")
+    shown = image.evaluate("e => [e.clientWidth, e.clientHeight, e.naturalWidth, e.naturalHeight]")
+    scale = min(shown[0] / shown[2], shown[1] / shown[3], 1)
+    left, top = (shown[0] - shown[2] * scale) / 2, (shown[1] - shown[3] * scale) / 2
+    image.click(position={"x": left + (x + 0.5) * scale, "y": top + (y + 0.5) * scale})
+
+
+def numbers(page):
+    return [page.locator(f"#box-{name} input").input_value() for name in "xywh"]
+
+
+def message(page, text):
+    """Wait for a message with this text, check that it is no stack trace, and close it."""
+    toast = page.locator(".toast-body", has_text=text)
+    toast.wait_for()
+    assert "Traceback" not in toast.inner_text() and len(toast.inner_text()) < 300
+    toast.locator("button").first.click()
+    toast.wait_for(state="detached")
+
+
+def image_source(page):
+    return page.locator("#frame img").get_attribute("src")
+
+
+def wait_for_other_image(page, source):
+    page.wait_for_function(
+        "old => { const e = document.querySelector('#frame img'); return e && e.src !== old && e.complete }",
+        arg=source,
+    )
+
+
+@pytest.mark.slow
+def test_page_in_a_browser(browser_tools, page, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 24)
+    page.get_by_role("button", name="Track", exact=True).click()
+    message(page, "There is no video yet")
+
+    upload(page, tmp_path / "clip.mp4")
+    page.locator("#frame img").wait_for()
+    page.wait_for_function("() => document.querySelector('#frame img').naturalWidth > 0")
+    page.get_by_role("button", name="Track", exact=True).click()
+    message(page, "There is no box yet")
+
+    x, y, w, h = (round(float(value)) for value in clip.boxes[0])
+    source = image_source(page)
+    click_frame(page, x + w, y + h)
+    wait_for_other_image(page, source)
+    source = image_source(page)
+    click_frame(page, x, y)
+    wait_for_other_image(page, source)
+    page.wait_for_function("() => document.querySelector('#box-h input').value !== ''")
+    assert np.abs(np.array(numbers(page), float) - [x, y, w, h]).max() <= 2
+
+    page.get_by_role("button", name="Start over").click()
+    page.wait_for_function("() => document.querySelector('#box-h input').value === ''")
+    for name, value in zip("xywh", (900, 5, 40, 40), strict=True):
+        page.locator(f"#box-{name} input").fill(str(value))
+    page.get_by_role("button", name="Track", exact=True).click()
+    message(page, "outside the picture")
+    for name, value in zip("xywh", (x, y, w, h), strict=True):
+        page.locator(f"#box-{name} input").fill(str(value))
+    page.locator("#sentence textarea").fill(clip.text)
+    page.get_by_role("button", name="Track", exact=True).click()
+
+    page.locator("#result video").wait_for()
+    page.wait_for_function(
+        "() => { const v = document.querySelector('#result video'); return v && v.readyState >= 2 && v.duration > 0 }"
+    )
+    assert page.locator("#result video").evaluate("v => v.duration") == pytest.approx(24 / 30, abs=0.1)
+    page.locator("#summary", has_text=re.compile(r"Mean confidence 0\.\d\d")).wait_for()
+    page.locator("#plot svg, #plot canvas").first.wait_for()
+    for name, count in (
+        ("csv", lambda text: len(text.splitlines()) - 1),
+        ("json", lambda t: len(json.loads(t)["frames"])),
+    ):
+        with page.expect_download() as download:
+            page.locator(f"#{name}").click()
+        assert download.value.suggested_filename == f"boxes.{name}"
+        assert count(Path(download.value.path()).read_text()) == 24
+
+    if picture := os.environ.get("PJVLT_SCREENSHOT"):
+        page.screenshot(path=picture, full_page=True)
+
+    _text(tmp_path / "text.mp4")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    write_clip(tmp_path / "long.mp4", 100)
+    page.locator("#upload").get_by_label("Clear").click()
+    for name, words in (("text", "not a video"), ("empty", "empty"), ("long", "3.3 seconds")):
+        page.locator("#upload input[type=file]").wait_for(state="attached")
+        upload(page, tmp_path / f"{name}.mp4")
+        message(page, words)
+        assert page.locator("#frame img").count() == 0
+    assert page.outside == [] and page.mistakes == []
+
+
+@pytest.mark.slow
+def test_example_is_tracked_on_a_phone(browser_tools, page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.locator("#examples button").first.click()
+    page.locator("#frame img").wait_for()
+    page.wait_for_function("() => document.querySelector('#box-h input').value !== ''")
+    assert page.locator("#sentence textarea").input_value()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("button", name="Track", exact=True).click()
+    page.wait_for_function(
+        "() => { const v = document.querySelector('#result video'); return v && v.readyState >= 2 && v.duration > 1 }"
+    )
+    if picture := os.environ.get("PJVLT_SCREENSHOT"):
+        page.screenshot(path=str(Path(picture).with_stem(Path(picture).stem + "-phone")), full_page=True)
+    assert page.outside == [] and page.mistakes == []
