@@ -1,6 +1,7 @@
 """What tracking one target gives: a list of boxes and scores that saves itself, and shows itself as table and plot."""
 
 import base64
+import io
 import json
 import os
 import tempfile
@@ -102,9 +103,18 @@ class TrackingResults(list):
             from matplotlib.figure import Figure
         except ImportError as error:
             raise ImportError("plots are made with matplotlib: pip install matplotlib") from error
+
+        class ShownFigure(Figure):
+            """A notebook shows it by itself, without pyplot."""
+
+            def _repr_png_(self) -> bytes:
+                file = io.BytesIO()
+                self.savefig(file, format="png")
+                return file.getvalue()
+
         times = [result["frame"] / (self.fps or 1) for result in self]
         sizes = [(max(w, 0) * max(h, 0)) ** 0.5 for _, _, w, h in map(xywh, self)]
-        figure = Figure(figsize=(8, 4), layout="constrained")
+        figure = ShownFigure(figsize=(8, 4), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
         above.plot(times, [result["score"] for result in self])
         above.set(ylabel="score", ylim=(0, 1.05), title=self.text or "")

@@ -164,9 +164,9 @@ def test_pipeline_returns_it(tiny_model, tiny_processor, tmp_path):
 
 
 def test_shows_itself_as_a_video_where_the_frames_can_be_read_again(tmp_path):
-    frames = [np.full((40, 60, 3), 30 * i, np.uint8) for i in range(4)]
+    frames = [np.full((80, 120, 3), 30 * i, np.uint8) for i in range(4)]
     results = TrackingResults(
-        [make_result(i, [10 + i, 8, 20, 12], 0.5) for i in range(4)], 10.0, "a <dog>", frames=frames
+        [make_result(i, [10 + i, 8, 80, 60], 0.5) for i in range(4)], 10.0, "a <dog>", frames=frames
     )
     html = results._repr_html_()
     assert 'src="data:video/mp4;base64,' in html and "a &lt;dog&gt;" in html and results._repr_html_() is html
