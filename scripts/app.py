@@ -6,8 +6,6 @@ dependencies of `pjvlt[demo]` in its requirements.txt.
 """
 
 import argparse
-import csv
-import json
 import math
 import os
 import shutil
@@ -226,6 +224,7 @@ def track_video(
     from modeling_pjvlt import TrackingSession
     from modeling_pjvlt.cli.track import track_frames
     from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
+    from modeling_pjvlt.results_pjvlt import TrackingResults, make_result
     from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
     from modeling_pjvlt.visualization.drawing import draw_box
 
@@ -249,19 +248,12 @@ def track_video(
         if isinstance(error, Refused):
             raise
         raise Refused(f"Stopped at frame {len(rows)}: {str(error).removeprefix(f'{video.path}: ')}") from error
-    _write_csv(folder / "boxes.csv", rows)
-    frames = [{"frame": index, "box": row[:4], "score": row[4]} for index, row in enumerate(rows)]
-    result = {"video": video.path.name, "text": text, "fps": video.fps, "frames": frames}
-    (folder / "boxes.json").write_text(json.dumps(result, ensure_ascii=False) + "\n", encoding="utf-8")
+    found = [make_result(index, row[:4], row[4]) for index, row in enumerate(rows)]
+    results = TrackingResults(found, video.fps, text, video.path.name)
+    for name in ("boxes.csv", "boxes.json"):
+        results.save(folder / name)
     seconds = time.perf_counter() - started
     return Result(folder / "tracked.mp4", folder / "boxes.csv", folder / "boxes.json", rows, seconds)
-
-
-def _write_csv(path: Path, rows: Sequence[Sequence[float]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame", "x", "y", "w", "h", "score"])
-        writer.writerows([index, *row] for index, row in enumerate(rows))
 
 
 def summarise(result: Result, video: Video) -> str:
