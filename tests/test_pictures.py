@@ -1,0 +1,144 @@
+"""Every kind of picture is read as RGB, and what is none is refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_pjvlt import PJVLTImageProcessor
+from modeling_pjvlt.image_processing_pjvlt import (
+    to_rgb,
+)
+
+
+@pytest.fixture
+def processor():
+    return PJVLTImageProcessor(template_size=16, search_size=32)
+
+
+def picture() -> np.ndarray:
+    """(6, 7, 3): every pixel another colour, with red, green and blue apart."""
+    y, x = np.mgrid[:6, :7]
+    return np.stack([200 + y, 20 * x, 10 * y + x], axis=-1).astype(np.uint8)
+
+
+RGB = torch.from_numpy(picture()).permute(2, 0, 1)
+GREY = picture()[..., 1]
+PICTURES = {
+    "PIL": lambda: Image.fromarray(picture()),
+    "NumPy": picture,
+    "NumPy channels first": lambda: picture().transpose(2, 0, 1),
+    "NumPy float": lambda: picture() / 255,
+    "NumPy float to 255": lambda: picture().astype(np.float32),
+    "NumPy half": lambda: (picture() / 255).astype(np.float16),
+    "NumPy int64": lambda: picture().astype(np.int64),
+    "NumPy uint16": lambda: picture().astype(np.uint16) * 257,
+    "NumPy big-endian": lambda: (picture().astype(np.uint16) * 257).astype(">u2"),
+    "NumPy uint32": lambda: picture().astype(np.uint32) * 257,
+    "NumPy strided": lambda: np.repeat(picture(), 2, axis=1)[:, ::2],
+    "NumPy flipped twice": lambda: picture()[::-1].copy()[::-1],
+    "NumPy read-only": lambda: np.frombuffer(picture().tobytes(), np.uint8).reshape(6, 7, 3),
+    "torch": lambda: RGB.clone(),
+    "torch channels last": lambda: RGB.permute(1, 2, 0),
+    "torch float": lambda: RGB / 255,
+    "torch uint16": lambda: torch.from_numpy(picture().astype(np.uint16) * 257).permute(2, 0, 1),
+    "torch with gradient": lambda: (RGB / 255).requires_grad_(),
+    "RGBA": lambda: Image.merge("RGBA", [*Image.fromarray(picture()).split(), Image.new("L", (7, 6), 99)]),
+    "RGBA NumPy": lambda: np.concatenate([picture(), np.full((6, 7, 1), 99, np.uint8)], axis=2),
+    "RGBA torch": lambda: torch.cat([RGB, torch.full((1, 6, 7), 99, dtype=torch.uint8)]),
+    "palette": lambda: Image.fromarray(picture()).quantize(64),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", PICTURES)
+def test_every_kind_of_picture_is_read_as_rgb(kind):
+    found = to_rgb(PICTURES[kind]())
+    assert found.dtype == torch.uint8 and found.shape == (3, 6, 7)
+    tolerance = 8 if kind == "palette" else 0
+    assert (found.int() - RGB.int()).abs().max() <= tolerance
+
+
+GREYS = {
+    "PIL L": lambda: Image.fromarray(GREY),
+    "PIL LA": lambda: Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (7, 6), 50)]),
+    "PIL I;16": lambda: Image.fromarray(GREY.astype(np.uint16) * 257),
+    "PIL I": lambda: Image.fromarray(GREY.astype(np.int32) * 257),
+    "PIL F": lambda: Image.fromarray((GREY / 255).astype(np.float32)),
+    "NumPy": lambda: GREY,
+    "NumPy (H, W, 1)": lambda: GREY[..., None],
+    "NumPy uint16": lambda: GREY.astype(np.uint16) * 257,
+    "torch (1, H, W)": lambda: torch.from_numpy(GREY)[None],
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", GREYS)
+def test_grey_pictures_become_three_equal_channels(kind):
+    found = to_rgb(GREYS[kind]())
+    assert found.shape == (3, 6, 7) and torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert torch.equal(found[0], torch.from_numpy(GREY))
+
+
+def test_a_dark_16_bit_picture_stays_dark():
+    dark = np.full((4, 5), 300, np.uint16)  # a value that 8 bits cannot hold, yet nearly black
+    for image in (dark, Image.fromarray(dark), torch.from_numpy(dark)):
+        assert to_rgb(image).unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("kind", ["NumPy", "torch", "PIL"])
+def test_a_mask_is_black_and_white(kind):
+    mask = GREY > 50
+    image = {"NumPy": mask, "torch": torch.from_numpy(mask), "PIL": Image.fromarray(mask)}[kind]
+    assert torch.equal(to_rgb(image)[0], torch.from_numpy(mask).to(torch.uint8) * 255)
+
+
+def test_cmyk_is_converted():
+    red = Image.new("CMYK", (2, 3), (0, 255, 255, 0))
+    assert to_rgb(red)[:, 0, 0].tolist() == [255, 0, 0] and to_rgb(red).shape == (3, 3, 2)
+
+
+def test_a_picture_of_one_pixel(processor):
+    pixel = np.array([[[255, 0, 128]]], np.uint8)
+    assert to_rgb(pixel)[:, 0, 0].tolist() == [255, 0, 128]
+    assert to_rgb(Image.fromarray(pixel)).shape == (3, 1, 1)
+    assert processor(pixel, [0, 0, 1, 1], return_tensors="pt").pixel_values.shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 3), (4, 5, 3), (3, 5, 4), (1, 4, 3)])
+def test_where_both_readings_fit_numpy_is_channels_last_and_torch_channels_first(shape):
+    values = np.arange(math.prod(shape), dtype=np.uint8).reshape(shape)
+    last = torch.from_numpy(values)[..., :3].permute(2, 0, 1)
+    first = torch.from_numpy(values)[:3] if shape[0] > 1 else torch.from_numpy(values).expand(3, -1, -1)
+    assert torch.equal(to_rgb(values), last)
+    assert torch.equal(to_rgb(torch.from_numpy(values)), first)
+
+
+BAD_PICTURES = {
+    "NaN": (np.full((4, 5, 3), np.nan), "not finite"),
+    "infinite": (torch.full((3, 4, 5), torch.inf), "not finite"),
+    "one NaN": (np.where(np.arange(60).reshape(4, 5, 3) == 7, np.nan, 0.5), "not finite"),
+    "empty": (np.zeros((0, 5, 3), np.uint8), "empty"),
+    "two channels": (np.zeros((5, 6, 2), np.uint8), r"\(H, W, c\)"),
+    "five channels": (torch.zeros(5, 6, 7), r"\(H, W, c\)"),
+    "a batch": (np.zeros((2, 5, 6, 3), np.uint8), r"\(H, W, c\)"),
+    "a line": (np.zeros(5, np.uint8), r"\(H, W, c\)"),
+    "a file name": ("frame.jpg", "got str"),
+    "nothing": (None, "got NoneType"),
+    "complex": (np.zeros((4, 5, 3), complex), "got ndarray"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PICTURES)
+def test_what_is_no_picture_is_refused(kind):
+    image, message = BAD_PICTURES[kind]
+    with pytest.raises(ValueError, match=message):
+        to_rgb(image)
+
+
+def test_float_picture_that_overshoots_one_a_little_keeps_its_brightness():
+    picture = np.full((4, 4, 3), 0.5, np.float32)
+    picture[0, 0] = 1.001
+    assert to_rgb(picture)[:, 2, 2].tolist() == [128, 128, 128]
