@@ -43,6 +43,12 @@ class PJVLTConfig(PreTrainedConfig):
     patch_size: int = 16
     template_size: int = 128  # pixels, side of the template crop
     search_size: int = 256  # pixels, side of the search crop
+    stem_channels: (
+        list[int] | tuple[int, ...]
+    ) = ()  # 3x3 convolutions of stride 2 before the patches, for small models
+    attention_identity: float | int = (
+        0.0  # queries and keys start at this share of their input: alike attends to alike
+    )
 
     # fusion
     fusion: str = "progressive"  # Table II: progressive, early, late or none
@@ -116,6 +122,11 @@ class PJVLTConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` ({getattr(self, name)}) must be a multiple of `patch_size` ({self.patch_size})."
                 )
+        if self.patch_size % 2 ** len(self.stem_channels):
+            raise ValueError(
+                f"`stem_channels` ({self.stem_channels}) halve the picture {len(self.stem_channels)} times, so "
+                f"`patch_size` ({self.patch_size}) must be a multiple of {2 ** len(self.stem_channels)}."
+            )
         for size, heads in (("hidden_size", "num_attention_heads"), ("saiel_hidden_size", "num_saiel_heads")):
             if getattr(self, size) % getattr(self, heads):
                 raise ValueError(

@@ -78,13 +78,27 @@ class PJVLTOutput(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
+class PJVLTStemConv(nn.Conv2d):
+    """A convolution before the patches; starts with standard deviation sqrt(2 / fan in) (He et al., 2015)."""
+
+
 class PJVLTEmbeddings(nn.Module):
-    """Patches of both crops with their own learned position tables; template tokens first. No class token."""
+    """Patches of both crops with their own learned position tables; template tokens first. No class token.
+
+    With `stem_channels` a few convolutions of stride 2 come first (Xiao et al., 2021, "Early Convolutions Help
+    Transformers See Better"), and a patch is that much smaller.
+    """
 
     def __init__(self, config: PJVLTConfig):
         super().__init__()
         self.config = config
-        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+        blocks, inputs = [], config.num_channels
+        for channels in config.stem_channels:
+            blocks += [PJVLTStemConv(inputs, channels, 3, stride=2, padding=1), nn.ReLU()]
+            inputs = channels
+        self.stem = nn.Sequential(*blocks)
+        patch = config.patch_size // 2 ** len(config.stem_channels)
+        self.projection = nn.Conv2d(inputs, config.hidden_size, patch, patch)
         self.template_position = nn.Parameter(torch.zeros(1, config.template_grid**2, config.hidden_size))
         self.search_position = nn.Parameter(torch.zeros(1, config.search_grid**2, config.hidden_size))
 
@@ -100,9 +114,19 @@ class PJVLTEmbeddings(nn.Module):
         self.check_size("template_pixel_values", template_pixel_values, self.config.template_size)
         self.check_size("pixel_values", pixel_values, self.config.search_size)
         dtype = self.projection.weight.dtype
-        template = self.projection(template_pixel_values.to(dtype)).flatten(2).transpose(1, 2)  # (B, N_z, C)
-        search = self.projection(pixel_values.to(dtype)).flatten(2).transpose(1, 2)  # (B, N_x, C)
+        template = (
+            self.projection(self.stem(template_pixel_values.to(dtype))).flatten(2).transpose(1, 2)
+        )  # (B, N_z, C)
+        search = self.projection(self.stem(pixel_values.to(dtype))).flatten(2).transpose(1, 2)  # (B, N_x, C)
         return torch.cat([template + self.template_position, search + self.search_position], dim=1)
+
+
+class PJVLTSimilarityLinear(nn.Linear):
+    """Makes queries or keys; starts at `attention_identity` times its input, plus the usual noise.
+
+    So attention looks for what is alike from the first step on, as matching needs it (in the spirit of Trockman and
+    Kolter, 2023, "Mimetic Initialization of Self-Attention Layers").
+    """
 
 
 class PJVLTAttention(nn.Module):
@@ -114,8 +138,8 @@ class PJVLTAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = PJVLTSimilarityLinear(config.hidden_size, config.hidden_size)
+        self.k_proj = PJVLTSimilarityLinear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -281,6 +305,11 @@ class PJVLTPreTrainedModel(PreTrainedModel):
         if isinstance(module, PJVLTEmbeddings):
             init.trunc_normal_(module.template_position, std=self.config.initializer_range)
             init.trunc_normal_(module.search_position, std=self.config.initializer_range)
+        elif isinstance(module, PJVLTStemConv):
+            init.normal_(module.weight, std=math.sqrt(2 / module.weight[0].numel()))
+        elif isinstance(module, PJVLTSimilarityLinear) and self.config.attention_identity:
+            noise = torch.randn_like(module.weight) * self.config.initializer_range
+            init.copy_(module.weight, noise.fill_diagonal_(self.config.attention_identity))
         elif isinstance(module, PJVLTFanInLinear):
             init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
         elif isinstance(module, PJVLTWordModulation):

@@ -91,7 +91,9 @@ def _inside_points(form: str) -> np.ndarray:
 _INSIDE = {form: _inside_points(form) for form in FORMS}
 
 
-def _wave(rng: np.random.Generator, t: np.ndarray, shape: tuple[int, ...], period: tuple[float, float]) -> np.ndarray:
+def smooth_waves(
+    rng: np.random.Generator, t: np.ndarray, shape: tuple[int, ...], period: tuple[float, float]
+) -> np.ndarray:
     """Smooth random functions of time in [-1, 1], two sinusoids each: (len(t), *shape). Periods are in frames."""
     phase = rng.uniform(0, 2 * np.pi, (2, *shape))
     omega = 2 * np.pi / np.exp(rng.uniform(*np.log(period), (2, *shape)))
@@ -239,12 +241,12 @@ class ProceduralClip:
         k, words = len(self.looks), self.kind == "words"
         t = np.arange(self.num_frames, dtype=np.float64)
         base = np.exp(rng.uniform(np.log(26), np.log(58)))
-        scale = self._unit * base * np.exp(0.32 * _wave(rng, t, (), (90, 400)))  # (n,), side of a figure
+        scale = self._unit * base * np.exp(0.32 * smooth_waves(rng, t, (), (90, 400)))  # (n,), side of a figure
         order, first_order = rng.permutation(k), rng.permutation(k)
         slots = np.where((t[:, None] == 0) & words, first_order, order)  # (n, k)
-        turn = rng.uniform(0, 2 * np.pi) + rng.uniform(-0.06, 0.06) * t + 0.8 * _wave(rng, t, (), (40, 160))
-        angle = turn[:, None] + (2 * np.arange(k) + 0.45 * _wave(rng, t, (k,), (25, 120))) * np.pi / k
-        reach = (0.7 if k < 4 else 0.85) + 0.12 * _wave(rng, t, (k,), (25, 120))
+        turn = rng.uniform(0, 2 * np.pi) + rng.uniform(-0.06, 0.06) * t + 0.8 * smooth_waves(rng, t, (), (40, 160))
+        angle = turn[:, None] + (2 * np.arange(k) + 0.45 * smooth_waves(rng, t, (k,), (25, 120))) * np.pi / k
+        reach = (0.7 if k < 4 else 0.85) + 0.12 * smooth_waves(rng, t, (k,), (25, 120))
         ring = (reach * scale[:, None])[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         middle = self._path(rng, t, scale)
         centres = middle[:, None] + np.take_along_axis(ring, slots[..., None], axis=1)
@@ -254,8 +256,8 @@ class ProceduralClip:
         half = 0.5 * scale[:, None] * np.take_along_axis(rng.uniform(0.87, 1.16, (1, k)), slots, axis=1)
         half = np.clip(half, 10 * self._unit, 38 * self._unit)
         own_time = np.where((t == 0) & words, -1234.5, t)  # frame 0 tells nothing about later tilt and aspect
-        tilt = 0.55 * _wave(rng, own_time, (k,), (30, 150))
-        stretch = np.exp(0.15 * _wave(rng, own_time, (k,), (30, 150)))
+        tilt = 0.55 * smooth_waves(rng, own_time, (k,), (30, 150))
+        stretch = np.exp(0.15 * smooth_waves(rng, own_time, (k,), (30, 150)))
         cos, sin, across, down = np.cos(tilt), np.sin(tilt), half * stretch, half / stretch
         self._matrices = np.stack([cos * across, -sin * down, sin * across, cos * down], -1).reshape(-1, k, 2, 2)
         edge = 0.7 * half[..., None]
@@ -270,7 +272,7 @@ class ProceduralClip:
         room = np.maximum(extent / 2 - 1.3 * scale[:, None], 0.06 * extent)
         speed = rng.uniform(0.02, 0.18) * self._unit * 36
         period = 2 * np.pi * (extent.mean() / 3) / speed
-        path = extent / 2 + room * _wave(rng, t, (2,), (period, 2 * period))
+        path = extent / 2 + room * smooth_waves(rng, t, (2,), (period, 2 * period))
         step = np.floor(t / rng.uniform(25, 70) + rng.random()) * 2.4 + rng.uniform(0, 2 * np.pi)
         jump = rng.choice([0, 0.25]) * scale
         return path + np.stack([jump * np.cos(step), jump * np.sin(step)], axis=1)
@@ -314,8 +316,8 @@ class ProceduralClip:
         t = np.arange(self.num_frames)
         self._margin = int(40 * self._unit)
         speed = rng.choice([0, 1, 1])
-        self._views = (self._margin * (1 + speed * _wave(rng, t, (2,), (60, 400)))).astype(int)
-        self._gains = np.exp(rng.uniform(0, 0.24) * _wave(rng, t, (), (40, 200)) + rng.uniform(-0.12, 0.02))
+        self._views = (self._margin * (1 + speed * smooth_waves(rng, t, (2,), (60, 400)))).astype(int)
+        self._gains = np.exp(rng.uniform(0, 0.24) * smooth_waves(rng, t, (), (40, 200)) + rng.uniform(-0.12, 0.02))
         self._level = rng.uniform(80, 165)
         self._noise_step = int(rng.choice([1, 2, 3, 3, 4, 5]))
         self._soft = rng.random() < 0.15

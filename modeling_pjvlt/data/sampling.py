@@ -18,6 +18,8 @@ from transformers.utils import logging
 from ..image_processing_pjvlt import PJVLTImageProcessor, check_box
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from .crops import SequenceFrame, cut, search_window, template_window
+from .photograph_clips import PhotographClip
+from .photographs import PhotographFolder
 from .procedural import ProceduralClip
 from .text import swap_left_right
 
@@ -86,6 +88,48 @@ class ProceduralPairs:
         if kind == "appearance" and chance < self.wrong_text_share:
             text = clip.wrong_text
         elif kind == "appearance" and chance < self.wrong_text_share + self.no_text_share:
+            text = DEFAULT_SENTENCE
+        return FramePair(clip.frame(first), clip.boxes[first], clip.frame(second), clip.boxes[second], text)
+
+
+class PhotographPairs:
+    """Pairs from clips made of photographs, a new clip for each.
+
+    Args:
+        photographs: what the clips are made of.
+        difficulty: of the clips, in [0, 1]; see [`PhotographClip`].
+        max_gap: frames between template and search frame, at most.
+        pasted_share: share of clips whose target moves over another photograph.
+        wrong_text_share, no_text_share: share of pairs with another target's sentence, and with "the target".
+    """
+
+    def __init__(
+        self,
+        photographs: PhotographFolder,
+        difficulty: float = 1.0,
+        max_gap: int = 60,
+        pasted_share: float = 0.5,
+        wrong_text_share: float = 0.1,
+        no_text_share: float = 0.1,
+    ):
+        self.photographs, self.difficulty, self.max_gap = photographs, difficulty, max_gap
+        self.pasted_share = pasted_share
+        self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
+
+    def draw(self, rng: np.random.Generator) -> FramePair:
+        """One pair of frames that both show the target. Raises `ValueError` for a picture that cannot be read."""
+        while True:
+            kind = "pasted" if rng.random() < self.pasted_share else "camera"
+            seed, gap = int(rng.integers(2**31, 2**62)), float(rng.uniform(1, self.max_gap))
+            clip = PhotographClip(self.photographs, seed, kind=kind, difficulty=self.difficulty, times=(0, gap))
+            if clip.visible.all():
+                break
+        first, second = rng.permutation(2)
+        text, chance = clip.text, rng.random()
+        if chance < self.wrong_text_share:
+            other = PhotographClip(self.photographs, seed + 1, kind="camera", times=(0,))
+            text = other.text
+        elif chance < self.wrong_text_share + self.no_text_share:
             text = DEFAULT_SENTENCE
         return FramePair(clip.frame(first), clip.boxes[first], clip.frame(second), clip.boxes[second], text)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-PROCEDURAL = "procedural"  # stands for a dataset
+PROCEDURAL, PHOTOGRAPHS = "procedural", "photographs"  # stand for datasets
+DRAWN = {PROCEDURAL, PHOTOGRAPHS}
 REPORTS = ["tensorboard", "wandb", "trackio"]
 # What may change when a run is resumed; anything else would change what comes after.
 FREE_ON_RESUME = {
@@ -47,8 +48,8 @@ class TrainArguments:
     dataset_name: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Tracking datasets: Hub ids or folders, or `procedural` for procedural clips, the default. "
-            "Several are mixed."
+            "help": "Tracking datasets: Hub ids or folders, `procedural` for procedural clips, the default, or "
+            "`photographs` for clips made of the pictures in --photographs. Several are mixed."
         },
     )
     dataset_weights: list[float] | None = field(
@@ -63,6 +64,16 @@ class TrainArguments:
     )
     streaming: bool = field(
         default=False, metadata={"help": "Read the datasets on the way, in the order of their files; store nothing."}
+    )
+    photographs: list[str] | None = field(
+        default=None,
+        metadata={"help": "Folders of pictures, with labels or without, for `--dataset_name photographs`."},
+    )
+    photograph_difficulty: float = field(
+        default=1.0, metadata={"help": "From 0 to 1: how much the targets of those clips change and are disturbed."}
+    )
+    pasted_share: float = field(
+        default=0.5, metadata={"help": "Share of those clips whose target moves over another photograph."}
     )
     max_gap: int = field(default=200, metadata={"help": "Frames between template and search frame, at most."})
     max_train_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
@@ -148,7 +159,15 @@ class TrainArguments:
         for name in POSITIVE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("flip_probability", "words_share", "wrong_text_share", "no_text_share", "brightness_jitter"):
+        for name in (
+            "flip_probability",
+            "words_share",
+            "wrong_text_share",
+            "no_text_share",
+            "brightness_jitter",
+            "photograph_difficulty",
+            "pasted_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} must lie between 0 and 1, got {getattr(self, name)}.")
         if (self.lr_scheduler_type == "step") != (self.lr_drop_step is not None):
@@ -161,6 +180,9 @@ class TrainArguments:
             raise ValueError(f"--report_to {self.report_to} needs it: pip install {self.report_to}.")
         if self.validation_dataset_name and not self.validation_steps:
             raise ValueError("--validation_dataset_name does nothing without --validation_steps.")
+
+        if (PHOTOGRAPHS in self.dataset_name) != bool(self.photographs):
+            raise ValueError("--dataset_name photographs and --photographs need each other.")
 
     def _check_start(self) -> None:
         """A run starts from a checkpoint, or from a config or two backbones and a tokenizer."""
@@ -181,8 +203,8 @@ class TrainArguments:
         self.dataset_name = _as_list(self.dataset_name) or [PROCEDURAL]
         if len(set(self.dataset_name)) < len(self.dataset_name):
             raise ValueError(f"--dataset_name names a dataset twice: {self.dataset_name}; give it a larger weight.")
-        if self.streaming and PROCEDURAL in self.dataset_name:
-            raise ValueError("--streaming needs --dataset_name; procedural clips are drawn, not read.")
+        if self.streaming and DRAWN & set(self.dataset_name):
+            raise ValueError("--streaming needs --dataset_name; clips that are drawn are not read.")
         for name in ("dataset_split", "dataset_revision"):
             values = _as_list(getattr(self, name)) or [None]
             values = values * len(self.dataset_name) if len(values) == 1 else values

@@ -10,12 +10,20 @@ from transformers import AutoTokenizer
 
 from ..configuration_pjvlt import PJVLTConfig
 from ..data.dataset import load_tracking_dataset
-from ..data.sampling import PairCollator, PairCropper, ProceduralPairs, SequencePairs, TrackingPairs
+from ..data.photographs import PhotographFolder
+from ..data.sampling import (
+    PairCollator,
+    PairCropper,
+    PhotographPairs,
+    ProceduralPairs,
+    SequencePairs,
+    TrackingPairs,
+)
 from ..data.streamed_pairs import StreamedPairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
-from .arguments import PROCEDURAL, TrainArguments
+from .arguments import DRAWN, PHOTOGRAPHS, PROCEDURAL, TrainArguments
 
 
 def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
@@ -60,18 +68,25 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
     loaded = {
         name: load_tracking_dataset(name, split, revision, streaming=args.streaming)
         for name, split, revision in zip(args.dataset_name, args.dataset_split, args.dataset_revision, strict=True)
-        if name != PROCEDURAL
+        if name not in DRAWN
     }
     if args.streaming:
         batch_size = args.per_device_train_batch_size
         return StreamedPairs(loaded, cropper, length, batch_size, args.seed, weights, args.max_gap)
-    procedural = ProceduralPairs(
-        words_share=args.words_share, wrong_text_share=args.wrong_text_share, no_text_share=args.no_text_share
-    )
-    sources = {
-        name: procedural if name == PROCEDURAL else SequencePairs(loaded[name], args.max_gap)
-        for name in args.dataset_name
-    }
+    sources = {name: SequencePairs(dataset, args.max_gap) for name, dataset in loaded.items()}
+    if PROCEDURAL in args.dataset_name:
+        sources[PROCEDURAL] = ProceduralPairs(
+            words_share=args.words_share, wrong_text_share=args.wrong_text_share, no_text_share=args.no_text_share
+        )
+    if PHOTOGRAPHS in args.dataset_name:
+        sources[PHOTOGRAPHS] = PhotographPairs(
+            PhotographFolder(args.photographs),
+            difficulty=args.photograph_difficulty,
+            pasted_share=args.pasted_share,
+            wrong_text_share=args.wrong_text_share,
+            no_text_share=args.no_text_share,
+        )
+    sources = {name: sources[name] for name in args.dataset_name}  # in the order of their weights
     return TrackingPairs(sources, cropper, length, args.seed, weights)
 
 

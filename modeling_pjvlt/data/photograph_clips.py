@@ -1,0 +1,394 @@
+"""Tracking clips made of photographs: endless, with real textures, and labelled to the pixel.
+
+A clip is a scene that moves. Its background is a photograph under a moving camera; its target either belongs to that
+photograph (`kind="camera"`: target and surroundings move together) or is cut out of it and laid over another one
+(`kind="pasted"`: only the target itself tells where it went). Distractors (of the target's class where there are some,
+or other parts of its picture) and an occluder move on their own; light, blur, noise and compression change with time.
+
+As with procedural clips everything follows from the seed, and motion is a function of time alone, so frames can be
+drawn in any order. Coordinates are continuous pixels: pixel i covers [i, i + 1).
+"""
+
+import io
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from ..processing_pjvlt import DEFAULT_SENTENCE
+from .photographs import PhotographFolder, Target
+from .procedural import smooth_waves
+from .procedural_text import COLOURS
+
+KINDS = ("camera", "pasted")
+FRAME_SIZE = (240, 320)  # height and width of a frame; less where the photograph does not cover as much
+LEAST_FRAME = 140  # pixels, of the shorter side of a whole photograph
+TARGET_SIDES = (16, 72)  # pixels, range of sqrt(w h) of a target in its first frame
+MAX_STRETCH = 2.5  # a picture is not enlarged more than that
+NAMED_COLOURS = {
+    **COLOURS,
+    "grey": (128, 128, 128),
+    "green ": (70, 90, 50),
+    "brown ": (130, 100, 70),
+    "blue ": (110, 150, 210),
+}
+
+
+def _translation(x: float, y: float) -> np.ndarray:
+    return np.array([(1, 0, x), (0, 1, y), (0, 0, 1)], dtype=np.float64)
+
+
+def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(k, 2) points through a homography (3, 3)."""
+    moved = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ matrix.T
+    return moved[:, :2] / moved[:, 2:]
+
+
+def warp(picture: Image.Image, matrix: np.ndarray, window: tuple[int, int, int, int]) -> Image.Image:
+    """What a homography (picture to frame) shows of a picture inside an xyxy window of the frame, without aliasing."""
+    x0, y0, x1, y1 = window
+    corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64)
+    inverse = np.linalg.inv(matrix)
+    seen = project(inverse, corners)
+    low = np.clip(np.floor(seen.min(axis=0)) - 2, 0, np.array(picture.size) - 1).astype(int)
+    high = np.clip(np.ceil(seen.max(axis=0)) + 2, low + 1, picture.size).astype(int)
+    shrink = np.sqrt(np.prod(seen.max(axis=0) - seen.min(axis=0)) / ((x1 - x0) * (y1 - y0)))
+    factor = int(np.clip(round(float(shrink)), 1, min(high - low)))
+    source = picture.reduce(factor, (*low.tolist(), *high.tolist()))
+    inverse = np.diag([1 / factor, 1 / factor, 1]) @ _translation(*-low) @ inverse @ _translation(x0, y0)
+    inverse /= inverse[2, 2]
+    fill = tuple(
+        int(v) for v in np.asarray(picture.reduce(max(min(picture.size) // 4, 1))).reshape(-1, 3).mean(axis=0)
+    )
+    bilinear = Image.Resampling.BILINEAR
+    size, method = (x1 - x0, y1 - y0), Image.Transform.PERSPECTIVE
+    return source.transform(size, method, inverse.ravel()[:8].tolist(), bilinear, fillcolor=fill)
+
+
+def colour_word(picture: Image.Image, target: Target) -> str:
+    """The colour name nearest to the middle of a target; empty where its colours differ widely."""
+    x, y, w, h = target.box
+    box = tuple(
+        int(v) for v in (x + w / 4, y + h / 4, max(x + 3 * w / 4, x + w / 4 + 1), max(y + 3 * h / 4, y + h / 4 + 1))
+    )
+    pixels = np.asarray(picture.resize((8, 8), Image.Resampling.BOX, box), np.float32).reshape(-1, 3)
+    if pixels.std(axis=0).max() > 50:
+        return ""
+    names = list(NAMED_COLOURS)
+    distance = np.linalg.norm(np.array([NAMED_COLOURS[n] for n in names]) - np.median(pixels, axis=0), axis=1)
+    return names[int(distance.argmin())].strip()
+
+
+class _Motion:
+    """The shape of a layer at any time: size, turn, stretch, shear and perspective around its middle.
+
+    side: in frame pixels, of what is `source_side` wide in its picture. reach: how far the layer goes from its middle.
+    """
+
+    def __init__(self, rng, t: np.ndarray, side: float, source_side: float, vigour: float, reach: float = 0.0):
+        grow = smooth_waves(rng, t, (), (60, 300))
+        self.scale = side / source_side * np.exp(0.35 * vigour * (grow - grow[:1]))  # (n,)
+        turn = rng.choice([0.12, 0.12, 0.3, 0.8]) * vigour * smooth_waves(rng, t, (), (60, 300))
+        stretch = np.exp(0.14 * vigour * smooth_waves(rng, t, (), (60, 300)))
+        shear = 0.1 * vigour * smooth_waves(rng, t, (), (60, 300))
+        self.perspective = 0.16 * vigour * smooth_waves(rng, t, (2,), (60, 300)) / max(source_side, reach)  # (n, 2)
+        cos, sin = np.cos(turn), np.sin(turn)
+        rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)  # (n, 2, 2)
+        shape = np.stack([np.stack([stretch, shear], -1), np.stack([0 * shear, 1 / stretch], -1)], -2)
+        self.linear = self.scale[:, None, None] * rotation @ shape
+
+    def matrix(self, index: int, middle: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The homography (3, 3) that brings `middle` of the picture to `place` of the frame."""
+        around = np.eye(3)
+        around[:2, :2] = self.linear[index]
+        around[2, :2] = self.perspective[index]
+        return _translation(*place) @ around @ _translation(*-middle)
+
+
+class _Layer:
+    """A cut-out over the background."""
+
+    def __init__(self, picture: Image.Image, target: Target, motion: _Motion, places: np.ndarray, softness: float):
+        self.picture, self.target, self.motion, self.places, self.softness = picture, target, motion, places, softness
+        x, y, w, h = target.box
+        self.middle = np.array([x + w / 2, y + h / 2])
+
+    def matrix(self, index: int) -> np.ndarray:
+        return self.motion.matrix(index, self.middle, self.places[index])
+
+    def outline(self, index: int) -> np.ndarray:
+        """(k, 2) corners in the frame."""
+        return project(self.matrix(index), self.target.outline)
+
+    def draw(self, canvas: Image.Image, index: int) -> None:
+        paste_outline(
+            canvas, self.outline(index), lambda window: warp(self.picture, self.matrix(index), window), self.softness
+        )
+
+
+def paste_outline(canvas: Image.Image, outline: np.ndarray, texture, softness: float = 0.0) -> None:
+    """Paste what `texture(window)` shows inside an outline (k, 2) into a canvas; soft edges are `softness` pixels."""
+    margin = 1 + int(2 * softness)
+    low = np.clip(np.floor(outline.min(axis=0)).astype(int) - margin, 0, canvas.size)
+    high = np.clip(np.ceil(outline.max(axis=0)).astype(int) + margin, 0, canvas.size)
+    if (high - low).min() < 1:
+        return
+    mask = Image.new("L", tuple((2 * (high - low)).tolist()))
+    ImageDraw.Draw(mask).polygon((2 * (outline - low) - 0.5).ravel().tolist(), fill=255)
+    mask = mask.reduce(2)
+    if softness > 0:
+        mask = mask.filter(ImageFilter.GaussianBlur(softness))
+    window = (*low.tolist(), *high.tolist())
+    canvas.paste(texture(window), window[:2], mask)
+
+
+class PhotographClip:
+    """A clip of one target in moving photographs, and a sentence for it.
+
+    Args:
+        photographs: what it is made of.
+        seed: decides everything.
+        num_frames: length of the clip; it changes neither the frames before its end nor their speed.
+        kind: "camera" or "pasted"; drawn from the seed if None.
+        difficulty: in [0, 1], how much shapes and light change and how often there are distractors and occluders.
+        times: of its frames, from 0 on, in frames; by default 0, 1, and so on up to `num_frames`.
+
+    Attributes: `kind`, `text`, `size` (height and width of its frames). Raises `ValueError` for a picture that cannot
+    be read.
+    """
+
+    def __init__(
+        self,
+        photographs: PhotographFolder,
+        seed: int,
+        num_frames: int = 60,
+        kind: str | None = None,
+        difficulty: float = 1.0,
+        times: Sequence[float] | None = None,
+    ) -> None:
+        if kind not in (None, *KINDS):
+            raise ValueError(f"kind must be None or one of {KINDS}, got {kind!r}")
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+        self.photographs, self.seed, self.difficulty = photographs, seed, difficulty
+        self.num_frames = num_frames if times is None else len(times)
+        self.name = f"photograph-{seed:06d}"
+        self._t = np.arange(num_frames, dtype=np.float64) if times is None else np.array(times, np.float64)
+        rng = self._stream(0)
+        drawn = str(rng.choice(KINDS))
+        self.kind = kind or drawn
+        self._number, target = self._draw_target(rng)
+        picture = photographs.picture(self._number)
+        self._side = float(np.exp(rng.uniform(*np.log(TARGET_SIDES))))
+        self.text = self._describe(rng, picture, target)
+        self._set_scene(self._stream(1), picture, target)
+        self._set_distractors(self._stream(2), target)
+        self._set_occluder(self._stream(3), picture)
+        self._set_light(self._stream(4))
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def _stream(self, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, number])
+
+    def _draw_target(self, rng: np.random.Generator) -> tuple[int, Target]:
+        """A labelled object in half of the clips, where there are some, else a random part of a random picture."""
+        labelled = self.photographs.labelled
+        if labelled and rng.random() < 0.5:
+            number = labelled[int(rng.integers(len(labelled)))]
+            objects = self.photographs.objects(number)
+            if objects:
+                return number, objects[int(rng.integers(len(objects)))]
+        number = int(rng.integers(len(self.photographs)))
+        return number, self.photographs.draw_region(rng, number)
+
+    def _describe(self, rng: np.random.Generator, picture: Image.Image, target: Target) -> str:
+        """What is known of a target, in a few words; "the target" where that is nothing."""
+        colour = colour_word(picture, target) if rng.random() < 0.6 else ""
+        noun = target.family if target.family and rng.random() < 0.2 else target.name
+        if not colour and not noun:
+            return DEFAULT_SENTENCE
+        noun = noun or str(rng.choice(["object", "thing", "shape", "target"]))
+        words = [str(rng.choice(["the", "a", ""])), colour, noun]
+        return " ".join(word for word in words if word)
+
+    def _set_scene(self, rng: np.random.Generator, picture: Image.Image, target: Target) -> None:
+        """The background, its camera, and the target as a part of it or as a layer."""
+        x, y, w, h = target.box
+        vigour = 0.4 + 0.6 * self.difficulty
+        source_side = float(np.sqrt(w * h))
+        least = source_side * LEAST_FRAME / min(picture.size)  # a large target is shown large, with its surroundings
+        self._side = min(max(self._side, least), MAX_STRETCH * source_side)
+        reach = max(picture.size) if self.kind == "camera" else 0.0
+        motion = _Motion(rng, self._t, self._side, source_side, vigour, reach)
+        if self.kind == "camera":
+            extent = np.array(picture.size) * motion.scale[0] * 0.9
+            width, height = np.clip(extent, 32, FRAME_SIZE[::-1]).astype(int).tolist()
+            self.size = (height, width)
+            places = self._path(rng, motion.scale)
+            middle = np.array([x + w / 2, y + h / 2])
+            low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(picture.size) - middle)
+            high = motion.scale[:, None] * middle
+            places = np.where(low < high, np.clip(places, low, np.maximum(low, high)), (low + high) / 2)
+            self._background, self._camera = picture, [motion.matrix(i, middle, p) for i, p in enumerate(places)]
+            self._target_outline, self._layers = target.outline, []
+            return
+        self.size = FRAME_SIZE
+        frame = np.array(self.size[::-1])
+        same = rng.random() < 0.25
+        number = self._number if same else int(rng.integers(len(self.photographs)))
+        self._background = self.photographs.picture(number)
+        shown = np.array(self._background.size)
+        cover = (frame / shown).max() * rng.uniform(1.05, 1.6)
+        camera = _Motion(rng, self._t, cover, 1.0, 0.3 * vigour)
+        camera.perspective *= 0
+        # the part of the background that the camera looks at goes to the middle of the frame
+        room = np.maximum(shown - 1.02 * frame / camera.scale[:, None], 0) / 2
+        looked = shown / 2 + room * smooth_waves(rng, self._t, (2,), (60, 400))
+        self._camera = [camera.matrix(i, at, frame / 2) for i, at in enumerate(looked)]
+        places = self._path(rng, motion.scale * source_side)
+        softness = float(rng.choice([0.0, 0.6, 1.2]))
+        self._target_outline, self._layers = None, [_Layer(picture, target, motion, places, softness)]
+
+    def _path(self, rng: np.random.Generator, sides: np.ndarray) -> np.ndarray:
+        """A smooth path through the frame: (n, 2) pixels."""
+        frame = np.array(self.size[::-1])
+        room = np.maximum(frame / 2 - 0.4 * self._side, 0.1 * frame)
+        period = float(np.exp(rng.uniform(np.log(60), np.log(400))))
+        return frame / 2 + room * smooth_waves(rng, self._t, (2,), (period, 2 * period))
+
+    def _set_distractors(self, rng: np.random.Generator, target: Target) -> None:
+        """Other cut-outs around the target, in front of it or behind."""
+        count = int(rng.integers(1, 4)) if rng.random() < 0.15 + 0.5 * self.difficulty else 0
+        behind = []
+        for _ in range(count):
+            number, other = self._draw_rival(rng, target)
+            if other is None:
+                continue
+            side = self._side * np.exp(0.25 * rng.standard_normal())
+            motion = _Motion(rng, self._t, side, float(np.sqrt(other.box[2:].prod())), 0.6)
+            angle = rng.uniform(0, 2 * np.pi) + rng.uniform(-0.03, 0.03) * self._t
+            reach = self._side * (rng.uniform(1.1, 2.4) + 0.5 * smooth_waves(rng, self._t, (), (30, 120)))
+            offset = reach[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+            places = self._target_places() + offset
+            layer = _Layer(self.photographs.picture(number), other, motion, places, float(rng.choice([0.0, 0.6])))
+            behind.append(layer)
+        if self.kind == "pasted":
+            self._layers = [*behind, *self._layers]
+        else:
+            self._layers = behind
+
+    def _draw_rival(self, rng: np.random.Generator, target: Target) -> tuple[int, Target | None]:
+        """Something that could be taken for the target: of its class, of its picture, or anything."""
+        chance = rng.random()
+        if chance < 0.4:
+            return self._number, self.photographs.draw_region(rng, self._number)
+        number = self._number
+        if self.photographs.labelled and chance < 0.8:
+            number = self.photographs.labelled[int(rng.integers(len(self.photographs.labelled)))]
+            objects = self.photographs.objects(number)
+            alike = [o for o in objects if o.name and o.name == target.name] or objects
+            if alike:
+                return number, alike[int(rng.integers(len(alike)))]
+        return number, self.photographs.draw_region(rng, number)
+
+    def _target_places(self) -> np.ndarray:
+        """Middles of the target's outline in the frame: (n, 2)."""
+        outlines = [self._outline(i) for i in range(self.num_frames)]
+        return np.array([(o.min(axis=0) + o.max(axis=0)) / 2 for o in outlines])
+
+    def _outline(self, index: int) -> np.ndarray:
+        if self._target_outline is not None:
+            return project(self._camera[index], self._target_outline)
+        return self._layers[-1].outline(index)
+
+    def _set_occluder(self, rng: np.random.Generator, picture: Image.Image) -> None:
+        """Sometimes a piece of a picture that hides up to half of the target now and then."""
+        self._occluder = None
+        if rng.random() > 0.25 * self.difficulty:
+            return
+        number = int(rng.integers(len(self.photographs)))
+        cover = self.photographs.draw_region(rng, number)
+        w, h = cover.box[2:]
+        motion = _Motion(rng, self._t, self._side * rng.uniform(0.4, 1.1), float(np.sqrt(w * h)), 0.3)
+        offset = self._side * (0.55 + 0.5 * smooth_waves(rng, self._t, (), (20, 80)))
+        angle = rng.uniform(0, 2 * np.pi)
+        places = self._target_places() + offset[:, None] * np.array([np.cos(angle), np.sin(angle)])
+        self._occluder = _Layer(self.photographs.picture(number), cover, motion, places, 0.0)
+
+    def _set_light(self, rng: np.random.Generator) -> None:
+        """Gain, contrast and colour cast over time, and how the camera spoils its pictures."""
+        d = 0.3 + 0.7 * self.difficulty
+        waves = smooth_waves(rng, self._t, (5,), (60, 400))
+        self._gain = np.exp(0.25 * d * waves[:, :1] + 0.08 * d * waves[:, 1:4])  # (n, 3)
+        self._gamma = np.exp(0.3 * d * waves[:, 4])
+        self._blur = rng.uniform(0, 0.06) * self._side * d if rng.random() < 0.3 else 0.0
+        self._smear = rng.uniform(0.05, 0.25) * self._side * d if rng.random() < 0.2 else 0.0
+        self._smear_wave = smooth_waves(rng, self._t, (2,), (8, 40))
+        self._blur_wave = smooth_waves(rng, self._t, (), (10, 60))
+        self._noise = rng.uniform(2, 12) * d if rng.random() < 0.3 else 0.0
+        self._quality = int(rng.integers(15, 80)) if rng.random() < 0.3 else None
+        self._grey = rng.random() < 0.06
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """The target's boxes: (n, 4) float32 xywh in frame pixels, clipped to the frame, occluders ignored."""
+        limit = np.array(self.size[::-1])
+        boxes = []
+        for index in range(self.num_frames):
+            outline = self._outline(index)
+            low, high = np.clip(outline.min(axis=0), 0, limit), np.clip(outline.max(axis=0), 0, limit)
+            boxes.append(np.concatenate([low, high - low]))
+        return np.array(boxes, np.float32)
+
+    @cached_property
+    def visible(self) -> np.ndarray:
+        """(n,) bool: False where less than 40 % of the target's box is inside the frame, or it is tiny."""
+        whole = np.array([np.ptp(self._outline(i), axis=0).prod() for i in range(self.num_frames)])
+        inside = self.boxes[:, 2:].prod(axis=1)
+        return (inside > 0.4 * whole) & (self.boxes[:, 2:].min(axis=1) >= 4)
+
+    def frame(self, index: int) -> np.ndarray:
+        """One frame: (height, width, 3) uint8 RGB. Raises `IndexError` outside 0..len - 1."""
+        if not 0 <= index < self.num_frames:
+            raise IndexError(f"frame {index} of a clip of {self.num_frames}")
+        height, width = self.size
+        canvas = warp(self._background, self._camera[index], (0, 0, width, height))
+        for layer in self._layers:
+            layer.draw(canvas, index)
+        if self._target_outline is not None and self._layers:  # rivals stay behind a target that is in the background
+            outline = self._outline(index)
+            paste_outline(canvas, outline, lambda window: warp(self._background, self._camera[index], window), 0.5)
+        if self._occluder is not None:
+            self._occluder.draw(canvas, index)
+        return self._spoil(canvas, index)
+
+    def _spoil(self, canvas: Image.Image, index: int) -> np.ndarray:
+        """Light, blur, compression and noise."""
+        levels = (np.arange(256) / 255) ** self._gamma[index]
+        table = np.clip(255 * levels * self._gain[index][:, None], 0, 255).astype(np.uint8)
+        canvas = canvas.point(table.ravel().tolist())
+        if self._grey:
+            canvas = canvas.convert("L").convert("RGB")
+        if self._smear:
+            radius = np.abs(self._smear * self._smear_wave[index]) / 2
+            radius[int(radius.argmin())] = 0
+            canvas = canvas.filter(ImageFilter.BoxBlur(tuple(radius.tolist())))
+        if self._blur:
+            canvas = canvas.filter(ImageFilter.BoxBlur(self._blur * abs(float(self._blur_wave[index]))))
+        if self._quality is not None:
+            memory = io.BytesIO()
+            canvas.save(memory, "JPEG", quality=self._quality)
+            canvas = Image.open(memory)
+        pixels = np.asarray(canvas)
+        if self._noise:
+            rng = np.random.default_rng([self.seed, 5, index])
+            shape = (*pixels.shape[:2], 1 if self._grey else 3)
+            noise = rng.standard_normal(shape, dtype=np.float32) * self._noise
+            pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+        return pixels
+
+
+__all__ = ["PhotographClip"]

@@ -1,0 +1,258 @@
+"""Photographs to make training clips of: any folder of pictures, with or without labelled objects.
+
+What a folder may hold beside its pictures, all of it optional:
+
+- `labels/*.txt`: boxes in YOLO's format (class, centre x, centre y, width, height as fractions of the picture);
+- `polygons/*.txt`: outlines (class, then x and y of each corner as fractions); they replace the boxes of a picture;
+- `segments/*.png`: regions, one grey value each;
+- `classes.tsv`: index, name and supercategory of the classes, or the file name of a picture and what it shows.
+
+Pictures lie in the folder itself or in `images/`; the other folders repeat the tree of `images/`.
+A target is an outline in a picture: that of a labelled object, or any shape laid over a textured part, so that a
+few hundred photographs give targets without end.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .converters.sources import PICTURE_SUFFIXES, natural_key
+
+LONGEST_SIDE = 480  # pixels, to which pictures are shrunk when they are read
+CACHE_BYTES = 2**30  # decoded pictures kept by a process
+MIN_SIDE = 14  # pixels; labelled objects that are smaller are left out
+MAX_SHARE = 0.7  # of the picture; labelled objects that are larger are left out
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something in a picture. outline: (k, 2) x, y of its corners in pixels of the picture as it is read.
+
+    name, family: what it is and what kind of thing that is; empty where nobody knows.
+    """
+
+    outline: np.ndarray
+    name: str = ""
+    family: str = ""
+
+    @property
+    def box(self) -> np.ndarray:
+        """x, y, w, h in pixels."""
+        low, high = self.outline.min(axis=0), self.outline.max(axis=0)
+        return np.concatenate([low, high - low])
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture file and what is known of it.
+
+    labels: (class, outline as fractions of the picture) of its objects. segments: file of its regions. name: of what
+    it shows as a whole.
+    """
+
+    path: Path
+    labels: tuple[tuple[int, np.ndarray], ...] = ()
+    segments: Path | None = None
+    name: str = ""
+
+
+def superellipse(box, corners: int = 24, power: float = 0.5) -> np.ndarray:
+    """(corners, 2) points of a rounded rectangle that touches all sides of a box (x, y, w, h). `power` 1: an ellipse."""
+    angle = np.arange(corners) * 2 * np.pi / corners
+    unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    x, y, w, h = box
+    return np.sign(unit) * np.abs(unit) ** power * (w / 2, h / 2) + (x + w / 2, y + h / 2)
+
+
+def rectangle(box) -> np.ndarray:
+    """(4, 2) corners of a box (x, y, w, h)."""
+    x, y, w, h = box
+    return np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], dtype=np.float64)
+
+
+class PhotographFolder:
+    """The photographs of some folders, read when they are needed.
+
+    Args:
+        folders: see the module's text.
+        cache_bytes: decoded pictures that a process keeps.
+
+    Raises `FileNotFoundError` for a folder that is not there or holds no picture, `ValueError` for labels that cannot
+    be read.
+    """
+
+    def __init__(self, folders, cache_bytes: int = CACHE_BYTES):
+        self.photographs: list[Photograph] = []
+        self.classes: list[dict[int, tuple[str, str]]] = []  # of each photograph's folder
+        for folder in folders:
+            found, classes = read_folder(Path(folder))
+            self.photographs += found
+            self.classes += [classes] * len(found)
+        self.cache_bytes = cache_bytes
+        self._cache: OrderedDict[int, Image.Image] = OrderedDict()
+        self._cached = 0
+
+    def __len__(self) -> int:
+        return len(self.photographs)
+
+    def picture(self, index: int) -> Image.Image:
+        """An RGB picture, at most `LONGEST_SIDE` pixels wide and high. Raises `ValueError` naming one that is broken."""
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        picture = read_picture(self.photographs[index].path)
+        self._cache[index] = picture
+        self._cached += picture.width * picture.height * 4  # what Pillow takes for a pixel
+        while self._cached > self.cache_bytes and len(self._cache) > 1:
+            old = self._cache.popitem(last=False)[1]
+            self._cached -= old.width * old.height * 4
+        return picture
+
+    def objects(self, index: int) -> list[Target]:
+        """The labelled objects and regions of a picture that are neither tiny nor nearly all of it."""
+        photograph, picture = self.photographs[index], self.picture(index)
+        size = np.array(picture.size)
+        targets = []
+        for number, outline in photograph.labels:
+            name, family = self.classes[index].get(number, ("", ""))
+            targets.append(Target(outline * size, name, family))
+        if photograph.segments is not None:
+            targets += [Target(outline * size) for outline in _regions(photograph.segments)]
+        return [t for t in targets if t.box[2:].min() >= MIN_SIDE and t.box[2:].prod() <= MAX_SHARE * size.prod()]
+
+    @cached_property
+    def labelled(self) -> list[int]:
+        """The photographs in which objects or regions are known."""
+        return [i for i, p in enumerate(self.photographs) if p.labels or p.segments is not None]
+
+    def draw_region(self, rng: np.random.Generator, index: int) -> Target:
+        """A random shape over a part of the picture: of four places the one with the most contrast."""
+        picture = self.picture(index)
+        size = np.array(picture.size)
+        grey = np.asarray(picture.convert("L").reduce(4), np.float32)
+        boxes = []
+        for _ in range(4):
+            side = size.min() * np.exp(rng.uniform(np.log(0.1), np.log(0.55)))
+            stretch = np.exp(np.clip(0.35 * rng.standard_normal(), -1, 1))
+            extent = np.clip(side * np.array([stretch, 1 / stretch]), MIN_SIDE, 0.9 * size)
+            boxes.append(np.concatenate([rng.uniform(0, 1, 2) * (size - extent), extent]))
+        box = max(boxes, key=lambda b: _contrast(grey, b / 4))
+        shape = rng.random()
+        if shape < 0.35:
+            return Target(rectangle(box))
+        if shape < 0.65:
+            return Target(superellipse(box, power=rng.uniform(0.5, 1)))
+        return Target(_blob(rng, box))
+
+
+def _contrast(grey: np.ndarray, box) -> float:
+    x, y, w, h = (max(int(v), 0) for v in box)
+    return float(grey[y : y + h + 1, x : x + w + 1].std())
+
+
+def _blob(rng: np.random.Generator, box) -> np.ndarray:
+    """(32, 2) outline of a bumpy shape that touches all sides of a box."""
+    angle = np.arange(32) * 2 * np.pi / 32
+    radius = 1 + sum(rng.uniform(-0.25, 0.25) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 5))
+    points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (points - low) / (high - low) * box[2:] + box[:2]
+
+
+def read_picture(path: Path) -> Image.Image:
+    """An RGB picture, shrunk to `LONGEST_SIDE`. Raises `ValueError` naming a file that cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            picture.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG may be decoded at a half or a quarter
+            picture = picture.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"The picture {path} cannot be read: {error}") from error
+    longest = max(picture.size)
+    if longest > LONGEST_SIDE:
+        size = tuple(max(round(side * LONGEST_SIDE / longest), 1) for side in picture.size)
+        picture = picture.resize(size, Image.Resampling.BOX, reducing_gap=2)
+    return picture
+
+
+@lru_cache(maxsize=4096)
+def _regions(path: Path) -> list[np.ndarray]:
+    """Outlines (k, 2), as fractions of the picture, of the regions of a segmentation: left edge down, right edge up."""
+    values = np.asarray(Image.open(path))
+    height, width = values.shape[:2]
+    outlines = []
+    for value in np.unique(values):
+        rows, columns = np.nonzero(values == value)
+        if len(rows) < MIN_SIDE**2:
+            continue
+        first = np.flatnonzero(np.diff(rows, prepend=-1))  # of each row's run of pixels
+        last = np.append(first[1:], len(rows)) - 1
+        step = max(len(first) // 24, 1)
+        left = np.stack([columns[first], rows[first] + 0.5], axis=1)[::step]
+        right = np.stack([columns[last] + 1, rows[last] + 0.5], axis=1)[::step]
+        outlines.append(np.concatenate([left, right[::-1]]) / (width, height))
+    return outlines
+
+
+def read_folder(folder: Path) -> tuple[list[Photograph], dict[int, tuple[str, str]]]:
+    """The photographs of a folder, by name, and its classes (name and supercategory, by number)."""
+    root = folder / "images" if (folder / "images").is_dir() else folder
+    paths = sorted(
+        (p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES), key=lambda p: natural_key(str(p))
+    )
+    if not paths:
+        reason = "holds no picture" if folder.is_dir() else "is not there"
+        raise FileNotFoundError(f"The folder of photographs {folder} {reason}.")
+    classes, names = _read_classes(folder / "classes.tsv")
+    photographs = []
+    for path in paths:
+        inside = path.relative_to(root).with_suffix("")
+        segments = folder / "segments" / inside.with_suffix(".png")
+        photographs.append(
+            Photograph(
+                path,
+                labels=_read_labels(folder, inside),
+                segments=segments if segments.is_file() else None,
+                name=names.get(path.name, ""),
+            )
+        )
+    return photographs, classes
+
+
+def _read_classes(path: Path) -> tuple[dict[int, tuple[str, str]], dict[str, str]]:
+    """Classes by number, or names of pictures by file name."""
+    classes, names = {}, {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        first, *rest = [part.strip() for part in line.split("\t")]
+        if first.isdigit():
+            classes[int(first)] = (rest[0], rest[1] if len(rest) > 1 else "")
+        elif rest:
+            names[first] = rest[0]
+    return classes, names
+
+
+def _read_labels(folder: Path, inside: Path) -> tuple[tuple[int, np.ndarray], ...]:
+    for kind in ("polygons", "labels"):
+        path = folder / kind / inside.with_suffix(".txt")
+        if path.is_file():
+            return tuple(_read_label(path, line, kind) for line in path.read_text().splitlines() if line.strip())
+    return ()
+
+
+def _read_label(path: Path, line: str, kind: str) -> tuple[int, np.ndarray]:
+    try:
+        number, *values = (float(v) for v in line.split())
+        numbers = np.array(values)
+        if kind == "polygons":
+            return int(number), numbers.reshape(-1, 2)
+        x, y, w, h = numbers
+        return int(number), superellipse((x - w / 2, y - h / 2, w, h))
+    except ValueError as error:
+        raise ValueError(f"{path} has a line that is no {kind[:-1]}: {line[:60]!r}") from error
+
+
+__all__ = ["Photograph", "PhotographFolder", "Target", "read_folder"]

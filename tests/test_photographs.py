@@ -1,0 +1,226 @@
+"""Clips made of photographs: what a folder may hold, and that boxes are where the pixels are."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from modeling_pjvlt.cli.train import main as train
+from modeling_pjvlt.data.photograph_clips import KINDS, PhotographClip, colour_word, project, warp
+from modeling_pjvlt.data.photographs import PhotographFolder, Target, rectangle
+from modeling_pjvlt.data.sampling import PairCollator, PairCropper, PhotographPairs, TrackingPairs
+from modeling_pjvlt.loss_pjvlt import check_labels
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+
+from contact_sheet import main as contact_sheet
+
+WIDTH, HEIGHT = 160, 120
+OBJECT = (60, 40, 40, 30)  # x, y, w, h of the red rectangle in every picture
+
+
+def draw_photograph(seed):
+    """Dull blocks of colour, and a red rectangle."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(30, 110, (HEIGHT // 10, WIDTH // 10, 3)).astype(np.uint8)
+    picture = Image.fromarray(blocks).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)
+    x, y, w, h = OBJECT
+    ImageDraw.Draw(picture).rectangle((x, y, x + w - 1, y + h - 1), fill=(230, 20, 20))
+    return picture
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three pictures: one with a box, one with a polygon and a box that it replaces, one with regions."""
+    root = tmp_path_factory.mktemp("photographs")
+    for name in ("images/train", "labels/train", "polygons/train", "segments/train"):
+        (root / name).mkdir(parents=True)
+    for seed, name in enumerate("abc"):
+        draw_photograph(seed).save(root / "images" / "train" / f"{name}.png")
+    x, y, w, h = OBJECT
+    box = f"{(x + w / 2) / WIDTH} {(y + h / 2) / HEIGHT} {w / WIDTH} {h / HEIGHT}"
+    (root / "labels/train/a.txt").write_text(f"1 {box}\n")
+    (root / "labels/train/b.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    corners = " ".join(f"{px / WIDTH} {py / HEIGHT}" for px, py in rectangle(OBJECT))
+    (root / "polygons/train/b.txt").write_text(f"1 {corners}\n")
+    segments = np.zeros((HEIGHT, WIDTH), np.uint8)
+    segments[y : y + h, x : x + w] = 7
+    Image.fromarray(segments).save(root / "segments/train/c.png")
+    (root / "classes.tsv").write_text("0\tcat\tanimal\n1\tfire engine\tvehicle\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def photographs(folder):
+    return PhotographFolder([folder])
+
+
+def test_objects_come_from_boxes_polygons_and_regions(photographs):
+    assert len(photographs) == 3 and photographs.labelled == [0, 1, 2]
+    for index in range(3):
+        target = photographs.objects(index)[-1]
+        np.testing.assert_allclose(target.box, OBJECT, atol=1.01)
+    assert [(t.name, t.family) for t in photographs.objects(1)] == [("fire engine", "vehicle")]
+    assert photographs.objects(2)[0].name == ""
+
+
+def test_any_folder_of_pictures_will_do(tmp_path):
+    draw_photograph(0).save(tmp_path / "plain.jpg")
+    (tmp_path / "classes.tsv").write_text("plain.jpg\ttench\n")
+    photographs = PhotographFolder([tmp_path])
+    assert photographs.photographs[0].name == "tench" and photographs.labelled == []
+    clip = PhotographClip(photographs, seed=3, num_frames=2)
+    assert clip.frame(1).shape == (*clip.size, 3)
+
+
+def test_large_pictures_are_shrunk_and_few_are_kept(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (1000, 600), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    photographs = PhotographFolder([tmp_path], cache_bytes=480 * 288 * 4)
+    assert [photographs.picture(i).size for i in (0, 1, 2, 0)] == [(480, 288)] * 4
+    assert list(photographs._cache) == [0]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("images/x.png", b"no picture", "x.png cannot be read"),
+        ("labels/x.txt", b"1 0.5 0.5 0.1\n", "labels/x.txt has a line that is no label"),
+        ("polygons/x.txt", b"1 0.5 0.5 0.1\n", "polygons/x.txt has a line that is no polygon"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, file, content, message):
+    (tmp_path / "images").mkdir()
+    draw_photograph(0).save(tmp_path / "images" / "x.png")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        PhotographFolder([tmp_path]).picture(0)
+
+
+def test_folders_without_pictures_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no picture"):
+        PhotographFolder([tmp_path])
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        PhotographFolder([tmp_path / "missing"])
+
+
+def test_warp_shows_the_picture_where_the_matrix_puts_it():
+    picture = draw_photograph(0)
+    same = warp(picture, np.eye(3), (0, 0, WIDTH, HEIGHT))
+    np.testing.assert_array_equal(np.asarray(same), np.asarray(picture))
+    shifted = warp(picture, np.array([[1, 0, 10], [0, 1, -5], [0, 0, 1.0]]), (30, 10, 90, 70))
+    np.testing.assert_array_equal(np.asarray(shifted), np.asarray(picture)[15:75, 20:80])
+    quarter = np.asarray(warp(picture, np.diag([0.25, 0.25, 1]), (0, 0, 40, 30)), np.float32)
+    wanted = np.asarray(picture.reduce(4), np.float32)
+    assert np.abs(quarter - wanted)[1:-1, 1:-1].max() <= 1
+
+
+@given(st.integers(0, 10_000), st.sampled_from(KINDS))
+def test_boxes_hold_the_target_and_nothing_else(seed, kind):
+    """At difficulty 0, without rivals, the target is the only red thing in the clip."""
+    red = PhotographFolder.__new__(PhotographFolder)
+    red.picture = lambda index: draw_photograph(index)
+    red.draw_region = lambda rng, index: Target(rectangle(OBJECT))
+    red.labelled, red.photographs = [], [None]
+    clip = PhotographClip(red, seed, num_frames=40, kind=kind, difficulty=0.0)
+    clip._layers = [layer for layer in clip._layers if layer.target.box.tolist() == list(OBJECT)][-1:]
+    if kind == "pasted":  # over a background that is not red
+        clip._background = Image.new("RGB", clip._background.size, (60, 60, 60))
+    else:
+        clip._layers = []
+    clip._blur = clip._smear = clip._noise = 0.0
+    clip._quality, clip._grey = None, False
+    clip._gain, clip._gamma = np.ones_like(clip._gain), np.ones_like(clip._gamma)
+    for index in (0, 25):
+        pixels = clip.frame(index).astype(int)
+        rows, columns = np.nonzero(pixels[..., 0] - pixels[..., 1] > 90)
+        x, y, w, h = clip.boxes[index]
+        if min(w, h) < 6 or not clip.visible[index]:
+            continue
+        seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        np.testing.assert_allclose(seen, (x, y, x + w, y + h), atol=2.1)
+
+
+@given(st.integers(0, 10_000))
+def test_a_frame_depends_on_the_seed_and_its_time_alone(photographs, seed):
+    long = PhotographClip(photographs, seed, num_frames=9)
+    short = PhotographClip(photographs, seed, times=(0, 7))
+    assert (long.text, long.kind, long.size) == (short.text, short.kind, short.size)
+    np.testing.assert_array_equal(long.boxes[7], short.boxes[1])
+    np.testing.assert_array_equal(long.boxes[0], short.boxes[0])
+    later = long.frame(8)
+    np.testing.assert_array_equal(later, PhotographClip(photographs, seed, num_frames=9).frame(8))
+
+
+def test_a_clip_is_labelled_for_every_frame(photographs):
+    clip = PhotographClip(photographs, seed=5, num_frames=12)
+    assert clip.boxes.shape == (12, 4) and clip.boxes.dtype == np.float32
+    assert clip.visible.shape == (12,) and len(clip) == 12
+    with pytest.raises(IndexError):
+        clip.frame(12)
+    with pytest.raises(ValueError, match="kind must be"):
+        PhotographClip(photographs, 0, kind="video")
+    with pytest.raises(ValueError, match="num_frames"):
+        PhotographClip(photographs, 0, num_frames=0)
+
+
+def test_sentences_say_what_is_known(photographs):
+    texts = [PhotographClip(photographs, seed, times=(0,)).text for seed in range(60)]
+    said = " ".join(texts).split()
+    assert {"fire", "engine", "vehicle", "red", "target"} <= set(said)
+    assert colour_word(draw_photograph(0), Target(rectangle(OBJECT))) == "red"
+
+
+def test_pairs_show_the_target_in_both_frames(photographs):
+    pairs = PhotographPairs(photographs, wrong_text_share=0.0, no_text_share=1.0)
+    for seed in range(20):
+        pair = pairs.draw(np.random.default_rng(seed))
+        for frame, (x, y, w, h) in ((pair.template, pair.template_box), (pair.search, pair.search_box)):
+            assert w > 0 and h > 0 and x >= 0 and y >= 0
+            assert x + w <= frame.shape[1] + 1e-3 and y + h <= frame.shape[0] + 1e-3
+        assert pair.text == "the target"
+
+
+def test_projection_of_points():
+    matrix = np.array([[2, 0, 1], [0, 2, 0], [0.5, 0, 1]])
+    np.testing.assert_allclose(project(matrix, np.array([[2.0, 3.0]])), [[2.5, 3.0]])
+
+
+def test_training_reads_folders_of_photographs(recipe, folder, tmp_path, capsys):
+    flags = ["--config", str(recipe), "--max_train_steps", "2"]
+    data = ["--dataset_name", "photographs", "procedural", "--dataset_weights", "3", "1"]
+    assert train([*flags, *data, "--photographs", str(folder)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 and all(np.isfinite(line["loss"]) for line in lines)
+    capsys.readouterr()
+    for wrong, message in (
+        (data, "--photographs need each other"),
+        (["--photographs", str(folder)], "--photographs need each other"),
+        ([*data, "--photographs", str(tmp_path / "none")], "none is not there"),
+        ([*data, "--photographs", str(folder), "--photograph_difficulty", "2"], "between 0 and 1"),
+    ):
+        assert train([*flags, "--overwrite_output_dir", "true", *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_contact_sheet_shows_pairs(folder, tmp_path, capsys):
+    sheet = tmp_path / "sheets" / "sheet.png"
+    contact_sheet(["--photographs", str(folder), "--output_file", str(sheet), "--rows", "2", "--columns", "3"])
+    picture = np.asarray(Image.open(sheet))
+    assert picture.shape[0] > 2 * 512 and picture.shape[1] > 3 * 768
+    assert "6 pairs of photographs" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        contact_sheet(["--photographs", str(tmp_path / "none"), "--output_file", str(sheet), "--rows", "0"])
+
+
+def test_samples_are_what_the_model_takes(photographs, tiny_processor):
+    pairs = TrackingPairs(PhotographPairs(photographs), PairCropper(tiny_processor.image_processor), 4)
+    batch = PairCollator(tiny_processor)([pairs[i] for i in range(4)])
+    check_labels(batch["labels"])
+    assert batch["pixel_values"].shape[0] == 4 and batch["pixel_values"].dtype.is_floating_point
