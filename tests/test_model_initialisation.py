@@ -78,3 +78,27 @@ def test_scores_start_at_the_focal_prior(tiny_model, tiny_inputs):
     with torch.no_grad():
         score = model(**tiny_inputs(model.config)).score_map
     assert (score < 0.05).all() and score.mean() == pytest.approx(0.01, abs=0.005)
+
+
+def test_attention_can_start_as_similarity():
+    plain, alike = (PJVLTModel(build_tiny_config(attention_identity=share)) for share in (0.0, 0.8))
+    for model, share in ((plain, 0.0), (alike, 0.8)):
+        for layer in model.encoder.layers:
+            for projection in (layer.vision.attention.q_proj, layer.vision.attention.k_proj):
+                assert projection.weight.diagonal().mean().item() == pytest.approx(share, abs=0.05)
+                off_diagonal = projection.weight - projection.weight.diagonal().diag()
+                assert off_diagonal.std().item() == pytest.approx(model.config.initializer_range, rel=0.3)
+
+
+@torch.no_grad()
+def test_stem_keeps_the_grid_and_the_scale_of_patches():
+    torch.manual_seed(0)
+    model = PJVLTModel(build_tiny_config(stem_channels=[8, 16])).eval()
+    inputs = build_tiny_inputs(model.config)
+    assert len([m for m in model.embeddings.stem if isinstance(m, nn.Conv2d)]) == 2
+    stemmed = model.embeddings.stem(inputs["pixel_values"])
+    assert stemmed.shape[1:] == (16, model.config.search_size // 4, model.config.search_size // 4)
+    assert 0.3 < float(stemmed.pow(2).mean()) < 3  # of He's initialisation: neither dying nor growing
+    assert model(**inputs).score_map.shape[-1] == model.config.search_grid
+    with pytest.raises(ValueError, match="`stem_channels`"):
+        build_tiny_config(stem_channels=[8] * 8)
