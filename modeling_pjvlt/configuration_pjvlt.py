@@ -46,6 +46,7 @@ class PJVLTConfig(PreTrainedConfig):
     stem_channels: (
         list[int] | tuple[int, ...]
     ) = ()  # 3x3 convolutions of stride 2 before the patches, for small models
+    position_scale: float | int = 0.0  # positions start as waves of this height, which small models need; 0: as noise
     attention_identity: float | int = (
         0.0  # queries and keys start at this share of their input: alike attends to alike
     )
@@ -122,6 +123,8 @@ class PJVLTConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` ({getattr(self, name)}) must be a multiple of `patch_size` ({self.patch_size})."
                 )
+        if self.position_scale and self.hidden_size % 4:
+            raise ValueError(f"With `position_scale`, `hidden_size` ({self.hidden_size}) must be a multiple of 4.")
         if self.patch_size % 2 ** len(self.stem_channels):
             raise ValueError(
                 f"`stem_channels` ({self.stem_channels}) halve the picture {len(self.stem_channels)} times, so "

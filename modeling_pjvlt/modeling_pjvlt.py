@@ -78,6 +78,14 @@ class PJVLTOutput(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
+def sine_positions(grid: int, channels: int, longest: float = 50.0) -> Tensor:
+    """(1, grid * grid, channels) sines and cosines of column and row, of waves from 2 pi to 2 pi `longest` cells long."""
+    frequency = longest ** -(torch.arange(channels // 4) / (channels // 4))
+    rows, columns = torch.meshgrid(torch.arange(grid) + 0.5, torch.arange(grid) + 0.5, indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequency for axis in (columns, rows)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)[None]
+
+
 class PJVLTStemConv(nn.Conv2d):
     """A convolution before the patches; starts with standard deviation sqrt(2 / fan in) (He et al., 2015)."""
 
@@ -303,8 +311,7 @@ class PJVLTPreTrainedModel(PreTrainedModel):
         """Normal weights for ViT and head; the classes above say how the others start."""
         super()._init_weights(module)
         if isinstance(module, PJVLTEmbeddings):
-            init.trunc_normal_(module.template_position, std=self.config.initializer_range)
-            init.trunc_normal_(module.search_position, std=self.config.initializer_range)
+            self._init_positions(module)
         elif isinstance(module, PJVLTStemConv):
             init.normal_(module.weight, std=math.sqrt(2 / module.weight[0].numel()))
         elif isinstance(module, PJVLTSimilarityLinear) and self.config.attention_identity:
@@ -320,6 +327,18 @@ class PJVLTPreTrainedModel(PreTrainedModel):
             init.constant_(module.bias, -math.log((1 - SCORE_PRIOR) / SCORE_PRIOR))
         elif isinstance(module, (PJVLTSAIEL, PJVLTCCPIL)) and module.layer_scale is not None:
             init.constant_(module.layer_scale, self.config.layer_scale_init)
+
+    def _init_positions(self, module: PJVLTEmbeddings) -> None:
+        """Noise, or waves of `position_scale`; those of the template are turned, so that no place equals another's."""
+        config = self.config
+        if not config.position_scale:
+            init.trunc_normal_(module.template_position, std=config.initializer_range)
+            init.trunc_normal_(module.search_position, std=config.initializer_range)
+            return
+        turn = nn.init.orthogonal_(torch.empty(config.hidden_size, config.hidden_size))
+        template, search = (sine_positions(g, config.hidden_size) for g in (config.template_grid, config.search_grid))
+        init.copy_(module.template_position, config.position_scale * template @ turn)
+        init.copy_(module.search_position, config.position_scale * search)
 
 
 class PJVLTModel(PJVLTPreTrainedModel):

@@ -102,3 +102,21 @@ def test_stem_keeps_the_grid_and_the_scale_of_patches():
     assert model(**inputs).score_map.shape[-1] == model.config.search_grid
     with pytest.raises(ValueError, match="`stem_channels`"):
         build_tiny_config(stem_channels=[8] * 8)
+
+
+@torch.no_grad()
+def test_positions_can_start_as_waves():
+    """Near places look alike, far ones do not, and none of the template's looks like one of the search crop's."""
+    torch.manual_seed(0)
+    embeddings = PJVLTModel(build_tiny_config(position_scale=0.5)).embeddings
+    search, template = embeddings.search_position[0], embeddings.template_position[0]
+    alike = nn.functional.cosine_similarity(search[:, None], search[None], dim=-1)
+    grid = round(len(search) ** 0.5)
+    place = torch.arange(grid * grid)
+    apart = ((place % grid)[:, None] - place % grid).abs() + ((place // grid)[:, None] - place // grid).abs()
+    assert alike[apart == 0].min() > 0.999
+    assert alike[apart == 1].mean() > alike[apart == 2].mean() > alike[apart >= 3].mean()
+    assert nn.functional.cosine_similarity(search[:, None], template[None], dim=-1).abs().max() < 0.9
+    torch.testing.assert_close(search.norm(dim=-1), template.norm(dim=-1)[:1].expand(len(search)))
+    with pytest.raises(ValueError, match="`position_scale`"):
+        build_tiny_config(position_scale=0.5, hidden_size=18, num_attention_heads=1)
