@@ -130,12 +130,12 @@ class PhotographFolder:
         return [i for i, p in enumerate(self.photographs) if p.labels or p.segments is not None]
 
     def draw_region(self, rng: np.random.Generator, index: int) -> Target:
-        """A random shape over a part of the picture: of four places the one with the most contrast."""
+        """A random shape over a part of the picture: of eight places the one with the most contrast."""
         picture = self.picture(index)
         size = np.array(picture.size)
         grey = np.asarray(picture.convert("L").reduce(4), np.float32)
         boxes = []
-        for _ in range(4):
+        for _ in range(8):
             side = size.min() * np.exp(rng.uniform(np.log(0.1), np.log(0.55)))
             stretch = np.exp(np.clip(0.35 * rng.standard_normal(), -1, 1))
             extent = np.clip(side * np.array([stretch, 1 / stretch]), MIN_SIDE, 0.9 * size)

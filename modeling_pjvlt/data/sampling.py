@@ -97,7 +97,7 @@ class PhotographPairs:
 
     Args:
         photographs: what the clips are made of.
-        difficulty: of the clips, in [0, 1]; see [`PhotographClip`].
+        difficulty: of the hardest clips, in [0, 1]; see [`PhotographClip`]. Easy and hard ones are mixed.
         max_gap: frames between template and search frame, at most.
         pasted_share: share of clips whose target moves over another photograph.
         wrong_text_share, no_text_share: share of pairs with another target's sentence, and with "the target".
@@ -121,7 +121,8 @@ class PhotographPairs:
         while True:
             kind = "pasted" if rng.random() < self.pasted_share else "camera"
             seed, gap = int(rng.integers(2**31, 2**62)), float(rng.uniform(1, self.max_gap))
-            clip = PhotographClip(self.photographs, seed, kind=kind, difficulty=self.difficulty, times=(0, gap))
+            difficulty = self.difficulty * float(rng.random())
+            clip = PhotographClip(self.photographs, seed, kind=kind, difficulty=difficulty, times=(0, gap))
             if clip.visible.all():
                 break
         first, second = rng.permutation(2)
