@@ -1,14 +1,14 @@
 """The online loop: a session holds the targets of one video and steps through its frames."""
 
-import math
 import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .decoding_pjvlt import decode_boxes, hann_window
 from .image_processing_pjvlt import check_box, crop_geometry, crop_image, to_rgb
-from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures, decode_boxes
+from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
 from .processing_pjvlt import PJVLTProcessor, clean_sentences
 
 LOST_SCORE, LOST_AFTER = 0.2, 5  # with the bundled model no box below that score overlapped its target
@@ -43,13 +43,6 @@ class _Target:
     seen: Box  # the last one with a score that was not low
     low: int = 0  # frames in a row whose score was
     growth: float = 1.0  # of the search region
-
-
-def hann_window(size: int, device=None) -> Tensor:
-    """(size, size) window 0.5 (1 - cos(2 pi k / (size + 1))), k = 1..size: highest in the middle, never zero."""
-    steps = torch.arange(1, size + 1, device=device, dtype=torch.float32)
-    line = 0.5 * (1 - torch.cos(2 * math.pi * steps / (size + 1)))
-    return line[:, None] * line[None, :]
 
 
 def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:

@@ -1,0 +1,354 @@
+"""What is left of PJVLT to do for every frame, once all that a sentence decides has been done beforehand.
+
+[`PJVLTFrameModel`] is made from a loaded model by [`PJVLTModel.prepare_for_tracking`] and gives the same maps with fewer
+and larger operations. Letters in shapes: B batch, N = N_z + N_x visual tokens (template first), T words, H heads of the
+SAIEL, C channels, D latent channels, F fused layers, G search grid.
+
+Notable: attention is linear in its values and the weights of a head sum to one, so modulation (Eq. 5) and the language
+half of W_o (Eq. 7) go into the values, once per sentence; the keys and values of all heads lie in one block-diagonal
+matrix, so a SAIEL needs two plain matmuls for its attention and no transpose; the instance norm of the query is a layer
+norm of its transpose; query, key and value of a vision layer are one matmul; batch norm is folded into the
+convolutions, and the three branches of the head run as one.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+
+from .decoding_pjvlt import SCORE_EPS, decode_boxes
+
+WORD_BLOCK = 8  # sentences are padded to multiples of this many words, so that there are few different shapes
+MASKED = -3e4  # added to the scores of padding; float16 can hold it
+
+
+class PJVLTSentence(NamedTuple):
+    """All that the frames of a video need of their sentences. Made by [`PJVLTFrameModel.sentence`].
+
+    keys (F, B, D, H T): scaled, block-diagonal over the heads. values (F, B, H T, C), modulated and through the language
+    half of W_o, or (F, B, H T, D), modulated and block-diagonal, where that is less work. mask (B, 1, H T): 0 for words
+    and a large negative number for padding.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+
+def _block_diagonal(heads: Tensor) -> Tensor:
+    """(..., H, a, b) to (..., H a, H b)."""
+    count, rows, columns = heads.shape[-3:]
+    placed = heads.new_zeros(*heads.shape[:-3], count, rows, count, columns)
+    placed.diagonal(dim1=-4, dim2=-2).copy_(heads.movedim(-3, -1))
+    return placed.flatten(-2).flatten(-3, -2)
+
+
+class PJVLTFrameLinear(nn.Module):
+    """Linear layer with fixed weights, its activation and what is added to it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation=None):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.activation = activation
+
+    def forward(self, inputs: Tensor, add: Tensor | None = None) -> Tensor:
+        outputs = functional.linear(inputs, self.weight, self.bias)
+        if self.activation is not None:
+            outputs = self.activation(outputs)
+        return outputs if add is None else outputs.add_(add)
+
+
+class PJVLTFrameVision(nn.Module):
+    """[`PJVLTVisionLayer`] with query, key and value in one matmul and the scale inside the query."""
+
+    def __init__(self, layer: nn.Module, build: "_Builder"):
+        super().__init__()
+        attention = layer.attention
+        self.heads = attention.config.num_attention_heads
+        self.norm1, self.norm2 = build.norm(layer.norm1), build.norm(layer.norm2)
+        query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+        self.qkv = build.linear(
+            torch.cat([query.weight * attention.scaling, key.weight, value.weight]),
+            torch.cat([query.bias * attention.scaling, key.bias, value.bias]),
+        )
+        self.output = build.linear(attention.o_proj.weight, attention.o_proj.bias)
+        self.fc1 = build.linear(layer.fc1.weight, layer.fc1.bias, layer.activation)
+        self.fc2 = build.linear(layer.fc2.weight, layer.fc2.bias)
+
+    def attend(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
+        # (B, N, 3 C) to three of (B, heads, N, C / heads)
+        query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        if query.device.type == "cpu":  # where the plain matmuls beat the fused kernel
+            weights = torch.matmul(query, key.transpose(2, 3)).softmax(dim=-1)
+            return torch.matmul(weights, value).transpose(1, 2).flatten(2)
+        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return attended.transpose(1, 2).flatten(2)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
+        hidden_states = self.output(self.attend(self.norm1(hidden_states)), add=hidden_states)
+        return self.fc2(self.fc1(self.norm2(hidden_states)), add=hidden_states)
+
+
+class PJVLTFrameSAIEL(nn.Module):
+    """The half of [`PJVLTSAIEL`] that sees the image, and the sentence's half that no frame changes."""
+
+    def __init__(self, saiel: nn.Module, build: "_Builder"):
+        super().__init__()
+        latent = saiel.visual.out_features
+        self.mode = saiel.config.saiel_fusion
+        self.register_buffer("query", build.share(saiel.query.weight))
+        self.visual = build.linear(saiel.visual.weight, saiel.visual.bias, functional.gelu)
+        weight, bias = saiel.output.weight, saiel.output.bias
+        both = self.mode == "concat"
+        self.output = build.linear(weight[:, :latent] if both else weight, bias)
+        self.register_buffer("language", build.share(weight[:, latent:] if both else weight))
+        self.register_buffer("layer_scale", build.share(saiel.layer_scale))
+
+    def forward(self, visual: Tensor, keys: Tensor, values: Tensor, mask: Tensor, heads: int, folded: bool) -> Tensor:
+        """V (B, N, C) and one layer of the sentence to A (B, N, C)."""
+        query = torch.matmul(self.query, visual.transpose(1, 2))  # (B, D, N)
+        query = functional.layer_norm(query, query.shape[-1:])  # the instance norm of Eq. 1, whose eps is the same
+        scores = torch.matmul(query.transpose(1, 2), keys).add_(mask)  # (B, N, H T)
+        weights = scores.unflatten(-1, (heads, -1)).softmax(dim=-1).flatten(2)
+        latent = self.visual(visual)  # V_o, Eq. 6
+        if folded:
+            fused = torch.baddbmm(self.output(latent), weights, values)
+        else:
+            fused = self._fuse(latent, torch.matmul(weights, values))
+        aligned = functional.gelu(fused)  # Eq. 7
+        return aligned if self.layer_scale is None else torch.addcmul(visual, aligned, self.layer_scale)
+
+    def _fuse(self, latent: Tensor, language: Tensor) -> Tensor:
+        if self.mode == "concat":
+            return self.output(latent) + functional.linear(language, self.language)
+        return self.output(latent + language if self.mode == "sum" else latent * language)
+
+
+class PJVLTFrameCCPIL(nn.Module):
+    """[`PJVLTCCPIL`] on tokens as they lie: the matmuls over patches come from the left."""
+
+    def __init__(self, ccpil: nn.Module, build: "_Builder"):
+        super().__init__()
+        self.has_ccm, self.has_pim = ccpil.ccm is not None, ccpil.pim is not None
+        self.register_buffer("layer_scale", build.share(ccpil.layer_scale))
+        if self.has_ccm:
+            self.reduce = build.linear(ccpil.ccm.reduce.weight, ccpil.ccm.reduce.bias, functional.gelu)
+            self.expand = build.linear(ccpil.ccm.expand.weight, ccpil.ccm.expand.bias)
+        if self.has_pim:
+            for name in ("fc1", "fc2", "fc3"):
+                layer = getattr(ccpil.pim, name)
+                self.register_buffer(f"{name}_weight", build.share(layer.weight))
+                self.register_buffer(f"{name}_bias", build.share(layer.bias)[:, None])
+
+    def pim(self, tokens: Tensor) -> Tensor:  # (B, N, C), Eq. 10
+        mixed = functional.gelu(torch.matmul(self.fc1_weight, tokens).add_(self.fc1_bias))  # (B, hidden, C)
+        mixed = functional.gelu(torch.matmul(self.fc2_weight, mixed).add_(self.fc2_bias))
+        return torch.matmul(self.fc3_weight, mixed).add_(self.fc3_bias)
+
+    def forward(self, aligned: Tensor) -> Tensor:  # (B, N, C)
+        communicated = aligned
+        if self.has_ccm:
+            gate = self.expand(self.reduce(aligned.mean(dim=1, keepdim=True))).sigmoid()  # Eq. 8
+            communicated = torch.addcmul(aligned, aligned, gate)  # C, Eq. 9
+        if self.layer_scale is not None:
+            change = self.pim(communicated) if self.has_pim else torch.zeros_like(aligned)
+            if self.has_ccm:
+                change = torch.addcmul(change, aligned, gate)
+            return torch.addcmul(aligned, change, self.layer_scale)
+        if not self.has_pim:
+            return communicated
+        mixed = self.pim(communicated).add_(aligned)  # Eq. 11
+        return mixed.add_(communicated) if self.has_ccm else mixed
+
+
+class PJVLTFrameHead(nn.Module):
+    """[`PJVLTBoxHead`] as one branch: the first convolutions together, the next ones in three groups."""
+
+    def __init__(self, head: nn.Module, build: "_Builder"):
+        super().__init__()
+        branches = [head.score, head.offset, head.size]
+        self.depth = (len(head.score) - 1) // 3  # convolution, batch norm, ReLU
+        for depth in range(self.depth):
+            folded = [_fold_batch_norm(branch[3 * depth], branch[3 * depth + 1]) for branch in branches]
+            weight, bias = (torch.cat(part) for part in zip(*folded, strict=True))
+            self.register_buffer(f"weight{depth}", build.convolution(weight))
+            self.register_buffer(f"bias{depth}", build.cast(bias))
+        last = [branch[-1].weight.flatten(1) for branch in branches]
+        self.register_buffer("last_weight", build.convolution(torch.block_diag(*last)[:, :, None, None]))
+        self.register_buffer("last_bias", build.cast(torch.cat([branch[-1].bias for branch in branches])))
+
+    def forward(self, search_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
+        for depth in range(self.depth):
+            weight, bias = getattr(self, f"weight{depth}"), getattr(self, f"bias{depth}")
+            search_map = functional.conv2d(search_map, weight, bias, padding=1, groups=3 if depth else 1).relu_()
+        maps = functional.conv2d(search_map, self.last_weight, self.last_bias).float().sigmoid()
+        score, offset, size = maps.split([1, 2, 2], dim=1)
+        return score.clamp(SCORE_EPS, 1 - SCORE_EPS), offset, size
+
+
+def _fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that does what convolution and batch norm do in eval mode."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return convolution.weight * scale[:, None, None, None], (convolution.bias - norm.running_mean) * scale + norm.bias
+
+
+class _Builder:
+    """Takes weights over: shared where nothing changes, copied in the wanted type where it does."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self.dtype)
+
+    def share(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else self.cast(tensor)
+
+    def convolution(self, weight: Tensor) -> Tensor:
+        return self.cast(weight).contiguous(memory_format=torch.channels_last)
+
+    def linear(self, weight: Tensor, bias: Tensor | None, activation=None) -> PJVLTFrameLinear:
+        return PJVLTFrameLinear(self.cast(weight), self.share(bias), activation)
+
+    def norm(self, norm: nn.LayerNorm) -> "PJVLTFrameNorm":
+        return PJVLTFrameNorm(self.cast(norm.weight), self.cast(norm.bias), norm.eps)
+
+
+class PJVLTFrameNorm(nn.Module):
+    """Layer norm with fixed weights."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, eps: float):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.eps = eps
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return functional.layer_norm(inputs, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class PJVLTFrameModel(nn.Module):
+    """The per-frame half of a [`PJVLTModel`], for inference. Made by [`PJVLTModel.prepare_for_tracking`].
+
+    It is a picture of the model at that moment: weights that are shared follow changes in place, copied ones do not.
+
+    Example:
+        >>> frame_model = model.prepare_for_tracking()  # doctest: +SKIP
+        >>> sentence = frame_model.sentence(model.encode_text(input_ids, attention_mask))  # doctest: +SKIP
+        >>> score_map, offset_map, size_map = frame_model(pixels, template, sentence)  # doctest: +SKIP
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None):
+        super().__init__()
+        self.config = model.config
+        self.dtype = dtype or model.dtype
+        build = _Builder(self.dtype)
+        embeddings, encoder = model.embeddings, model.encoder
+        self.register_buffer("projection", build.cast(embeddings.projection.weight))
+        position = torch.cat([embeddings.template_position, embeddings.search_position], dim=1)
+        self.register_buffer("position", build.cast(position + embeddings.projection.bias))
+        self.layers = nn.ModuleList()
+        for layer in encoder.all_layers():
+            if layer.vision is not None:
+                self.layers.append(PJVLTFrameVision(layer.vision, build))
+            if layer.fusion is not None and layer.fusion.saiel is not None:
+                self.layers.append(PJVLTFrameSAIEL(layer.fusion.saiel, build))
+            if layer.fusion is not None and (self.config.use_ccm or self.config.use_pim):
+                self.layers.append(PJVLTFrameCCPIL(layer.fusion.ccpil, build))
+        self.norm = build.norm(model.norm)
+        self.head = PJVLTFrameHead(model.head, build)
+        self.eval()
+
+    def _folded(self, words: int) -> bool:
+        """Whether the language half of W_o goes into the values: fewer multiplications for sentences that are not long."""
+        heads, latent, channels = self.config.num_saiel_heads, self.config.saiel_hidden_size, self.config.hidden_size
+        return self.config.saiel_fusion != "product" and heads * words * (channels - latent) <= latent * channels
+
+    @torch.no_grad()
+    def sentence(self, text_features, num_words: int | None = None) -> PJVLTSentence | None:
+        """What the frames need of the sentences.
+
+        Args:
+            text_features: [`PJVLTTextFeatures`] of B sentences, from [`PJVLTModel.encode_text`]; None gives None.
+            num_words: pad to so many words; by default to the next multiple of eight.
+
+        Raises `ValueError` for sentences longer than `num_words`.
+        """
+        if text_features is None:
+            return None
+        length = text_features.attention_mask.shape[1]
+        num_words = num_words or -(-length // WORD_BLOCK) * WORD_BLOCK
+        if length > num_words:
+            raise ValueError(f"The sentences have {length} words, more than `num_words` ({num_words}).")
+        padding = num_words - length
+        keys, values = (x.float().transpose(0, 1) for x in (text_features.keys, text_features.values))
+        keys, values = (functional.pad(x, (0, 0, 0, padding)) for x in (keys, values))  # (F, B, H, T, D / H)
+        heads, dim = keys.shape[2], keys.shape[4]
+        modulation = text_features.modulation.float().permute(1, 2, 0, 3).unflatten(-1, (heads, 1, dim))
+        alpha, beta, gamma = modulation.unbind(dim=1)  # each (F, B, H, 1, D / H)
+        values = gamma * ((1 + alpha) * values + beta)  # Eq. 5
+        if self._folded(num_words):
+            language = torch.stack([s.language.float() for s in self.layers if isinstance(s, PJVLTFrameSAIEL)])
+            language = language.transpose(1, 2).unflatten(1, (heads, dim))  # (F, H, D / H, C)
+            values = torch.matmul(values, language[:, None]).flatten(2, 3)  # (F, B, H T, C)
+        else:
+            values = _block_diagonal(values)
+        keys = _block_diagonal(keys.transpose(3, 4) * dim**-0.5)
+        mask = functional.pad(text_features.attention_mask, (0, padding))
+        mask = ((1 - mask.float()) * MASKED)[:, None].repeat(1, 1, heads)
+        return PJVLTSentence(keys.to(self.dtype), values.to(self.dtype), mask.to(self.dtype))
+
+    def tokens(self, pixel_values: Tensor, template_pixel_values: Tensor) -> Tensor:
+        """Both crops to (B, N, C)."""
+        patches = [
+            functional.conv2d(pixels.to(self.dtype), self.projection, stride=self.config.patch_size).flatten(2)
+            for pixels in (template_pixel_values, pixel_values)
+        ]
+        return torch.cat(patches, dim=2).transpose(1, 2) + self.position
+
+    def forward(
+        self, pixel_values: Tensor, template_pixel_values: Tensor, sentence: PJVLTSentence | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The maps of [`PJVLTOutput`].
+
+        Args: `pixel_values` (B, 3, search_size, search_size) and `template_pixel_values`
+        (B, 3, template_size, template_size), normalised, and the `sentence`, where the model reads one. Returns
+        score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32.
+        """
+        hidden_states = self.tokens(pixel_values, template_pixel_values)
+        words = iter(())
+        if sentence is not None:
+            heads = self.config.num_saiel_heads
+            folded = self._folded(sentence.keys.shape[-1] // heads)
+            words = zip(sentence.keys.unbind(0), sentence.values.unbind(0), strict=True)
+        for layer in self.layers:
+            if isinstance(layer, PJVLTFrameSAIEL):
+                hidden_states = layer(hidden_states, *next(words), sentence.mask, heads, folded)
+            else:
+                hidden_states = layer(hidden_states)
+        grid = self.config.search_grid
+        search = self.norm(hidden_states[:, -grid * grid :])
+        return self.head(search.unflatten(1, (grid, grid)).permute(0, 3, 1, 2))
+
+    def locate(
+        self,
+        pixel_values: Tensor,
+        template_pixel_values: Tensor,
+        sentence: PJVLTSentence | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
+        """The boxes, decoded on the device: (B, 5) float32 of cx, cy, w, h in fractions of the search crop, and score.
+
+        Args: as for a call, and a `window` (G, G) that the scores are multiplied by before the cell is chosen.
+        """
+        maps = self(pixel_values, template_pixel_values, sentence)
+        boxes, scores = decode_boxes(*maps, window)
+        return torch.cat([boxes, scores[:, None]], dim=1)
+
+
+__all__ = ["PJVLTFrameModel", "PJVLTSentence"]
