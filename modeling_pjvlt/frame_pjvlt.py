@@ -16,11 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import ACT2FN
 
 from .decoding_pjvlt import SCORE_EPS, decode_boxes
 
 WORD_BLOCK = 8  # sentences are padded to multiples of this many words, so that there are few different shapes
+GELUS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}  # names of activations that can be fused, and torch's for them
+PACKED_ROWS = 320  # rows of input for which oneDNN's order of weights is chosen; others work as well
+PACKED_WEIGHTS = 2**18  # shared weights of fewer numbers are copied into oneDNN's order all the same
 MASKED = -3e4  # added to the scores of padding; float16 can hold it
 
 
@@ -46,19 +48,43 @@ def _block_diagonal(heads: Tensor) -> Tensor:
 
 
 class PJVLTFrameLinear(nn.Module):
-    """Linear layer with fixed weights, its activation and what is added to it."""
+    """Linear layer with fixed weights, its activation (its name, or a function) and what is added to it.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, activation=None):
+    On a CPU with oneDNN that is one operation, for which the weights are brought into the order it likes best, unless they
+    are large and shared with the model: a second copy would cost more memory than the order saves time.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation=None, fused: bool = False, pack: bool = False):
         super().__init__()
-        self.register_buffer("weight", weight)
+        self.fused, self.activation = fused, activation
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS) if pack else None
+        self.register_buffer("weight", None if pack else weight)
         self.register_buffer("bias", bias)
-        self.activation = activation
 
     def forward(self, inputs: Tensor, add: Tensor | None = None) -> Tensor:
+        if self.fused:
+            weight = self.weight if self.packed is None else self.packed
+            return fused_linear(inputs, weight, self.bias, self.activation, add)
         outputs = functional.linear(inputs, self.weight, self.bias)
-        if self.activation is not None:
-            outputs = self.activation(outputs)
+        outputs = _activate(outputs, self.activation)
         return outputs if add is None else outputs.add_(add)
+
+
+def _activate(inputs: Tensor, activation) -> Tensor:
+    if activation is None:
+        return inputs
+    if activation in GELUS:
+        return functional.gelu(inputs, approximate=GELUS[activation])
+    return activation(inputs)
+
+
+def fused_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation=None, add: Tensor | None = None):
+    """act(x W^T + b), or x W^T + b + add, in one oneDNN operation where it knows the activation."""
+    if add is not None:
+        return torch.ops.mkldnn._linear_pointwise.binary(inputs, add, weight, bias, "add")
+    if activation in GELUS:
+        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "gelu", [], GELUS[activation])
+    return _activate(torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], ""), activation)
 
 
 class PJVLTFrameVision(nn.Module):
@@ -75,7 +101,9 @@ class PJVLTFrameVision(nn.Module):
             torch.cat([query.bias * attention.scaling, key.bias, value.bias]),
         )
         self.output = build.linear(attention.o_proj.weight, attention.o_proj.bias)
-        self.fc1 = build.linear(layer.fc1.weight, layer.fc1.bias, layer.activation)
+        named = attention.config.hidden_act
+        activation = named if named in GELUS else layer.activation
+        self.fc1 = build.linear(layer.fc1.weight, layer.fc1.bias, activation)
         self.fc2 = build.linear(layer.fc2.weight, layer.fc2.bias)
 
     def attend(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
@@ -99,8 +127,9 @@ class PJVLTFrameSAIEL(nn.Module):
         super().__init__()
         latent = saiel.visual.out_features
         self.mode = saiel.config.saiel_fusion
+        self.fused = build.fused
         self.register_buffer("query", build.share(saiel.query.weight))
-        self.visual = build.linear(saiel.visual.weight, saiel.visual.bias, functional.gelu)
+        self.visual = build.linear(saiel.visual.weight, saiel.visual.bias, "gelu")
         weight, bias = saiel.output.weight, saiel.output.bias
         both = self.mode == "concat"
         self.output = build.linear(weight[:, :latent] if both else weight, bias)
@@ -109,12 +138,14 @@ class PJVLTFrameSAIEL(nn.Module):
 
     def forward(self, visual: Tensor, keys: Tensor, values: Tensor, mask: Tensor, heads: int, folded: bool) -> Tensor:
         """V (B, N, C) and one layer of the sentence to A (B, N, C)."""
-        query = torch.matmul(self.query, visual.transpose(1, 2))  # (B, D, N)
+        query = _left_matmul(self.query, visual.transpose(1, 2), fused=self.fused)  # (B, D, N)
         query = functional.layer_norm(query, query.shape[-1:])  # the instance norm of Eq. 1, whose eps is the same
         scores = torch.matmul(query.transpose(1, 2), keys).add_(mask)  # (B, N, H T)
         weights = scores.unflatten(-1, (heads, -1)).softmax(dim=-1).flatten(2)
         latent = self.visual(visual)  # V_o, Eq. 6
-        if folded:
+        if folded and self.fused and len(values) == 1:
+            fused = fused_linear(weights, values[0].mT, None, add=self.output(latent))
+        elif folded:
             fused = torch.baddbmm(self.output(latent), weights, values)
         else:
             fused = self._fuse(latent, torch.matmul(weights, values))
@@ -127,41 +158,74 @@ class PJVLTFrameSAIEL(nn.Module):
         return self.output(latent + language if self.mode == "sum" else latent * language)
 
 
+def _left_matmul(weight: Tensor, inputs: Tensor, add: Tensor | None = None, fused: bool = False) -> Tensor:
+    """W (m, k) times x (B, k, n), plus `add` (B, m, n). With oneDNN x plays the weight, and likes to be transposed."""
+    if fused and len(inputs) == 1:
+        add = None if add is None else add[0]
+        return fused_linear(weight, inputs[0].mT, None, add=add)[None]
+    outputs = torch.matmul(weight, inputs)
+    return outputs if add is None else outputs.add_(add)
+
+
 class PJVLTFrameCCPIL(nn.Module):
-    """[`PJVLTCCPIL`] on tokens as they lie: the matmuls over patches come from the left."""
+    """[`PJVLTCCPIL`] with few passes over the tokens; the mean is a matmul, which is faster than a reduction."""
 
     def __init__(self, ccpil: nn.Module, build: "_Builder"):
         super().__init__()
+        self.fused = build.fused
         self.has_ccm, self.has_pim = ccpil.ccm is not None, ccpil.pim is not None
         self.register_buffer("layer_scale", build.share(ccpil.layer_scale))
         if self.has_ccm:
-            self.reduce = build.linear(ccpil.ccm.reduce.weight, ccpil.ccm.reduce.bias, functional.gelu)
+            tokens = build.num_tokens
+            self.register_buffer("ones", build.cast(torch.ones(1, tokens, device=ccpil.ccm.reduce.weight.device)))
+            self.reduce = build.linear(ccpil.ccm.reduce.weight / tokens, ccpil.ccm.reduce.bias, "gelu")
             self.expand = build.linear(ccpil.ccm.expand.weight, ccpil.ccm.expand.bias)
         if self.has_pim:
-            for name in ("fc1", "fc2", "fc3"):
-                layer = getattr(ccpil.pim, name)
-                self.register_buffer(f"{name}_weight", build.share(layer.weight))
-                self.register_buffer(f"{name}_bias", build.share(layer.bias)[:, None])
+            self.fc1 = build.linear(ccpil.pim.fc1.weight, ccpil.pim.fc1.bias, "gelu")
+            self.fc2 = build.linear(ccpil.pim.fc2.weight, ccpil.pim.fc2.bias, "gelu")
+            self.register_buffer("fc3_weight", build.share(ccpil.pim.fc3.weight))
+            self.register_buffer("fc3_bias", build.share(ccpil.pim.fc3.bias)[:, None])
 
-    def pim(self, tokens: Tensor) -> Tensor:  # (B, N, C), Eq. 10
-        mixed = functional.gelu(torch.matmul(self.fc1_weight, tokens).add_(self.fc1_bias))  # (B, hidden, C)
-        mixed = functional.gelu(torch.matmul(self.fc2_weight, mixed).add_(self.fc2_bias))
-        return torch.matmul(self.fc3_weight, mixed).add_(self.fc3_bias)
+    def pim(self, tokens: Tensor, add: Tensor) -> Tensor:
+        """Eq. 10, plus `add`. Both (B, N, C)."""
+        mixed = self.fc2(self.fc1(tokens.mT.contiguous()))  # (B, C, hidden)
+        return _left_matmul(self.fc3_weight, mixed.mT, add, self.fused)
 
     def forward(self, aligned: Tensor) -> Tensor:  # (B, N, C)
-        communicated = aligned
+        gate, communicated = None, aligned
         if self.has_ccm:
-            gate = self.expand(self.reduce(aligned.mean(dim=1, keepdim=True))).sigmoid()  # Eq. 8
+            gate = self.expand(self.reduce(torch.matmul(self.ones, aligned))).sigmoid()  # Eq. 8
             communicated = torch.addcmul(aligned, aligned, gate)  # C, Eq. 9
         if self.layer_scale is not None:
-            change = self.pim(communicated) if self.has_pim else torch.zeros_like(aligned)
-            if self.has_ccm:
-                change = torch.addcmul(change, aligned, gate)
+            change = aligned * gate if self.has_ccm else None
+            if self.has_pim:
+                change = self.pim(communicated, self.fc3_bias if change is None else change + self.fc3_bias)
             return torch.addcmul(aligned, change, self.layer_scale)
         if not self.has_pim:
             return communicated
-        mixed = self.pim(communicated).add_(aligned)  # Eq. 11
-        return mixed.add_(communicated) if self.has_ccm else mixed
+        kept = aligned if gate is None else torch.addcmul(aligned, aligned, 1 + gate)
+        return self.pim(communicated, kept + self.fc3_bias)  # Eq. 11
+
+
+class PJVLTFrameConvolution(nn.Module):
+    """3x3 convolution in one or three groups, and ReLU; one operation where oneDNN is used."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, grouped: bool, build: "_Builder"):
+        super().__init__()
+        self.groups = 3 if grouped else 1
+        self.packed = None
+        if build.fused:
+            shape = [1, weight.shape[1] * self.groups, build.grid, build.grid]
+            settings = [1, 1], [1, 1], [1, 1], self.groups
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *settings, shape)
+        self.register_buffer("weight", None if build.fused else weight.to(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:  # (B, C, G, G)
+        if self.packed is None:
+            return functional.conv2d(inputs, self.weight, self.bias, padding=1, groups=self.groups).relu_()
+        settings = [1, 1], [1, 1], [1, 1], self.groups  # padding, stride, dilation
+        return torch.ops.mkldnn._convolution_pointwise(inputs, self.packed, self.bias, *settings, "relu", [], "")
 
 
 class PJVLTFrameHead(nn.Module):
@@ -170,21 +234,19 @@ class PJVLTFrameHead(nn.Module):
     def __init__(self, head: nn.Module, build: "_Builder"):
         super().__init__()
         branches = [head.score, head.offset, head.size]
-        self.depth = (len(head.score) - 1) // 3  # convolution, batch norm, ReLU
-        for depth in range(self.depth):
+        self.convolutions = nn.ModuleList()
+        for depth in range((len(head.score) - 1) // 3):  # convolution, batch norm, ReLU
             folded = [_fold_batch_norm(branch[3 * depth], branch[3 * depth + 1]) for branch in branches]
             weight, bias = (torch.cat(part) for part in zip(*folded, strict=True))
-            self.register_buffer(f"weight{depth}", build.convolution(weight))
-            self.register_buffer(f"bias{depth}", build.cast(bias))
+            self.convolutions.append(PJVLTFrameConvolution(build.cast(weight), build.cast(bias), depth > 0, build))
         last = [branch[-1].weight.flatten(1) for branch in branches]
-        self.register_buffer("last_weight", build.convolution(torch.block_diag(*last)[:, :, None, None]))
+        self.register_buffer("last_weight", build.cast(torch.block_diag(*last)[:, :, None, None]))
         self.register_buffer("last_bias", build.cast(torch.cat([branch[-1].bias for branch in branches])))
 
     def forward(self, search_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
-        for depth in range(self.depth):
-            weight, bias = getattr(self, f"weight{depth}"), getattr(self, f"bias{depth}")
-            search_map = functional.conv2d(search_map, weight, bias, padding=1, groups=3 if depth else 1).relu_()
+        for convolution in self.convolutions:
+            search_map = convolution(search_map)
         maps = functional.conv2d(search_map, self.last_weight, self.last_bias).float().sigmoid()
         score, offset, size = maps.split([1, 2, 2], dim=1)
         return score.clamp(SCORE_EPS, 1 - SCORE_EPS), offset, size
@@ -199,8 +261,9 @@ def _fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tens
 class _Builder:
     """Takes weights over: shared where nothing changes, copied in the wanted type where it does."""
 
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
+    def __init__(self, config, dtype: torch.dtype, fused: bool):
+        self.dtype, self.fused = dtype, fused
+        self.num_tokens, self.grid = config.num_visual_tokens, config.search_grid
 
     def cast(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.dtype)
@@ -208,11 +271,11 @@ class _Builder:
     def share(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else self.cast(tensor)
 
-    def convolution(self, weight: Tensor) -> Tensor:
-        return self.cast(weight).contiguous(memory_format=torch.channels_last)
-
     def linear(self, weight: Tensor, bias: Tensor | None, activation=None) -> PJVLTFrameLinear:
-        return PJVLTFrameLinear(self.cast(weight), self.share(bias), activation)
+        taken = self.cast(weight)
+        shared = isinstance(weight, nn.Parameter) and taken.dtype == weight.dtype
+        pack = self.fused and (not shared or weight.numel() < PACKED_WEIGHTS)
+        return PJVLTFrameLinear(taken, self.share(bias), activation, self.fused, pack)
 
     def norm(self, norm: nn.LayerNorm) -> "PJVLTFrameNorm":
         return PJVLTFrameNorm(self.cast(norm.weight), self.cast(norm.bias), norm.eps)
@@ -231,6 +294,12 @@ class PJVLTFrameNorm(nn.Module):
         return functional.layer_norm(inputs, self.weight.shape, self.weight, self.bias, self.eps)
 
 
+def _onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class PJVLTFrameModel(nn.Module):
     """The per-frame half of a [`PJVLTModel`], for inference. Made by [`PJVLTModel.prepare_for_tracking`].
 
@@ -243,11 +312,11 @@ class PJVLTFrameModel(nn.Module):
     """
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None):
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None, portable: bool = False):
         super().__init__()
         self.config = model.config
         self.dtype = dtype or model.dtype
-        build = _Builder(self.dtype)
+        build = _Builder(model.config, self.dtype, fused=not portable and _onednn_serves(model.device, self.dtype))
         embeddings, encoder = model.embeddings, model.encoder
         self.register_buffer("projection", build.cast(embeddings.projection.weight))
         position = torch.cat([embeddings.template_position, embeddings.search_position], dim=1)
