@@ -303,7 +303,14 @@ def _onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
 class PJVLTFrameModel(nn.Module):
     """The per-frame half of a [`PJVLTModel`], for inference. Made by [`PJVLTModel.prepare_for_tracking`].
 
-    It is a picture of the model at that moment: weights that are shared follow changes in place, copied ones do not.
+    It is a picture of the model at that moment, on its device: weights that are shared follow changes in place, copied
+    ones do not. Compiled, it wants few different shapes: one number of targets, and sentences padded to one length.
+
+    Args:
+        model: a [`PJVLTModel`] in eval mode.
+        dtype: of weights and arithmetic; default: the model's. The maps are float32 in any case.
+        compile: run through `torch.compile`; the name of one of its backends stands for itself.
+        portable: use no operation that only torch on a CPU knows, as exports need it.
 
     Example:
         >>> frame_model = model.prepare_for_tracking()  # doctest: +SKIP
@@ -312,11 +319,18 @@ class PJVLTFrameModel(nn.Module):
     """
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None, portable: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype | None = None,
+        compile: bool | str = False,
+        portable: bool = False,
+    ):
         super().__init__()
         self.config = model.config
         self.dtype = dtype or model.dtype
-        build = _Builder(model.config, self.dtype, fused=not portable and _onednn_serves(model.device, self.dtype))
+        fused = not (compile or portable) and _onednn_serves(model.device, self.dtype)
+        build = _Builder(model.config, self.dtype, fused)
         embeddings, encoder = model.embeddings, model.encoder
         self.register_buffer("projection", build.cast(embeddings.projection.weight))
         position = torch.cat([embeddings.template_position, embeddings.search_position], dim=1)
@@ -331,6 +345,13 @@ class PJVLTFrameModel(nn.Module):
                 self.layers.append(PJVLTFrameCCPIL(layer.fusion.ccpil, build))
         self.norm = build.norm(model.norm)
         self.head = PJVLTFrameHead(model.head, build)
+        self.compiled = bool(compile)
+        self._run_maps, self._run_locate = self._maps, self._locate
+        if compile:
+            graphs = compile is True and model.device.type == "cuda"
+            options = {"backend": "inductor" if compile is True else compile, "fullgraph": True, "dynamic": False}
+            options["mode"] = "reduce-overhead" if graphs else None  # CUDA graphs
+            self._run_maps, self._run_locate = (torch.compile(f, **options) for f in (self._maps, self._locate))
         self.eval()
 
     def _folded(self, words: int) -> bool:
@@ -389,6 +410,10 @@ class PJVLTFrameModel(nn.Module):
         (B, 3, template_size, template_size), normalised, and the `sentence`, where the model reads one. Returns
         score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32.
         """
+        maps = self._run_maps(pixel_values, template_pixel_values, sentence)
+        return tuple(part.clone() for part in maps) if self.compiled else maps  # a CUDA graph overwrites its outputs
+
+    def _maps(self, pixel_values, template_pixel_values, sentence) -> tuple[Tensor, Tensor, Tensor]:
         hidden_states = self.tokens(pixel_values, template_pixel_values)
         words = iter(())
         if sentence is not None:
@@ -415,8 +440,11 @@ class PJVLTFrameModel(nn.Module):
 
         Args: as for a call, and a `window` (G, G) that the scores are multiplied by before the cell is chosen.
         """
-        maps = self(pixel_values, template_pixel_values, sentence)
-        boxes, scores = decode_boxes(*maps, window)
+        found = self._run_locate(pixel_values, template_pixel_values, sentence, window)
+        return found.clone() if self.compiled else found
+
+    def _locate(self, pixel_values, template_pixel_values, sentence, window) -> Tensor:
+        boxes, scores = decode_boxes(*self._maps(pixel_values, template_pixel_values, sentence), window)
         return torch.cat([boxes, scores[:, None]], dim=1)
 
 

@@ -332,19 +332,22 @@ class PJVLTModel(PJVLTPreTrainedModel):
         keys, values, modulation = (torch.stack(part, dim=1) for part in zip(*encoded, strict=True))
         return PJVLTTextFeatures(keys=keys, values=values, modulation=modulation, attention_mask=attention_mask)
 
-    def prepare_for_tracking(self, dtype: torch.dtype | None = None, compile: bool = False) -> PJVLTFrameModel:
+    def prepare_for_tracking(
+        self, dtype: torch.dtype | None = None, compile: bool | str = False, portable: bool = False
+    ) -> PJVLTFrameModel:
         """This model as it is best run frame by frame; see [`PJVLTFrameModel`]. The model itself stays as it is.
 
         Args:
             dtype: of the new form's weights and arithmetic; default: the model's. Weights that are used as they are
                 are shared, not copied, where the type is the same.
-            compile: compile it with `torch.compile`, at its first frame.
+            compile: run it through `torch.compile`, which takes its time at the first frame. A string names a backend.
+            portable: use no operation that only torch on a CPU knows, as exports need it.
 
         Raises `ValueError` in training mode, where batch norm and word selection are others.
         """
         if self.training:
             raise ValueError("The model is in training mode: call `model.eval()` before `prepare_for_tracking`.")
-        return PJVLTFrameModel(self, dtype)
+        return PJVLTFrameModel(self, dtype, compile, portable)
 
     def _read(self, input_ids, attention_mask, text_features) -> PJVLTTextFeatures | None:
         """The sentence as features, or None where nothing reads it."""
