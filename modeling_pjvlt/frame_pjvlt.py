@@ -240,14 +240,13 @@ class PJVLTFrameHead(nn.Module):
             weight, bias = (torch.cat(part) for part in zip(*folded, strict=True))
             self.convolutions.append(PJVLTFrameConvolution(build.cast(weight), build.cast(bias), depth > 0, build))
         last = [branch[-1].weight.flatten(1) for branch in branches]
-        self.register_buffer("last_weight", build.cast(torch.block_diag(*last)[:, :, None, None]))
-        self.register_buffer("last_bias", build.cast(torch.cat([branch[-1].bias for branch in branches])))
+        self.last = build.linear(torch.block_diag(*last), torch.cat([branch[-1].bias for branch in branches]))
 
     def forward(self, search_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
         for convolution in self.convolutions:
             search_map = convolution(search_map)
-        maps = functional.conv2d(search_map, self.last_weight, self.last_bias).float().sigmoid()
+        maps = self.last(search_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float().sigmoid()
         score, offset, size = maps.split([1, 2, 2], dim=1)
         return score.clamp(SCORE_EPS, 1 - SCORE_EPS), offset, size
 
@@ -393,6 +392,14 @@ class PJVLTFrameModel(nn.Module):
         mask = ((1 - mask.float()) * MASKED)[:, None].repeat(1, 1, heads)
         return PJVLTSentence(keys.to(self.dtype), values.to(self.dtype), mask.to(self.dtype))
 
+    def _check(self, pixel_values: Tensor, template_pixel_values: Tensor, sentence: PJVLTSentence | None) -> None:
+        sizes = self.config.search_size, self.config.template_size
+        for pixels, size in zip((pixel_values, template_pixel_values), sizes, strict=True):
+            if tuple(pixels.shape[1:]) != (self.config.num_channels, size, size):
+                raise ValueError(f"Expected crops of {size} x {size} pixels, got {tuple(pixels.shape)}.")
+        if self.config.uses_language and sentence is None:
+            raise ValueError("This model reads a sentence: make one with `frame_model.sentence(text_features)`.")
+
     def tokens(self, pixel_values: Tensor, template_pixel_values: Tensor) -> Tensor:
         """Both crops to (B, N, C)."""
         patches = [
@@ -408,8 +415,10 @@ class PJVLTFrameModel(nn.Module):
 
         Args: `pixel_values` (B, 3, search_size, search_size) and `template_pixel_values`
         (B, 3, template_size, template_size), normalised, and the `sentence`, where the model reads one. Returns
-        score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32.
+        score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32. Raises `ValueError` for crops
+        of another size than the config's, and where the sentence is missing.
         """
+        self._check(pixel_values, template_pixel_values, sentence)
         maps = self._run_maps(pixel_values, template_pixel_values, sentence)
         return tuple(part.clone() for part in maps) if self.compiled else maps  # a CUDA graph overwrites its outputs
 
@@ -440,6 +449,7 @@ class PJVLTFrameModel(nn.Module):
 
         Args: as for a call, and a `window` (G, G) that the scores are multiplied by before the cell is chosen.
         """
+        self._check(pixel_values, template_pixel_values, sentence)
         found = self._run_locate(pixel_values, template_pixel_values, sentence, window)
         return found.clone() if self.compiled else found
 

@@ -206,6 +206,10 @@ def crop_images(image: Tensor, crops: Sequence[Sequence[float]], size: int) -> T
     """
     if image.device.type == "cpu":
         return torch.stack([crop_image(image, *crop, size) for crop in crops])
+    return _crop_by_matmul(image, crops, size)
+
+
+def _crop_by_matmul(image: Tensor, crops: Sequence[Sequence[float]], size: int) -> Tensor:
     filters = [[_triangles(start, scale, size) for start in (top, left)] for left, top, scale in crops]
     table = [[(c, np.full(size, 1 / s), peak) for c, s, peak in axes] for axes in filters]
     kind = np.float32 if image.device.type == "mps" else np.float64  # MPS has no float64

@@ -160,6 +160,19 @@ def test_the_model_stays_as_it_is_and_shares_its_large_weights(tmp_path):
         assert {layer.fc1.weight.data_ptr(), layer.fc2.weight.data_ptr(), layer.output.weight.data_ptr()} <= storages
 
 
+def test_what_does_not_fit_is_refused():
+    model = build_tiny_model()
+    inputs, frame_model = build_tiny_inputs(model.config), model.prepare_for_tracking()
+    search, template = inputs["pixel_values"], inputs["template_pixel_values"]
+    sentence = frame_model.sentence(features(model, inputs))
+    with pytest.raises(ValueError, match="32 x 32"):
+        frame_model(search[..., :16], template, sentence)
+    with pytest.raises(ValueError, match="16 x 16"):
+        frame_model.locate(search, search, sentence)
+    with pytest.raises(ValueError, match="reads a sentence"):
+        frame_model(search, template)
+
+
 # Sessions
 
 
