@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcesso
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_pjvlt import PJVLTConfig
+from .frame_pjvlt import PJVLTFrameModel, PJVLTSentence
 from .image_processing_pjvlt import PJVLTImageProcessor
 from .modeling_pjvlt import PJVLTModel, PJVLTOutput, PJVLTTextFeatures
 from .pipeline_pjvlt import TASK, TrackingPipeline
@@ -44,10 +45,12 @@ if TASK not in PIPELINE_REGISTRY.supported_tasks:
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "PJVLTConfig",
+    "PJVLTFrameModel",
     "PJVLTImageProcessor",
     "PJVLTModel",
     "PJVLTOutput",
     "PJVLTProcessor",
+    "PJVLTSentence",
     "PJVLTTextFeatures",
     "TrackedTarget",
     "TrackingPipeline",
