@@ -144,27 +144,34 @@ def clip_box(box_xywh: Sequence[float], frame_size: tuple[int, int]) -> tuple[fl
     return left, top, max(right - left, MIN_BOX_SIDE), max(bottom - top, MIN_BOX_SIDE)
 
 
-def _resampling_matrix(start: float, scale: float, size: int, length: int) -> tuple[int, int, Tensor]:
-    """Triangle filter of one axis: which source pixels [first, last) it reads, and (size, last - first) weights.
+def _triangles(start: float, scale: float, size: int) -> tuple[np.ndarray, float, np.ndarray]:
+    """Triangle filter of one axis: centres (size,) in source pixels, half width, and weight (size,) of each peak.
 
     Output pixel i sits at source position start + (i + 0.5) / scale; the triangle is as wide as an output pixel, at
     least one source pixel (so shrinking does not alias). Weights are normalised over all pixels, also those outside
     the frame, which are black.
     """
     support = max(1.0, 1.0 / scale)
-    first = min(max(math.floor(start - support), 0), length)
-    last = min(max(math.ceil(start + size / scale + support), first), length)
-    centres = start + (torch.arange(size, dtype=torch.float64) + 0.5) / scale
-    pixels = torch.arange(first, last, dtype=torch.float64) + 0.5
-    weights = (1 - (centres[:, None] - pixels[None]).abs() / support).clamp_min(0)
-    return first, last, (weights / _triangle_mass(centres - 0.5, support)[:, None]).float()
+    centres = start + (np.arange(size) + 0.5) / scale
+    return centres, support, 1 / _triangle_mass(centres - 0.5, support)
 
 
-def _triangle_mass(centres: Tensor, support: float) -> Tensor:
+def _triangle_mass(centres: np.ndarray, support: float) -> np.ndarray:
     """Sum of max(0, 1 - |centre - k| / support) over all integers k: two arithmetic series, so no pixel is visited."""
-    low, middle, high = (centres - support).ceil(), centres.floor(), (centres + support).floor()
+    low, middle, high = np.ceil(centres - support), np.floor(centres), np.floor(centres + support)
     below = (middle - low + 1) * (1 - (centres - (low + middle) / 2) / support)
     return below + (high - middle) * (1 - ((middle + 1 + high) / 2 - centres) / support)
+
+
+def _taps(start: float, scale: float, size: int, length: int) -> tuple[int, int, Tensor, Tensor]:
+    """Which source pixels [first, last) an axis reads, and for each output pixel the places in it (size, K) and weights."""
+    centres, support, peak = _triangles(start, scale, size)
+    first = min(max(math.floor(start - support), 0), length)
+    last = min(max(math.ceil(start + size / scale + support), first), length)
+    count = int(min(2 * support + 2, last - first))
+    places = np.clip(np.floor(centres - support), first, last - count).astype(np.int64)[:, None] + np.arange(count)
+    weights = np.maximum(1 - np.abs(centres[:, None] - 0.5 - places) / support, 0) * peak[:, None]
+    return first, last, torch.from_numpy(places - first), torch.from_numpy(weights.astype(np.float32))
 
 
 def crop_image(image: Tensor, left: float, top: float, scale: float, size: int) -> Tensor:
@@ -173,12 +180,49 @@ def crop_image(image: Tensor, left: float, top: float, scale: float, size: int) 
     `image` is (3, H, W) of any number type. Returns (3, size, size) float32 in the same value range, black outside
     the frame. Crop pixel (0, 0) starts at frame position (left, top), and a frame pixel is `scale` crop pixels wide.
     """
-    y0, y1, rows = _resampling_matrix(top, scale, size, image.shape[1])
-    x0, x1, columns = _resampling_matrix(left, scale, size, image.shape[2])
+    if image.device.type != "cpu":
+        return crop_images(image, [(left, top, scale)], size)[0]
+    y0, y1, rows, row_weights = _taps(top, scale, size, image.shape[1])
+    x0, x1, columns, column_weights = _taps(left, scale, size, image.shape[2])
+    channels = image.shape[0]
     if y1 <= y0 or x1 <= x0:
-        return torch.zeros(image.shape[0], size, size, device=image.device)
-    rows, columns = rows.to(image.device), columns.to(image.device)  # made on the CPU: MPS has no float64
-    return rows @ (image[:, y0:y1, x0:x1].float() @ columns.T)
+        return torch.zeros(channels, size, size)
+    # Channels last, as most frames lie in memory, each filter sums a few whole rows: a dense matmul would read them all.
+    seen = image.permute(1, 2, 0)[y0:y1, x0:x1].float().reshape(y1 - y0, -1)
+    seen = _sum_rows(seen, rows, row_weights).view(size, x1 - x0, channels).transpose(0, 1)
+    seen = _sum_rows(seen.reshape(x1 - x0, -1), columns, column_weights)
+    return seen.view(size, size, channels).permute(2, 1, 0)
+
+
+def _sum_rows(table: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums (size, M) of the rows of a table (n, M), at `places` (size, K)."""
+    return torch.nn.functional.embedding_bag(places, table, per_sample_weights=weights, mode="sum")
+
+
+def crop_images(image: Tensor, crops: Sequence[Sequence[float]], size: int) -> Tensor:
+    """[`crop_image`] for B crops (left, top, scale) of one frame: (B, 3, size, size), on the frame's device.
+
+    On an accelerator they are cut in one go, by matmuls whose shapes depend on nothing but B, `size` and the frame.
+    """
+    if image.device.type == "cpu":
+        return torch.stack([crop_image(image, *crop, size) for crop in crops])
+    return _crop_by_matmul(image, crops, size)
+
+
+def _crop_by_matmul(image: Tensor, crops: Sequence[Sequence[float]], size: int) -> Tensor:
+    filters = [[_triangles(start, scale, size) for start in (top, left)] for left, top, scale in crops]
+    table = [[(c, np.full(size, 1 / s), peak) for c, s, peak in axes] for axes in filters]
+    kind = np.float32 if image.device.type == "mps" else np.float64  # MPS has no float64
+    table = torch.from_numpy(np.array(table, dtype=kind)).to(image.device)  # (B, 2, 3, size), one small upload
+    rows, columns = (_dense(table[:, axis], image.shape[1 + axis]) for axis in (0, 1))
+    return rows[:, None] @ (image.float() @ columns[:, None].mT)
+
+
+def _dense(table: Tensor, length: int) -> Tensor:
+    """Centres, 1 / half widths and peaks (B, 3, size) to weights (B, size, length)."""
+    centres, narrow, peak = table[..., None].unbind(1)
+    pixels = torch.arange(length, device=table.device, dtype=table.dtype) + 0.5
+    return ((1 - (centres - pixels).abs() * narrow).clamp_min(0) * peak).float()
 
 
 def _is_one_box(boxes) -> bool:
@@ -331,6 +375,7 @@ __all__ = [
     "clip_box",
     "crop_geometry",
     "crop_image",
+    "crop_images",
     "crop_to_frame",
     "frame_to_crop",
     "to_rgb",

@@ -25,6 +25,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs,
 
 from .backbones_pjvlt import load_backbones
 from .configuration_pjvlt import PJVLTConfig
+from .decoding_pjvlt import SCORE_EPS, decode_boxes
+from .frame_pjvlt import PJVLTFrameModel
 from .fusion_pjvlt import (
     PJVLTCCPIL,
     PJVLTSAIEL,
@@ -37,7 +39,6 @@ from .loss_pjvlt import tracking_loss
 
 logger = logging.get_logger(__name__)
 
-SCORE_EPS = 1e-4  # scores are clamped to [SCORE_EPS, 1 - SCORE_EPS] so that the focal loss stays finite
 SCORE_PRIOR = 0.01  # what the score branch answers everywhere before training (focal-loss prior)
 
 
@@ -264,24 +265,6 @@ class PJVLTBoxHead(nn.Module):
         return score, self.offset(search_map).float().sigmoid(), self.size(search_map).float().sigmoid()
 
 
-def decode_boxes(score_map: Tensor, offset_map: Tensor, size_map: Tensor, window: Tensor | None = None):
-    """Read the box at the highest score (Eq. 12-13).
-
-    Args: the maps of [`PJVLTOutput`], and optionally a `window` (G, G) that the scores are multiplied by before the
-    cell is chosen. Returns boxes (B, 4) as cx, cy, w, h in fractions of the search crop, and scores (B,) before the
-    window.
-    """
-    grid = score_map.shape[-1]
-    response = score_map[:, 0] if window is None else score_map[:, 0] * window
-    index = response.flatten(1).argmax(dim=1)  # (B,)
-    scores = score_map.flatten(1).gather(1, index[:, None])[:, 0]
-    gather = index[:, None, None].expand(-1, 2, 1)
-    offset = offset_map.flatten(2).gather(2, gather)[..., 0]
-    size = size_map.flatten(2).gather(2, gather)[..., 0]
-    cell = torch.stack([index % grid, index // grid], dim=1)
-    return torch.cat([(cell + offset) / grid, size], dim=1), scores
-
-
 class PJVLTPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation."""
 
@@ -396,6 +379,23 @@ class PJVLTModel(PJVLTPreTrainedModel):
         ]
         keys, values, modulation = (torch.stack(part, dim=1) for part in zip(*encoded, strict=True))
         return PJVLTTextFeatures(keys=keys, values=values, modulation=modulation, attention_mask=attention_mask)
+
+    def prepare_for_tracking(
+        self, dtype: torch.dtype | None = None, compile: bool | str = False, portable: bool = False
+    ) -> PJVLTFrameModel:
+        """This model as it is best run frame by frame; see [`PJVLTFrameModel`]. The model itself stays as it is.
+
+        Args:
+            dtype: of the new form's weights and arithmetic; default: the model's. Weights that are used as they are
+                are shared, not copied, where the type is the same.
+            compile: run it through `torch.compile`, which takes its time at the first frame. A string names a backend.
+            portable: use no operation that only torch on a CPU knows, as exports need it.
+
+        Raises `ValueError` in training mode, where batch norm and word selection are others.
+        """
+        if self.training:
+            raise ValueError("The model is in training mode: call `model.eval()` before `prepare_for_tracking`.")
+        return PJVLTFrameModel(self, dtype, compile, portable)
 
     def _read(self, input_ids, attention_mask, text_features) -> PJVLTTextFeatures | None:
         """The sentence as features, or None where nothing reads it."""

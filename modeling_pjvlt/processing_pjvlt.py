@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import logging
 
-from .image_processing_pjvlt import clip_box, crop_to_frame
+from .image_processing_pjvlt import clip_box
 
 logger = logging.get_logger(__name__)
 
@@ -124,17 +124,16 @@ class PJVLTProcessor(ProcessorMixin):
         Returns (B, 4) float64 xywh.
         """
         boxes = outputs if isinstance(outputs, Tensor) else outputs.pred_boxes
-        boxes = boxes.detach().cpu().double()
-        crops = torch.as_tensor(np.asarray(crops), dtype=torch.float64).reshape(-1, 3)
+        boxes = boxes.detach().cpu().double().numpy()  # NumPy, because each of these steps is only a few numbers
+        crops = np.asarray(crops, dtype=np.float64).reshape(-1, 3)
         if len(crops) != len(boxes):
             raise ValueError(f"Got {len(boxes)} boxes but {len(crops)} crops.")
         sizes = np.broadcast_to(np.asarray(frame_sizes, dtype=np.int64).reshape(-1, 2), (len(boxes), 2)).tolist()
-        boxes_xywh = (
-            torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], dim=1) * self.image_processor.search_size
-        )
-        framed = crop_to_frame(boxes_xywh, crops)
+        corners = boxes[:, :2] - boxes[:, 2:] / 2
+        boxes_xywh = np.concatenate([corners, boxes[:, 2:]], axis=1) * self.image_processor.search_size / crops[:, 2:]
+        boxes_xywh[:, :2] += crops[:, :2]
         return torch.tensor(
-            [clip_box(box, size) for box, size in zip(framed.tolist(), sizes, strict=True)], dtype=torch.float64
+            [clip_box(box, size) for box, size in zip(boxes_xywh.tolist(), sizes, strict=True)], dtype=torch.float64
         )
 
 

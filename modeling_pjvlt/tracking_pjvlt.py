@@ -1,18 +1,26 @@
-"""The online loop: a session holds the targets of one video and steps through its frames."""
+"""The online loop: a session holds the targets of one video and steps through its frames.
 
-import math
+What runs per frame is the model's [`PJVLTFrameModel`], made once per model and shared by all its sessions and threads.
+"""
+
+import threading
 import time
+import weakref
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .image_processing_pjvlt import check_box, crop_geometry, crop_image, to_rgb
-from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures, decode_boxes
-from .processing_pjvlt import PJVLTProcessor, clean_sentences
+from .decoding_pjvlt import decode_boxes, hann_window
+from .frame_pjvlt import PJVLTFrameModel, PJVLTSentence
+from .image_processing_pjvlt import check_box, crop_geometry, crop_images, to_rgb
+from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
+from .processing_pjvlt import MAX_WORDS, PJVLTProcessor, clean_sentences
 
 LOST_SCORE, LOST_AFTER = 0.2, 5  # with the bundled model no box below that score overlapped its target
 STATE = ("text", "frame_size", "box", "seen", "low", "growth")  # of a target, beside its template
+_FRAME_MODELS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # of each model, and what its weights were then
+_FRAME_MODELS_LOCK = threading.Lock()
 GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
 
 Box = tuple[float, float, float, float]
@@ -45,13 +53,6 @@ class _Target:
     growth: float = 1.0  # of the search region
 
 
-def hann_window(size: int, device=None) -> Tensor:
-    """(size, size) window 0.5 (1 - cos(2 pi k / (size + 1))), k = 1..size: highest in the middle, never zero."""
-    steps = torch.arange(1, size + 1, device=device, dtype=torch.float32)
-    line = 0.5 * (1 - torch.cos(2 * math.pi * steps / (size + 1)))
-    return line[:, None] * line[None, :]
-
-
 def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
     """One batch out of single sentences, padded to the longest."""
     longest = max(f.attention_mask.shape[1] for f in features)
@@ -68,6 +69,27 @@ def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
         modulation=torch.cat([f.modulation for f in features]),
         attention_mask=torch.cat([pad(f.attention_mask, 1) for f in features]),
     )
+
+
+def shared_frame_model(
+    model: PJVLTModel, dtype: torch.dtype | None = None, compile: bool | str = False
+) -> PJVLTFrameModel:
+    """The model's frame model, made once and again only after its weights were changed, moved or cast.
+
+    Changes through `.data`, of which torch keeps no count, are not noticed.
+    """
+    weights = [*model.parameters(), *model.buffers()]
+    state = [(w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype, w.device) for w in weights]
+    with _FRAME_MODELS_LOCK:
+        made = _FRAME_MODELS.setdefault(model, {})
+        if made.get("state") != state:
+            made.clear()
+            made["state"] = state
+        key = dtype or model.dtype, compile
+        if key not in made:
+            with torch.inference_mode(False):  # other threads may use it outside
+                made[key] = model.prepare_for_tracking(*key)
+        return made[key]
 
 
 class TrackingSession:
@@ -102,6 +124,9 @@ class TrackingSession:
         use_window: bool = True,
         lost_score: float = LOST_SCORE,
         lost_after: int = LOST_AFTER,
+        fast: bool = True,
+        dtype: torch.dtype | None = None,
+        compile: bool | str = False,
     ):
         sizes = processor.image_processor
         for name in ("template_size", "search_size"):
@@ -110,13 +135,16 @@ class TrackingSession:
                     f"The processor's {name} is {getattr(sizes, name)}, but the model's is {getattr(model.config, name)}: "
                     "load both from the same checkpoint."
                 )
+        if not fast and (dtype or compile):
+            raise ValueError("`dtype` and `compile` are options of the fast path: leave `fast` True.")
         self.model = model.eval()
+        self.frame_model = shared_frame_model(model, dtype, compile) if fast else None
         self.processor = processor
         self.lost_score, self.lost_after = lost_score, lost_after
         self.window = hann_window(model.config.search_grid, model.device) if use_window else None
         self.seconds = {"crop": 0.0, "network": 0.0}
         self._targets: dict[str, _Target] = {}
-        self._batch: tuple[Tensor, PJVLTTextFeatures | None] | None = None  # templates and words of all the targets
+        self._batch: tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None] | None = None  # of all the targets
 
     @property
     def target_ids(self) -> list[str]:
@@ -245,31 +273,38 @@ class TrackingSession:
         """Boxes (xywh, frame pixels) and scores of all the targets in one frame (3, H, W). started: when its step did."""
         images, size = self.processor.image_processor, self.model.config.search_size
         geometry = [crop_geometry(t.box, images.search_factor * t.growth, size) for t in self._targets.values()]
-        crops = torch.stack([crop_image(image, *place, size) for place in geometry])
-        pixel_values = images.normalize_crops(crops).to(self.model.device)
+        crops = crop_images(image.to(self.model.device), self._padded(geometry), size)
+        pixel_values = images.normalize_crops(crops)
         cropped = time.perf_counter()
-        template, text_features = self._batched()
-        outputs = self.model(
-            pixel_values=pixel_values,
-            template_pixel_values=template,
-            text_features=text_features,
-        )
-        boxes, scores = decode_boxes(outputs.score_map, outputs.offset_map, outputs.size_map, self.window)
-        boxes = self.processor.post_process_tracking(boxes, geometry, image.shape[1:])
-        answer = [tuple(box) for box in boxes.tolist()], scores.tolist()  # which waits for the device
+        template, words = self._batched()
+        if self.frame_model is not None:
+            located = self.frame_model.locate(pixel_values, template, words, self.window)
+        else:
+            maps = self.model(pixel_values=pixel_values, template_pixel_values=template, text_features=words)
+            boxes, scores = decode_boxes(maps.score_map, maps.offset_map, maps.size_map, self.window)
+            located = torch.cat([boxes, scores[:, None]], dim=1)
+        located = located[: len(geometry)].cpu()  # the one time that the device is waited for
+        boxes = self.processor.post_process_tracking(located[:, :4], geometry, image.shape[1:])
+        answer = [tuple(box) for box in boxes.tolist()], located[:, 4].tolist()
         self.seconds["crop"] += cropped - started
         self.seconds["network"] += time.perf_counter() - cropped
         return answer
 
-    def _batched(self) -> tuple[Tensor, PJVLTTextFeatures | None]:
+    def _padded(self, targets: list) -> list:
+        """So many targets that there are few different numbers of them, where each would be compiled anew."""
+        if self.frame_model is None or not self.frame_model.compiled:
+            return targets
+        return targets + targets[-1:] * ((1 << (len(targets) - 1).bit_length()) - len(targets))
+
+    def _batched(self) -> tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None]:
         if self._batch is None:
-            targets = list(self._targets.values())
+            targets = self._padded(list(self._targets.values()))
             words = [t.text_features for t in targets]
-            self._batch = (
-                torch.cat([t.template for t in targets]),
-                stack_text_features(words) if words[0] is not None else None,
-            )
+            words = stack_text_features(words) if words[0] is not None else None
+            if self.frame_model is not None:
+                words = self.frame_model.sentence(words, MAX_WORDS if self.frame_model.compiled else None)
+            self._batch = torch.cat([t.template for t in targets]), words
         return self._batch
 
 
-__all__ = ["TrackedTarget", "TrackingSession", "hann_window"]
+__all__ = ["TrackedTarget", "TrackingSession", "hann_window", "shared_frame_model"]

@@ -12,10 +12,12 @@ from transformers import AutoImageProcessor
 
 from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.image_processing_pjvlt import (
+    _crop_by_matmul,
     check_box,
     clip_box,
     crop_geometry,
     crop_image,
+    crop_images,
     crop_to_frame,
     frame_to_crop,
 )
@@ -119,6 +121,22 @@ def test_crops_equal_the_loop_anywhere(left, top, scale, size):
     assert_close(
         crop_image(image, left, top, scale, size), plain_crop(image, left, top, scale, size), atol=1e-3, rtol=1e-5
     )
+
+
+def test_crops_of_one_frame_are_the_same_one_by_one_and_by_matmul():
+    """The matmuls are what runs on an accelerator."""
+    image, places = random_frame(31, 43), [(*place[:3],) for place in PLACES.values()]
+    together = crop_images(image, places, 9)
+    for crop, place in zip(together, places, strict=True):
+        assert torch.equal(crop, crop_image(image, *place, 9))
+    assert_close(_crop_by_matmul(image, places, 9), together, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_order_of_a_frame_in_memory_changes_nothing(channels_last):
+    image = random_frame(31, 43)
+    kept = image.permute(1, 2, 0).contiguous().permute(2, 0, 1) if channels_last else image
+    assert torch.equal(crop_image(kept, 2.3, 1.7, 0.6, 16), crop_image(image, 2.3, 1.7, 0.6, 16))
 
 
 def test_a_crop_at_scale_one_is_the_frame_itself():

@@ -73,7 +73,7 @@ def test_a_lost_score_of_zero_loses_nobody(tiny_model, tiny_processor):
 
 
 def test_a_larger_search_region_shows_the_target_smaller(session):
-    tracker = session()
+    tracker = session(fast=False)
     tracker.add_target(FRAMES[0], CLIP.boxes[0], CLIP.text, target_id="it")
     seen = []
     forward = tracker.model.forward

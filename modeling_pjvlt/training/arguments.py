@@ -70,7 +70,8 @@ class TrainArguments:
         metadata={"help": "Folders of pictures, with labels or without, for `--dataset_name photographs`."},
     )
     photograph_difficulty: float = field(
-        default=1.0, metadata={"help": "From 0 to 1: how much targets change and are disturbed in the hardest of those clips."}
+        default=1.0,
+        metadata={"help": "From 0 to 1: how much targets change and are disturbed in the hardest of those clips."},
     )
     pasted_share: float = field(
         default=0.5, metadata={"help": "Share of those clips whose target moves over another photograph."}

@@ -1,0 +1,478 @@
+"""What is left of PJVLT to do for every frame, once all that a sentence decides has been done beforehand.
+
+[`PJVLTFrameModel`] is made from a loaded model by [`PJVLTModel.prepare_for_tracking`] and gives the same maps with fewer
+and larger operations. Letters in shapes: B batch, N = N_z + N_x visual tokens (template first), T words, H heads of the
+SAIEL, C channels, D latent channels, F fused layers, G search grid.
+
+Notable: attention is linear in its values and the weights of a head sum to one, so modulation (Eq. 5) and the language
+half of W_o (Eq. 7) go into the values, once per sentence; the keys and values of all heads lie in one block-diagonal
+matrix, so a SAIEL needs two plain matmuls for its attention and no transpose; the instance norm of the query is a layer
+norm of its transpose; query, key and value of a vision layer are one matmul; batch norm is folded into the
+convolutions, and the three branches of the head run as one.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .decoding_pjvlt import SCORE_EPS, decode_boxes
+
+WORD_BLOCK = 8  # sentences are padded to multiples of this many words, so that there are few different shapes
+GELUS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}  # names of activations that can be fused, and torch's for them
+PACKED_ROWS = 320  # rows of input for which oneDNN's order of weights is chosen; others work as well
+PACKED_WEIGHTS = 2**18  # shared weights of fewer numbers are copied into oneDNN's order all the same
+MASKED = -3e4  # added to the scores of padding; float16 can hold it
+
+
+class PJVLTSentence(NamedTuple):
+    """All that the frames of a video need of their sentences. Made by [`PJVLTFrameModel.sentence`].
+
+    keys (F, B, D, H T): scaled, block-diagonal over the heads. values (F, B, H T, C), modulated and through the language
+    half of W_o, or (F, B, H T, D), modulated and block-diagonal, where that is less work. mask (B, 1, H T): 0 for words
+    and a large negative number for padding.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+
+def _block_diagonal(heads: Tensor) -> Tensor:
+    """(..., H, a, b) to (..., H a, H b)."""
+    count, rows, columns = heads.shape[-3:]
+    placed = heads.new_zeros(*heads.shape[:-3], count, rows, count, columns)
+    placed.diagonal(dim1=-4, dim2=-2).copy_(heads.movedim(-3, -1))
+    return placed.flatten(-2).flatten(-3, -2)
+
+
+class PJVLTFrameLinear(nn.Module):
+    """Linear layer with fixed weights, its activation (its name, or a function) and what is added to it.
+
+    On a CPU with oneDNN that is one operation, for which the weights are brought into the order it likes best, unless they
+    are large and shared with the model: a second copy would cost more memory than the order saves time.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation=None, fused: bool = False, pack: bool = False):
+        super().__init__()
+        self.fused, self.activation = fused, activation
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS) if pack else None
+        self.register_buffer("weight", None if pack else weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, inputs: Tensor, add: Tensor | None = None) -> Tensor:
+        if self.fused:
+            weight = self.weight if self.packed is None else self.packed
+            return fused_linear(inputs, weight, self.bias, self.activation, add)
+        outputs = functional.linear(inputs, self.weight, self.bias)
+        outputs = _activate(outputs, self.activation)
+        return outputs if add is None else outputs.add_(add)
+
+
+def _activate(inputs: Tensor, activation) -> Tensor:
+    if activation is None:
+        return inputs
+    if activation in GELUS:
+        return functional.gelu(inputs, approximate=GELUS[activation])
+    return activation(inputs)
+
+
+def fused_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation=None, add: Tensor | None = None):
+    """act(x W^T + b), or x W^T + b + add, in one oneDNN operation where it knows the activation."""
+    if add is not None:
+        return torch.ops.mkldnn._linear_pointwise.binary(inputs, add, weight, bias, "add")
+    if activation in GELUS:
+        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "gelu", [], GELUS[activation])
+    return _activate(torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], ""), activation)
+
+
+class PJVLTFrameVision(nn.Module):
+    """[`PJVLTVisionLayer`] with query, key and value in one matmul and the scale inside the query."""
+
+    def __init__(self, layer: nn.Module, build: "_Builder"):
+        super().__init__()
+        attention = layer.attention
+        self.heads = attention.config.num_attention_heads
+        self.plain_attention = build.fused and build.dtype == torch.bfloat16  # oneDNN's matmuls beat the fused kernel
+        self.norm1, self.norm2 = build.norm(layer.norm1), build.norm(layer.norm2)
+        query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+        self.qkv = build.linear(
+            torch.cat([query.weight * attention.scaling, key.weight, value.weight]),
+            torch.cat([query.bias * attention.scaling, key.bias, value.bias]),
+        )
+        self.output = build.linear(attention.o_proj.weight, attention.o_proj.bias)
+        named = attention.config.hidden_act
+        activation = named if named in GELUS else layer.activation
+        self.fc1 = build.linear(layer.fc1.weight, layer.fc1.bias, activation)
+        self.fc2 = build.linear(layer.fc2.weight, layer.fc2.bias)
+
+    def attend(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
+        # (B, N, 3 C) to three of (B, heads, N, C / heads)
+        query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.plain_attention:
+            weights = torch.matmul(query, key.transpose(2, 3)).softmax(dim=-1)
+            return torch.matmul(weights, value).transpose(1, 2).flatten(2)
+        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return attended.transpose(1, 2).flatten(2)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
+        hidden_states = self.output(self.attend(self.norm1(hidden_states)), add=hidden_states)
+        return self.fc2(self.fc1(self.norm2(hidden_states)), add=hidden_states)
+
+
+class PJVLTFrameSAIEL(nn.Module):
+    """The half of [`PJVLTSAIEL`] that sees the image, and the sentence's half that no frame changes."""
+
+    def __init__(self, saiel: nn.Module, build: "_Builder"):
+        super().__init__()
+        latent = saiel.visual.out_features
+        self.mode = saiel.config.saiel_fusion
+        self.fused = build.fused
+        self.register_buffer("query", build.share(saiel.query.weight))
+        self.visual = build.linear(saiel.visual.weight, saiel.visual.bias, "gelu")
+        weight, bias = saiel.output.weight, saiel.output.bias
+        both = self.mode == "concat"
+        self.output = build.linear(weight[:, :latent] if both else weight, bias)
+        self.register_buffer("language", build.share(weight[:, latent:] if both else weight))
+        self.register_buffer("layer_scale", build.share(saiel.layer_scale))
+
+    def forward(self, visual: Tensor, keys: Tensor, values: Tensor, mask: Tensor, heads: int, folded: bool) -> Tensor:
+        """V (B, N, C) and one layer of the sentence to A (B, N, C)."""
+        query = _left_matmul(self.query, visual.transpose(1, 2), fused=self.fused)  # (B, D, N)
+        query = functional.layer_norm(query, query.shape[-1:])  # the instance norm of Eq. 1, whose eps is the same
+        scores = torch.matmul(query.transpose(1, 2), keys).add_(mask)  # (B, N, H T)
+        weights = scores.unflatten(-1, (heads, -1)).softmax(dim=-1).flatten(2)
+        latent = self.visual(visual)  # V_o, Eq. 6
+        if folded and self.fused and len(values) == 1:
+            fused = fused_linear(weights, values[0].mT, None, add=self.output(latent))
+        elif folded:
+            fused = torch.baddbmm(self.output(latent), weights, values)
+        else:
+            fused = self._fuse(latent, torch.matmul(weights, values))
+        aligned = functional.gelu(fused)  # Eq. 7
+        return aligned if self.layer_scale is None else torch.addcmul(visual, aligned, self.layer_scale)
+
+    def _fuse(self, latent: Tensor, language: Tensor) -> Tensor:
+        if self.mode == "concat":
+            return self.output(latent) + functional.linear(language, self.language)
+        return self.output(latent + language if self.mode == "sum" else latent * language)
+
+
+def _left_matmul(weight: Tensor, inputs: Tensor, add: Tensor | None = None, fused: bool = False) -> Tensor:
+    """W (m, k) times x (B, k, n), plus `add` (B, m, n). With oneDNN x plays the weight, and likes to be transposed."""
+    if fused and len(inputs) == 1:
+        add = None if add is None else add[0]
+        return fused_linear(weight, inputs[0].mT, None, add=add)[None]
+    outputs = torch.matmul(weight, inputs)
+    return outputs if add is None else outputs.add_(add)
+
+
+class PJVLTFrameCCPIL(nn.Module):
+    """[`PJVLTCCPIL`] with few passes over the tokens; the mean is a matmul, which is faster than a reduction."""
+
+    def __init__(self, ccpil: nn.Module, build: "_Builder"):
+        super().__init__()
+        self.fused = build.fused
+        self.has_ccm, self.has_pim = ccpil.ccm is not None, ccpil.pim is not None
+        self.register_buffer("layer_scale", build.share(ccpil.layer_scale))
+        if self.has_ccm:
+            tokens = build.num_tokens
+            self.register_buffer("ones", build.cast(torch.ones(1, tokens, device=ccpil.ccm.reduce.weight.device)))
+            self.reduce = build.linear(ccpil.ccm.reduce.weight / tokens, ccpil.ccm.reduce.bias, "gelu")
+            self.expand = build.linear(ccpil.ccm.expand.weight, ccpil.ccm.expand.bias)
+        if self.has_pim:
+            self.fc1 = build.linear(ccpil.pim.fc1.weight, ccpil.pim.fc1.bias, "gelu")
+            self.fc2 = build.linear(ccpil.pim.fc2.weight, ccpil.pim.fc2.bias, "gelu")
+            self.register_buffer("fc3_weight", build.share(ccpil.pim.fc3.weight))
+            self.register_buffer("fc3_bias", build.share(ccpil.pim.fc3.bias)[:, None])
+
+    def pim(self, tokens: Tensor, add: Tensor) -> Tensor:
+        """Eq. 10, plus `add`. Both (B, N, C)."""
+        mixed = self.fc2(self.fc1(tokens.mT.contiguous()))  # (B, C, hidden)
+        return _left_matmul(self.fc3_weight, mixed.mT, add, self.fused)
+
+    def forward(self, aligned: Tensor) -> Tensor:  # (B, N, C)
+        gate, communicated = None, aligned
+        if self.has_ccm:
+            gate = self.expand(self.reduce(torch.matmul(self.ones, aligned))).sigmoid()  # Eq. 8
+            communicated = torch.addcmul(aligned, aligned, gate)  # C, Eq. 9
+        if self.layer_scale is not None:
+            change = aligned * gate if self.has_ccm else None
+            if self.has_pim:
+                change = self.pim(communicated, self.fc3_bias if change is None else change + self.fc3_bias)
+            return torch.addcmul(aligned, change, self.layer_scale)
+        if not self.has_pim:
+            return communicated
+        kept = aligned if gate is None else torch.addcmul(aligned, aligned, 1 + gate)
+        return self.pim(communicated, kept + self.fc3_bias)  # Eq. 11
+
+
+class PJVLTFrameStem(nn.Module):
+    """A convolution of the stem, and ReLU."""
+
+    def __init__(self, convolution: nn.Conv2d, build: "_Builder"):
+        super().__init__()
+        weight = build.cast(convolution.weight)
+        self.register_buffer("weight", weight.to(memory_format=torch.channels_last))
+        self.register_buffer("bias", build.cast(convolution.bias))
+
+    def forward(self, inputs: Tensor) -> Tensor:  # (B, c, S, S) to (B, c', S / 2, S / 2)
+        return functional.conv2d(inputs, self.weight, self.bias, stride=2, padding=1).relu_()
+
+
+class PJVLTFrameConvolution(nn.Module):
+    """3x3 convolution in one or three groups, and ReLU; one operation where oneDNN is used."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, grouped: bool, build: "_Builder"):
+        super().__init__()
+        self.groups = 3 if grouped else 1
+        self.packed = None
+        if build.fused:
+            shape = [1, weight.shape[1] * self.groups, build.grid, build.grid]
+            settings = [1, 1], [1, 1], [1, 1], self.groups
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *settings, shape)
+        self.register_buffer("weight", None if build.fused else weight.to(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:  # (B, C, G, G)
+        if self.packed is None:
+            return functional.conv2d(inputs, self.weight, self.bias, padding=1, groups=self.groups).relu_()
+        settings = [1, 1], [1, 1], [1, 1], self.groups  # padding, stride, dilation
+        return torch.ops.mkldnn._convolution_pointwise(inputs, self.packed, self.bias, *settings, "relu", [], "")
+
+
+class PJVLTFrameHead(nn.Module):
+    """[`PJVLTBoxHead`] as one branch: the first convolutions together, the next ones in three groups."""
+
+    def __init__(self, head: nn.Module, build: "_Builder"):
+        super().__init__()
+        branches = [head.score, head.offset, head.size]
+        self.convolutions = nn.ModuleList()
+        for depth in range((len(head.score) - 1) // 3):  # convolution, batch norm, ReLU
+            folded = [_fold_batch_norm(branch[3 * depth], branch[3 * depth + 1]) for branch in branches]
+            weight, bias = (torch.cat(part) for part in zip(*folded, strict=True))
+            self.convolutions.append(PJVLTFrameConvolution(build.cast(weight), build.cast(bias), depth > 0, build))
+        last = [branch[-1].weight.flatten(1) for branch in branches]
+        self.last = build.linear(torch.block_diag(*last), torch.cat([branch[-1].bias for branch in branches]))
+
+    def forward(self, search_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
+        for convolution in self.convolutions:
+            search_map = convolution(search_map)
+        maps = self.last(search_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float().sigmoid()
+        score, offset, size = maps.split([1, 2, 2], dim=1)
+        return score.clamp(SCORE_EPS, 1 - SCORE_EPS), offset, size
+
+
+def _fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that does what convolution and batch norm do in eval mode."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return convolution.weight * scale[:, None, None, None], (convolution.bias - norm.running_mean) * scale + norm.bias
+
+
+class _Builder:
+    """Takes weights over: shared where nothing changes, copied in the wanted type where it does."""
+
+    def __init__(self, config, dtype: torch.dtype, fused: bool):
+        self.dtype, self.fused = dtype, fused
+        self.num_tokens, self.grid = config.num_visual_tokens, config.search_grid
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self.dtype)
+
+    def share(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else self.cast(tensor)
+
+    def linear(self, weight: Tensor, bias: Tensor | None, activation=None) -> PJVLTFrameLinear:
+        taken = self.cast(weight)
+        shared = isinstance(weight, nn.Parameter) and taken.dtype == weight.dtype
+        pack = self.fused and (not shared or weight.numel() < PACKED_WEIGHTS)
+        return PJVLTFrameLinear(taken, self.share(bias), activation, self.fused, pack)
+
+    def norm(self, norm: nn.LayerNorm) -> "PJVLTFrameNorm":
+        return PJVLTFrameNorm(self.cast(norm.weight), self.cast(norm.bias), norm.eps)
+
+
+class PJVLTFrameNorm(nn.Module):
+    """Layer norm with fixed weights."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, eps: float):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.eps = eps
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return functional.layer_norm(inputs, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+def _onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class PJVLTFrameModel(nn.Module):
+    """The per-frame half of a [`PJVLTModel`], for inference. Made by [`PJVLTModel.prepare_for_tracking`].
+
+    It is a picture of the model at that moment, on its device: weights that are shared follow changes in place, copied
+    ones do not. Compiled, it wants few different shapes: one number of targets, and sentences padded to one length.
+
+    Args:
+        model: a [`PJVLTModel`] in eval mode.
+        dtype: of weights and arithmetic; default: the model's. The maps are float32 in any case.
+        compile: run through `torch.compile`; the name of one of its backends stands for itself.
+        portable: use no operation that only torch on a CPU knows, as exports need it.
+
+    Example:
+        >>> frame_model = model.prepare_for_tracking()  # doctest: +SKIP
+        >>> sentence = frame_model.sentence(model.encode_text(input_ids, attention_mask))  # doctest: +SKIP
+        >>> score_map, offset_map, size_map = frame_model(pixels, template, sentence)  # doctest: +SKIP
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype | None = None,
+        compile: bool | str = False,
+        portable: bool = False,
+    ):
+        super().__init__()
+        self.config = model.config
+        self.dtype = dtype or model.dtype
+        fused = not (compile or portable) and _onednn_serves(model.device, self.dtype)
+        build = _Builder(model.config, self.dtype, fused)
+        embeddings, encoder = model.embeddings, model.encoder
+        self.stem = nn.ModuleList(PJVLTFrameStem(m, build) for m in embeddings.stem if isinstance(m, nn.Conv2d))
+        self.register_buffer("projection", build.cast(embeddings.projection.weight))
+        position = torch.cat([embeddings.template_position, embeddings.search_position], dim=1)
+        self.register_buffer("position", build.cast(position + embeddings.projection.bias))
+        self.layers = nn.ModuleList()
+        for layer in encoder.all_layers():
+            if layer.vision is not None:
+                self.layers.append(PJVLTFrameVision(layer.vision, build))
+            if layer.fusion is not None and layer.fusion.saiel is not None:
+                self.layers.append(PJVLTFrameSAIEL(layer.fusion.saiel, build))
+            if layer.fusion is not None and (self.config.use_ccm or self.config.use_pim):
+                self.layers.append(PJVLTFrameCCPIL(layer.fusion.ccpil, build))
+        self.norm = build.norm(model.norm)
+        self.head = PJVLTFrameHead(model.head, build)
+        self.compiled = bool(compile)
+        self._run_maps, self._run_locate = self._maps, self._locate
+        if compile:
+            graphs = compile is True and model.device.type == "cuda"
+            options = {"backend": "inductor" if compile is True else compile, "fullgraph": True, "dynamic": False}
+            options["mode"] = "reduce-overhead" if graphs else None  # CUDA graphs
+            self._run_maps, self._run_locate = (torch.compile(f, **options) for f in (self._maps, self._locate))
+        self.eval()
+
+    def _folded(self, words: int) -> bool:
+        """Whether the language half of W_o goes into the values: fewer multiplications for sentences that are not long."""
+        heads, latent, channels = self.config.num_saiel_heads, self.config.saiel_hidden_size, self.config.hidden_size
+        return self.config.saiel_fusion != "product" and heads * words * (channels - latent) <= latent * channels
+
+    @torch.no_grad()
+    def sentence(self, text_features, num_words: int | None = None) -> PJVLTSentence | None:
+        """What the frames need of the sentences.
+
+        Args:
+            text_features: [`PJVLTTextFeatures`] of B sentences, from [`PJVLTModel.encode_text`]; None gives None.
+            num_words: pad to so many words; by default to the next multiple of eight.
+
+        Raises `ValueError` for sentences longer than `num_words`.
+        """
+        if text_features is None:
+            return None
+        length = text_features.attention_mask.shape[1]
+        num_words = num_words or -(-length // WORD_BLOCK) * WORD_BLOCK
+        if length > num_words:
+            raise ValueError(f"The sentences have {length} words, more than `num_words` ({num_words}).")
+        padding = num_words - length
+        keys, values = (x.float().transpose(0, 1) for x in (text_features.keys, text_features.values))
+        keys, values = (functional.pad(x, (0, 0, 0, padding)) for x in (keys, values))  # (F, B, H, T, D / H)
+        heads, dim = keys.shape[2], keys.shape[4]
+        modulation = text_features.modulation.float().permute(1, 2, 0, 3).unflatten(-1, (heads, 1, dim))
+        alpha, beta, gamma = modulation.unbind(dim=1)  # each (F, B, H, 1, D / H)
+        values = gamma * ((1 + alpha) * values + beta)  # Eq. 5
+        if self._folded(num_words):
+            language = torch.stack([s.language.float() for s in self.layers if isinstance(s, PJVLTFrameSAIEL)])
+            language = language.transpose(1, 2).unflatten(1, (heads, dim))  # (F, H, D / H, C)
+            values = torch.matmul(values, language[:, None]).flatten(2, 3)  # (F, B, H T, C)
+        else:
+            values = _block_diagonal(values)
+        keys = _block_diagonal(keys.transpose(3, 4) * dim**-0.5)
+        mask = functional.pad(text_features.attention_mask, (0, padding))
+        mask = ((1 - mask.float()) * MASKED)[:, None].repeat(1, 1, heads)
+        return PJVLTSentence(keys.to(self.dtype), values.to(self.dtype), mask.to(self.dtype))
+
+    def _check(self, pixel_values: Tensor, template_pixel_values: Tensor, sentence: PJVLTSentence | None) -> None:
+        sizes = self.config.search_size, self.config.template_size
+        for pixels, size in zip((pixel_values, template_pixel_values), sizes, strict=True):
+            if tuple(pixels.shape[1:]) != (self.config.num_channels, size, size):
+                raise ValueError(f"Expected crops of {size} x {size} pixels, got {tuple(pixels.shape)}.")
+        if self.config.uses_language and sentence is None:
+            raise ValueError("This model reads a sentence: make one with `frame_model.sentence(text_features)`.")
+
+    def tokens(self, pixel_values: Tensor, template_pixel_values: Tensor) -> Tensor:
+        """Both crops to (B, N, C)."""
+        patches = []
+        for pixels in (template_pixel_values, pixel_values):
+            pixels = pixels.to(self.dtype)
+            for convolution in self.stem:
+                pixels = convolution(pixels)
+            patches.append(functional.conv2d(pixels, self.projection, stride=self.projection.shape[-1]).flatten(2))
+        return torch.cat(patches, dim=2).transpose(1, 2) + self.position
+
+    def forward(
+        self, pixel_values: Tensor, template_pixel_values: Tensor, sentence: PJVLTSentence | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The maps of [`PJVLTOutput`].
+
+        Args: `pixel_values` (B, 3, search_size, search_size) and `template_pixel_values`
+        (B, 3, template_size, template_size), normalised, and the `sentence`, where the model reads one. Returns
+        score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32. Raises `ValueError` for crops
+        of another size than the config's, and where the sentence is missing.
+        """
+        self._check(pixel_values, template_pixel_values, sentence)
+        maps = self._run_maps(pixel_values, template_pixel_values, sentence)
+        return tuple(part.clone() for part in maps) if self.compiled else maps  # a CUDA graph overwrites its outputs
+
+    def _maps(self, pixel_values, template_pixel_values, sentence) -> tuple[Tensor, Tensor, Tensor]:
+        hidden_states = self.tokens(pixel_values, template_pixel_values)
+        words = iter(())
+        if sentence is not None:
+            heads = self.config.num_saiel_heads
+            folded = self._folded(sentence.keys.shape[-1] // heads)
+            words = zip(sentence.keys.unbind(0), sentence.values.unbind(0), strict=True)
+        for layer in self.layers:
+            if isinstance(layer, PJVLTFrameSAIEL):
+                hidden_states = layer(hidden_states, *next(words), sentence.mask, heads, folded)
+            else:
+                hidden_states = layer(hidden_states)
+        grid = self.config.search_grid
+        search = self.norm(hidden_states[:, -grid * grid :])
+        return self.head(search.unflatten(1, (grid, grid)).permute(0, 3, 1, 2))
+
+    def locate(
+        self,
+        pixel_values: Tensor,
+        template_pixel_values: Tensor,
+        sentence: PJVLTSentence | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
+        """The boxes, decoded on the device: (B, 5) float32 of cx, cy, w, h in fractions of the search crop, and score.
+
+        Args: as for a call, and a `window` (G, G) that the scores are multiplied by before the cell is chosen.
+        """
+        self._check(pixel_values, template_pixel_values, sentence)
+        found = self._run_locate(pixel_values, template_pixel_values, sentence, window)
+        return found.clone() if self.compiled else found
+
+    def _locate(self, pixel_values, template_pixel_values, sentence, window) -> Tensor:
+        boxes, scores = decode_boxes(*self._maps(pixel_values, template_pixel_values, sentence), window)
+        return torch.cat([boxes, scores[:, None]], dim=1)
+
+
+__all__ = ["PJVLTFrameModel", "PJVLTSentence"]

@@ -1,0 +1,282 @@
+"""The per-frame path: equal to the plain one for every variant, and the model that it came from stays as it was."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from test_model_variants import TABLES, VARIANTS, name
+from tiny import build_tiny_inputs, build_tiny_model
+from torch import nn
+from torch._dynamo.backends.registry import _COMPILER_FNS, register_backend
+from torch.testing import assert_close
+
+from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
+from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
+from modeling_pjvlt.frame_pjvlt import PJVLTFrameVision
+
+ALL = pytest.mark.parametrize("variant", VARIANTS + TABLES, ids=name)
+TOLERANCE = {"atol": 1e-5, "rtol": 0}
+
+
+def stirred_model(**variant):
+    """A model in which nothing is neutral: statistics of batch norm, biases, modulation and layer scale all matter."""
+    model = build_tiny_model(stirred=True, **variant)
+    generator = torch.Generator().manual_seed(7)
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator))
+        norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) * 4 + 0.1)
+    return model
+
+
+def features(model, inputs):
+    return model.encode_text(inputs["input_ids"], inputs["attention_mask"]) if "input_ids" in inputs else None
+
+
+def boxes_of_all_cells(score_map, offset_map, size_map):
+    """(B, G, G, 4): the box that each cell would give, so that no random argmax decides."""
+    grid = score_map.shape[-1]
+    cells = torch.stack(torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="xy"))
+    return torch.cat([(cells + offset_map) / grid, size_map], dim=1).permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def assert_equal_to_plain(model, inputs, **tolerance):
+    frame_model = model.prepare_for_tracking()
+    sentence = frame_model.sentence(features(model, inputs))
+    maps = frame_model(inputs["pixel_values"], inputs["template_pixel_values"], sentence)
+    plain = model(**inputs)
+    plain = (plain.score_map, plain.offset_map, plain.size_map)
+    for ours, theirs in zip(maps, plain, strict=True):
+        assert_close(ours, theirs, **(tolerance or TOLERANCE))
+    assert_close(boxes_of_all_cells(*maps), boxes_of_all_cells(*plain), **(tolerance or TOLERANCE))
+
+
+@ALL
+def test_maps_and_boxes_equal_the_plain_path(variant):
+    model = stirred_model(**variant)
+    assert_equal_to_plain(model, build_tiny_inputs(model.config, batch=3))
+
+
+@pytest.mark.parametrize("words", [2, 7, 8, 9, 30])
+@pytest.mark.parametrize("fusion", ["concat", "sum", "product"])
+def test_sentences_of_any_length_equal_the_plain_path(words, fusion):
+    model = stirred_model(saiel_fusion=fusion)
+    assert_equal_to_plain(model, build_tiny_inputs(model.config, batch=2, words=words))
+
+
+@torch.no_grad()
+def test_each_target_of_a_batch_gets_what_it_gets_alone():
+    model = stirred_model()
+    inputs = build_tiny_inputs(model.config, batch=3, words=12)
+    frame_model, words = model.prepare_for_tracking(), features(model, inputs)
+    together = frame_model.locate(
+        inputs["pixel_values"], inputs["template_pixel_values"], frame_model.sentence(words, 16)
+    )
+    for row in range(3):
+        one = {key: value[row : row + 1] for key, value in inputs.items()}
+        length = int(one["attention_mask"].sum())
+        one |= {key: one[key][:, :length] for key in ("input_ids", "attention_mask")}
+        alone = frame_model.locate(
+            one["pixel_values"], one["template_pixel_values"], frame_model.sentence(features(model, one))
+        )
+        assert_close(alone[0], together[row], **TOLERANCE)
+
+
+@torch.no_grad()
+def test_boxes_are_decoded_as_the_plain_model_decodes_them():
+    model = stirred_model()
+    inputs = build_tiny_inputs(model.config)
+    frame_model, window = model.prepare_for_tracking(), hann_window(model.config.search_grid)
+    pixels = inputs["pixel_values"], inputs["template_pixel_values"], frame_model.sentence(features(model, inputs))
+    for laid in (None, window):
+        boxes, scores = decode_boxes(*frame_model(*pixels), laid)
+        assert torch.equal(frame_model.locate(*pixels, laid), torch.cat([boxes, scores[:, None]], dim=1))
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_pytorch_tanh", "relu", "silu", "quick_gelu"])
+def test_every_activation_equals_the_plain_path(act):
+    model = stirred_model(hidden_act=act)
+    assert_equal_to_plain(model, build_tiny_inputs(model.config))
+
+
+@ALL
+@torch.no_grad()
+def test_the_portable_form_is_the_same(variant):
+    model = stirred_model(**variant)
+    inputs = build_tiny_inputs(model.config, batch=1)
+    maps = []
+    for portable in (False, True):
+        frame_model = model.prepare_for_tracking(portable=portable)
+        sentence = frame_model.sentence(features(model, inputs))
+        maps.append(frame_model(inputs["pixel_values"], inputs["template_pixel_values"], sentence))
+    for ours, theirs in zip(*maps, strict=True):
+        assert_close(ours, theirs, **TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fusion", ["concat", "product"])
+@torch.no_grad()
+def test_low_precision_answers_in_float32_and_close(dtype, fusion):
+    model = build_tiny_model(stirred=True, saiel_fusion=fusion)
+    inputs = build_tiny_inputs(model.config)
+    frame_model = model.prepare_for_tracking(dtype)
+    maps = frame_model(
+        inputs["pixel_values"], inputs["template_pixel_values"], frame_model.sentence(features(model, inputs))
+    )
+    plain = model(**inputs)
+    for ours, theirs in zip(maps, (plain.score_map, plain.offset_map, plain.size_map), strict=True):
+        assert ours.dtype == torch.float32
+        assert_close(ours, theirs, atol=0.05, rtol=0)
+
+
+def test_a_sentence_too_long_for_its_place_is_refused():
+    model = build_tiny_model()
+    words = features(model, build_tiny_inputs(model.config, words=12))
+    with pytest.raises(ValueError, match="12 words, more than `num_words` \\(8\\)"):
+        model.prepare_for_tracking().sentence(words, 8)
+
+
+def test_a_model_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match=r"model.eval\(\)"):
+        build_tiny_model().train().prepare_for_tracking()
+
+
+@torch.no_grad()
+def test_the_model_stays_as_it_is_and_shares_its_large_weights(tmp_path):
+    model = stirred_model()
+    model.save_pretrained(tmp_path / "before")
+    storages = {p.data_ptr() for p in model.parameters()}
+    frame_model = model.prepare_for_tracking()
+    inputs = build_tiny_inputs(model.config)
+    frame_model(inputs["pixel_values"], inputs["template_pixel_values"], frame_model.sentence(features(model, inputs)))
+    model.prepare_for_tracking(torch.bfloat16)
+    model.save_pretrained(tmp_path / "after")
+    for path in (tmp_path / "before").iterdir():
+        assert path.read_bytes() == (tmp_path / "after" / path.name).read_bytes(), path.name
+    portable = model.prepare_for_tracking(portable=True)
+    for layer in (m for m in portable.layers if isinstance(m, PJVLTFrameVision)):
+        assert {layer.fc1.weight.data_ptr(), layer.fc2.weight.data_ptr(), layer.output.weight.data_ptr()} <= storages
+
+
+def test_what_does_not_fit_is_refused():
+    model = build_tiny_model()
+    inputs, frame_model = build_tiny_inputs(model.config), model.prepare_for_tracking()
+    search, template = inputs["pixel_values"], inputs["template_pixel_values"]
+    sentence = frame_model.sentence(features(model, inputs))
+    with pytest.raises(ValueError, match="32 x 32"):
+        frame_model(search[..., :16], template, sentence)
+    with pytest.raises(ValueError, match="16 x 16"):
+        frame_model.locate(search, search, sentence)
+    with pytest.raises(ValueError, match="reads a sentence"):
+        frame_model(search, template)
+
+
+# Sessions
+
+
+def track(session, clip, frames=8):
+    session.add_target(clip.frame(0), clip.boxes[0], clip.text, target_id="first")
+    session.add_target(clip.frame(0), clip.boxes[0] + 2, "a black cat on the grass by the water", target_id="second")
+    return [[(t.box, t.score) for t in session.step(clip.frame(i))] for i in range(1, frames)]
+
+
+CLIP = ProceduralClip(5, 10, size=(90, 120))
+
+
+@pytest.mark.parametrize("fusion", ["progressive", "none"])
+def test_fast_and_plain_sessions_follow_the_same_boxes(fusion, tiny_processor):
+    model = stirred_model(fusion=fusion)
+    fast, plain = (track(TrackingSession(model, tiny_processor, fast=f), CLIP) for f in (True, False))
+    assert_close(flat(fast), flat(plain), atol=1e-3, rtol=0)
+
+
+def flat(answers):
+    return torch.tensor([[*box, score] for frame in answers for box, score in frame])
+
+
+def test_sessions_share_one_frame_model_until_the_weights_change(tiny_processor):
+    model = stirred_model()
+
+    def made(**options):
+        return TrackingSession(model, tiny_processor, **options).frame_model
+
+    first = made()
+    assert made() is first and made(dtype=torch.float32) is first and made(dtype=torch.bfloat16) is not first
+    assert made() is first
+    with torch.no_grad():
+        model.encoder.layers[0].vision.attention.q_proj.weight.mul_(1.5)
+    changed = made()
+    assert changed is not first
+    model.head.score[1].running_mean.add_(1)  # a buffer, folded into a convolution
+    assert made() is not changed
+    model.to(torch.bfloat16)
+    assert made().dtype == torch.bfloat16
+    model.float().load_state_dict(stirred_model().state_dict())
+    assert_close(
+        flat(track(TrackingSession(model, tiny_processor), CLIP)),
+        flat(track(TrackingSession(model, tiny_processor, fast=False), CLIP)),
+        atol=1e-3,
+        rtol=0,
+    )
+
+
+def test_a_frame_model_dies_with_its_model(tiny_processor):
+    model = stirred_model()
+    left = weakref.ref(TrackingSession(model, tiny_processor).frame_model)
+    del model
+    gc.collect()
+    assert left() is None
+
+
+def test_options_of_the_fast_path_need_it(tiny_processor):
+    with pytest.raises(ValueError, match="leave `fast` True"):
+        TrackingSession(build_tiny_model(), tiny_processor, fast=False, dtype=torch.bfloat16)
+
+
+def test_a_video_is_compiled_once_whatever_its_sentences(tiny_processor):
+    model = stirred_model()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    register_backend(backend, name="counting")
+    try:
+        session = TrackingSession(model, tiny_processor, compile="counting")
+        expected = track(TrackingSession(model, tiny_processor), CLIP)
+        assert_close(flat(track(session, CLIP)), flat(expected), atol=1e-3, rtol=0)
+        assert len(graphs) == 1  # two targets; no graph break, and no second graph over the video
+        for text in ("cat", "the small yellow bird on the left of the tree with a red ball in the grass"):
+            session.set_text("first", text)
+            session.step(CLIP.frame(8))
+        session.remove_target("second")
+        session.step(CLIP.frame(9))
+        assert len(graphs) == 2  # one target
+        for name in ("second", "third", "fourth"):
+            session.add_target(CLIP.frame(9), CLIP.boxes[9], "dog", target_id=name)
+            session.step(CLIP.frame(9))
+        assert len(graphs) == 3  # three and four targets are one shape
+    finally:
+        _COMPILER_FNS.pop("counting")
+        torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_bfloat16_stays_within_half_a_pixel_on_the_bundled_models_clips():
+    model = PJVLTModel.from_pretrained(DEFAULT_CHECKPOINT)
+    processor = PJVLTProcessor.from_pretrained(DEFAULT_CHECKPOINT)
+    for seed in range(4):
+        clip = ProceduralClip(seed, 20)
+        session = TrackingSession(model, processor)
+        session.add_target(clip.frame(0), clip.boxes[0], clip.text, target_id="it")
+        low = TrackingSession(model, processor, dtype=torch.bfloat16)
+        low.add_target(clip.frame(0), clip.boxes[0], clip.text, target_id="it")
+        for index in range(1, 20):
+            low._targets["it"].box = session.box_of("it")
+            (exact,), (near,) = (s.step(clip.frame(index)) for s in (session, low))
+            assert near.box == pytest.approx(exact.box, abs=0.5)
