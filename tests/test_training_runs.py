@@ -174,6 +174,7 @@ def test_full_disk_costs_no_earlier_checkpoint(recipe, tmp_path, monkeypatch, ca
     [
         (["--flip_probability", "2"], "--flip_probability must lie between 0 and 1"),
         (["--lr_scheduler_type", "step"], "--lr_drop_step and --lr_scheduler_type step need each other"),
+        (["--num_decay_steps", "2"], "--num_decay_steps and --lr_scheduler_type warmup_stable_decay need each other"),
         (["--report_to", "trackio"], "pip install trackio"),
         (["--hub_model_id", "a/b"], "--hub_model_id does nothing without --push_to_hub"),
         (["--streaming"], "--streaming needs --dataset_name"),
@@ -191,6 +192,25 @@ def test_step_schedule_drops_to_a_tenth(recipe, tmp_path):
     more = ["--lr_scheduler_type", "step", "--lr_drop_step", "2", "--max_train_steps", "3"]
     assert start(recipe, tmp_path / "run", *more) == 0
     assert [line["learning_rate"] for line in log_of(tmp_path / "run")] == pytest.approx([1e-3, 1e-4, 1e-4])
+
+
+def test_run_of_constant_rate_can_be_given_its_end_later(recipe, tmp_path, capsys):
+    """Stopped after two steps, which a run with a decay at its end would have made as well."""
+    end = ["--lr_scheduler_type", "warmup_stable_decay", "--num_decay_steps", "2", "--max_train_steps", "4"]
+    assert start(recipe, tmp_path / "whole", *end) == 0
+    constant = ["--lr_scheduler_type", "constant_with_warmup", "--max_train_steps", "2"]
+    assert start(recipe, tmp_path / "parts", *constant) == 0
+    assert start(recipe, tmp_path / "parts", *end, "--resume_from_checkpoint", "last") == 0
+    rates = [line["learning_rate"] for line in log_of(tmp_path / "whole")]
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 0])
+    whole, parts = (
+        load_file(tmp_path / run / "checkpoints/last/pretrained_model/model.safetensors") for run in ("whole", "parts")
+    )
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=0, atol=0)
+    longer = [*end[:-1], "8", "--resume_from_checkpoint", "last"]
+    assert start(recipe, tmp_path / "parts", *longer) == 2  # its rate has fallen
+    assert "--max_train_steps was 4" in capsys.readouterr().err
 
 
 def test_frozen_text_encoder_stays_and_checkpointed_activations_change_nothing(recipe, tmp_path):

@@ -10,6 +10,8 @@ from transformers import HfArgumentParser
 
 PROCEDURAL, PHOTOGRAPHS = "procedural", "photographs"  # stand for datasets
 DRAWN = {PROCEDURAL, PHOTOGRAPHS}
+STABLE = "warmup_stable_decay"  # a schedule that a longer run can share: its rate stays high until the end is known
+ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # what may then be told later
 REPORTS = ["tensorboard", "wandb", "trackio"]
 # What may change when a run is resumed; anything else would change what comes after.
 FREE_ON_RESUME = {
@@ -22,6 +24,7 @@ FREE_ON_RESUME = {
 POSITIVE = (
     "max_train_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
     "checkpoints_total_limit", "logging_steps", "validation_steps", "num_validation_sequences", "lr_drop_step",
+    "num_decay_steps",
 )  # fmt: skip
 
 
@@ -89,6 +92,12 @@ class TrainArguments:
     )
     lr_drop_step: int | None = field(
         default=None, metadata={"help": "With `--lr_scheduler_type step`: from this step on, a tenth of the rate."}
+    )
+    num_decay_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "With `--lr_scheduler_type warmup_stable_decay`: the rate falls to 0 over the last so many steps."
+        },
     )
     num_warmup_steps: int = field(default=0, metadata={"help": "Steps of linear warm-up."})
     max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this norm."})
@@ -173,6 +182,8 @@ class TrainArguments:
                 raise ValueError(f"--{name} must lie between 0 and 1, got {getattr(self, name)}.")
         if (self.lr_scheduler_type == "step") != (self.lr_drop_step is not None):
             raise ValueError("--lr_drop_step and --lr_scheduler_type step need each other.")
+        if (self.lr_scheduler_type == STABLE) != (self.num_decay_steps is not None):
+            raise ValueError(f"--num_decay_steps and --lr_scheduler_type {STABLE} need each other.")
         if self.resume_from_checkpoint and self.overwrite_output_dir:
             raise ValueError("--resume_from_checkpoint and --overwrite_output_dir contradict each other.")
         if self.hub_model_id and not self.push_to_hub:

@@ -13,10 +13,19 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers.utils import logging
 
-from .arguments import FREE_ON_RESUME, TrainArguments
+from .arguments import ENDING, FREE_ON_RESUME, STABLE, TrainArguments
 
 LINKS = ("last", "best")
 RUN_FILE = "run.json"  # in training_state: the arguments, and where in the data the run was
+
+
+def _still_stable(run: dict, args: TrainArguments) -> bool:
+    """Whether a run may be given another end: its rate was constant so far, and would have been with that end, too."""
+    stable = run["arguments"]["lr_scheduler_type"] in ("constant_with_warmup", STABLE)
+    earlier_end = run["arguments"].get("num_decay_steps")
+    began = run["arguments"]["max_train_steps"] - earlier_end if earlier_end else run["step"]
+    begins = args.max_train_steps - args.num_decay_steps if args.lr_scheduler_type == STABLE else -1
+    return stable and run["step"] <= min(began, begins)
 
 
 @contextmanager
@@ -129,8 +138,9 @@ class Checkpoints:
         """
         run = json.loads((folder / "training_state" / RUN_FILE).read_text(encoding="utf-8"))
         now = json.loads(json.dumps(asdict(self.args)))
+        free = FREE_ON_RESUME | (ENDING if _still_stable(run, self.args) else set())
         for name, value in run["arguments"].items():
-            if name not in FREE_ON_RESUME and now.get(name) != value:
+            if name not in free and now.get(name) != value:
                 raise ValueError(
                     f"--{name} was {value!r} when {folder} was saved and is {now.get(name)!r} now; a resumed run must "
                     "go on as it began. Start a new one from it with --model_name_or_path."

@@ -16,7 +16,7 @@ from transformers import get_scheduler
 
 from ..data.sampling import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
-from .arguments import TrainArguments
+from .arguments import STABLE, TrainArguments
 from .checkpoints import Checkpoints
 from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .run_log import RunLog
@@ -125,7 +125,9 @@ def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
     if args.lr_scheduler_type == "step":
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [args.lr_drop_step], gamma=0.1)
     else:
-        scheduler = get_scheduler(args.lr_scheduler_type, optimizer, args.num_warmup_steps, args.max_train_steps)
+        more = {"num_decay_steps": args.num_decay_steps} if args.lr_scheduler_type == STABLE else None
+        steps = args.num_warmup_steps, args.max_train_steps
+        scheduler = get_scheduler(args.lr_scheduler_type, optimizer, *steps, scheduler_specific_kwargs=more)
     accelerator.register_for_checkpointing(scheduler)
     model, optimizer = accelerator.prepare(model, optimizer)
     return torch.compile(model) if args.torch_compile else model, optimizer, scheduler
