@@ -1,45 +1,27 @@
 """PJVLT: a vision-language tracker that loads from the Hugging Face Hub like any other model.
 
 Importing this package registers its classes with transformers' Auto classes and the pipeline task
-`vision-language-tracking`.
+`vision-language-tracking`. Only the package's own commands (`pjvlt-track` and its like) put that off until they have read
+their arguments and ask for a class: torch and transformers take seconds to import, `--help` should not.
 """
 
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
-
-from .configuration_pjvlt import PJVLTConfig
-from .image_processing_pjvlt import PJVLTImageProcessor
-from .modeling_pjvlt import PJVLTModel, PJVLTOutput, PJVLTTextFeatures
-from .pipeline_pjvlt import TASK, TrackingPipeline
-from .processing_pjvlt import PJVLTProcessor
-from .results_pjvlt import TrackingResults
-from .tracking_pjvlt import TrackedTarget, TrackingSession
+if TYPE_CHECKING:
+    from .configuration_pjvlt import PJVLTConfig
+    from .image_processing_pjvlt import PJVLTImageProcessor
+    from .modeling_pjvlt import PJVLTModel, PJVLTOutput, PJVLTTextFeatures
+    from .pipeline_pjvlt import TrackingPipeline
+    from .processing_pjvlt import PJVLTProcessor
+    from .results_pjvlt import TrackingResults
+    from .tracking_pjvlt import TrackedTarget, TrackingSession
 
 __version__ = "0.1.0"
 
 DEFAULT_CHECKPOINT = str(Path(__file__).parent / "pretrained" / "pjvlt-tiny")  # the checkpoint that ships with us
-
-AutoConfig.register("pjvlt", PJVLTConfig, exist_ok=True)
-AutoModel.register(PJVLTConfig, PJVLTModel, exist_ok=True)
-# One class for both backends: crops are resampled by our own filter, in torch, whatever is installed.
-AutoImageProcessor.register(
-    PJVLTConfig,
-    image_processor_classes={"torchvision": PJVLTImageProcessor, "pil": PJVLTImageProcessor},
-    exist_ok=True,
-)
-AutoProcessor.register(PJVLTConfig, PJVLTProcessor, exist_ok=True)
-if TASK not in PIPELINE_REGISTRY.supported_tasks:
-    PIPELINE_REGISTRY.register_pipeline(
-        TASK,
-        pipeline_class=TrackingPipeline,
-        pt_model=AutoModel,
-        default={"model": (DEFAULT_CHECKPOINT, None)},
-        type="multimodal",
-    )
-    # What `save_pretrained` writes into a config: the task without our default, which is a path of this machine.
-    TrackingPipeline._registered_impl = {TASK: {"impl": TrackingPipeline, "pt": (AutoModel,)}}
 
 __all__ = [
     "DEFAULT_CHECKPOINT",
@@ -54,3 +36,65 @@ __all__ = [
     "TrackingResults",
     "TrackingSession",
 ]
+
+_HOMES = {
+    "PJVLTConfig": "configuration_pjvlt",
+    "PJVLTImageProcessor": "image_processing_pjvlt",
+    "PJVLTModel": "modeling_pjvlt",
+    "PJVLTOutput": "modeling_pjvlt",
+    "PJVLTProcessor": "processing_pjvlt",
+    "PJVLTTextFeatures": "modeling_pjvlt",
+    "TrackedTarget": "tracking_pjvlt",
+    "TrackingPipeline": "pipeline_pjvlt",
+    "TrackingResults": "results_pjvlt",
+    "TrackingSession": "tracking_pjvlt",
+}
+
+
+def register() -> None:
+    """Make our classes known to transformers. Done by importing this package; doing it again changes nothing."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .configuration_pjvlt import PJVLTConfig
+    from .image_processing_pjvlt import PJVLTImageProcessor
+    from .modeling_pjvlt import PJVLTModel
+    from .pipeline_pjvlt import TASK, TrackingPipeline
+    from .processing_pjvlt import PJVLTProcessor
+
+    AutoConfig.register("pjvlt", PJVLTConfig, exist_ok=True)
+    AutoModel.register(PJVLTConfig, PJVLTModel, exist_ok=True)
+    # One class for both backends: crops are resampled by our own filter, in torch, whatever is installed.
+    AutoImageProcessor.register(
+        PJVLTConfig,
+        image_processor_classes={"torchvision": PJVLTImageProcessor, "pil": PJVLTImageProcessor},
+        exist_ok=True,
+    )
+    AutoProcessor.register(PJVLTConfig, PJVLTProcessor, exist_ok=True)
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=TrackingPipeline,
+            pt_model=AutoModel,
+            default={"model": (DEFAULT_CHECKPOINT, None)},
+            type="multimodal",
+        )
+        # What `save_pretrained` writes into a config: the task without our default, which is a path of this machine.
+        TrackingPipeline._registered_impl = {TASK: {"impl": TrackingPipeline, "pt": (AutoModel,)}}
+
+
+def __getattr__(name: str):
+    """A public class, imported and all of them registered when the first one is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    register()
+    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not any(Path(program).stem.startswith("pjvlt-") for program in sys.argv[:1]):
+    register()

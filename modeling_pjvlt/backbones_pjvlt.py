@@ -9,13 +9,6 @@ from transformers.utils import logging
 
 from .configuration_pjvlt import PJVLTConfig
 
-try:
-    import timm
-    from timm.layers import Attention, Mlp, PatchEmbed
-    from timm.models.vision_transformer import Block
-except ImportError:
-    timm = None
-
 logger = logging.get_logger(__name__)
 
 UNSUPPORTED = (
@@ -25,9 +18,7 @@ UNSUPPORTED = (
 
 def load_backbones(model_class, vision: str, text: str, config: PJVLTConfig | None, pretrained: bool):
     """Build `model_class` and fill its two streams; see `PJVLTModel.from_backbones`."""
-    if timm is None:
-        raise ImportError("from_backbones needs timm for the vision stream: pip install 'pjvlt[train]'.")
-    vit = timm.create_model(vision, pretrained=pretrained, num_classes=0)
+    vit = import_timm().create_model(vision, pretrained=pretrained, num_classes=0)
     check_plain_vit(vision, vit)
     sizes = vit_sizes(vit)
     text_config = read_text_config(text, config, pretrained)
@@ -44,6 +35,15 @@ def load_backbones(model_class, vision: str, text: str, config: PJVLTConfig | No
         loaded |= {f"text_encoder.{name}" for name in bert.state_dict()}
     report_new_weights(model, loaded)
     return model.eval()
+
+
+def import_timm():
+    """timm, which takes longer to import than all of this package. Raises `ImportError` that names the extra."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("from_backbones needs timm for the vision stream: pip install 'pjvlt[train]'.") from error
+    return timm
 
 
 def read_text_config(text: str, config: PJVLTConfig | None, pretrained: bool):
@@ -65,24 +65,26 @@ def check_plain_vit(name: str, vit: nn.Module) -> None:
 
 def foreign_part(vit: nn.Module) -> str | None:
     """What `vit` has and PJVLT's vision layers have not, or None."""
+    timm = import_timm()
+    layers, block_class = timm.layers, timm.models.vision_transformer.Block
 
     def active(module: nn.Module | None) -> bool:
         return module is not None and not isinstance(module, nn.Identity)
 
     if vit.pos_embed is None:
         return "no learned position table"
-    if type(vit.patch_embed) is not PatchEmbed or active(vit.patch_embed.norm):
+    if type(vit.patch_embed) is not layers.PatchEmbed or active(vit.patch_embed.norm):
         return "a patch embedding other than one convolution"
     if active(getattr(vit, "norm_pre", None)):
         return "a norm before its layers"
     for block in vit.blocks:
-        if type(block) is not Block or type(block.attn) is not Attention:
+        if type(block) is not block_class or type(block.attn) is not layers.Attention:
             return f"layers of type {type(block).__name__} with {type(getattr(block, 'attn', None)).__name__}"
         if active(block.attn.q_norm) or active(block.attn.norm):
             return "a norm inside its attention"
         if active(getattr(block.attn, "gate", None)):
             return "a gate inside its attention"
-        if type(block.mlp) is not Mlp or type(block.mlp.act) is not nn.GELU or active(block.mlp.norm):
+        if type(block.mlp) is not layers.Mlp or type(block.mlp.act) is not nn.GELU or active(block.mlp.norm):
             return "an MLP other than fc1, GELU, fc2"
         if not isinstance(block.norm1, nn.LayerNorm):
             return f"norms of type {type(block.norm1).__name__}"

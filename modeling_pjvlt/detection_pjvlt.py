@@ -1,9 +1,6 @@
 """The first box from words alone: a zero-shot object detector of transformers looks for what the sentence says."""
 
 from PIL import Image
-from transformers import pipeline
-
-from .image_processing_pjvlt import to_rgb
 
 DETECTOR = "IDEA-Research/grounding-dino-tiny"
 MIN_DETECTION_SCORE = 0.3
@@ -11,6 +8,8 @@ MIN_DETECTION_SCORE = 0.3
 
 def load_detector(detector: str = DETECTOR, device=None):
     """A `zero-shot-object-detection` pipeline of transformers. `detector`: Hub id or folder of its checkpoint."""
+    from transformers import pipeline  # here and below in functions: `pjvlt-track --help` needs the names only
+
     return pipeline("zero-shot-object-detection", model=detector, device=device)
 
 
@@ -28,6 +27,8 @@ def find_target(
     Returns the box, x, y, w, h in frame pixels, and its score. Raises `ValueError` with the best score where none
     reaches `min_score`.
     """
+    from .image_processing_pjvlt import to_rgb
+
     pixels = to_rgb(frame)
     height, width = pixels.shape[1:]
     label = f"{text.strip().rstrip('.').lower()}."  # as Grounding DINO was trained

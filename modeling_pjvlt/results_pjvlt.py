@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .image_processing_pjvlt import to_rgb
 from .live_pjvlt import DEFAULT_FPS
 from .video_pjvlt import VideoWriter
 
@@ -204,6 +203,8 @@ def pick_format(path: str | os.PathLike, format: str | None = None) -> str:
 
 def _draw(frame, result: dict) -> np.ndarray:
     """(H, W, 3) uint8 with the box, and the score inside its upper left corner."""
+    from .image_processing_pjvlt import to_rgb  # brings torch, which saving boxes does without
+
     picture = Image.fromarray(np.ascontiguousarray(to_rgb(frame).permute(1, 2, 0).numpy()))
     draw, line = ImageDraw.Draw(picture), max(2, min(picture.size) // 150)
     x, y, w, h = xywh(result)

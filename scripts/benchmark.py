@@ -7,6 +7,7 @@ python scripts/benchmark.py data pairs                 only that part: pairs, in
 python scripts/benchmark.py train                      steps per second, waiting for data, share of the matmul peak
 python scripts/benchmark.py train --model base --batch_size 128 --workers 14 --compile     on a GPU
 python scripts/benchmark.py evaluation                 how long scoring the boxes of a whole benchmark takes
+python scripts/benchmark.py load                       import, --help, from_pretrained of PJVLT-B: seconds and memory
 python scripts/benchmark.py soak                       memory over 20 000 frames of one session
 
 MACs are counted by running the model once (convolutions, linear maps and attention); a sentence is 20 tokens.
@@ -102,6 +103,10 @@ def main() -> None:
     train.add_argument("--workers", type=int, default=0, help="processes that prepare pairs (default: 0)")
     train.add_argument("--compile", action="store_true", help="with torch.compile")
     commands.add_parser("evaluation", help="seconds to score 280 sequences with 685 000 frames, by protocol")
+    load = commands.add_parser("load", help="seconds to import and to load PJVLT-B, and memory")
+    load.add_argument(
+        "--runs", type=int, default=5, help="each in a process of its own; the median counts (default: 5)"
+    )
     soak = commands.add_parser("soak", help="memory of the process over many frames of one session")
     soak.add_argument("--frames", type=int, default=20_000, help="default: 20000")
     args = parser.parse_args()
@@ -115,6 +120,10 @@ def main() -> None:
         from benchmark_soak import benchmark_soak
 
         benchmark_soak(args.frames)
+    elif args.command == "load":
+        from benchmark_load import benchmark_load
+
+        benchmark_load(args.runs)
     elif args.command == "evaluation":
         from benchmark_evaluation import benchmark_evaluation
 

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from ..detection_pjvlt import DETECTOR
 from ..evaluation.metrics import iou
 from ..live_pjvlt import DEFAULT_FPS, FrameReader, is_address, public_name, read_ahead
-from ..processing_pjvlt import DEFAULT_SENTENCE
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
 from ..video_pjvlt import VideoWriter, read_frames
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
@@ -165,7 +164,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--box", nargs=4, type=float, metavar=("X", "Y", "W", "H"),
         help="the target in the first frame: left, top, width, height in pixels (default: --detector finds it)",
     )  # fmt: skip
-    add("--text", help=f'a sentence that describes the target, such as "white dog" (default: "{DEFAULT_SENTENCE}")')
+    add("--text", help='a sentence that describes the target, such as "white dog" (default: "the target")')
     add(
         "--detector",
         metavar="PATH_OR_REPO",
@@ -197,7 +196,7 @@ def _run(args: argparse.Namespace) -> None:
     else:
         reader, clip = _open_source(args), None
         name, video = _source_name(args.video), public_name(_source(args.video))
-        box, text = args.box or _find_by_words(args), DEFAULT_SENTENCE
+        box, text = args.box or _find_by_words(args), None
     text = _sentence(args.text, text)
     if clip is not None:
         print(f'{video}; its sentence: "{text}"')
@@ -350,12 +349,15 @@ def _make_clip(args: argparse.Namespace):
     return frames, clip
 
 
-def _sentence(given: str | None, fallback: str) -> str:
+def _sentence(given: str | None, of_clip: str | None) -> str:
     if given is not None and given.strip():
         return given
-    if fallback == DEFAULT_SENTENCE:
-        print(f'note: no --text given, so the sentence is "{DEFAULT_SENTENCE}"; a better one helps', file=sys.stderr)
-    return fallback
+    if of_clip is not None:
+        return of_clip
+    from ..processing_pjvlt import DEFAULT_SENTENCE
+
+    print(f'note: no --text given, so the sentence is "{DEFAULT_SENTENCE}"; a better one helps', file=sys.stderr)
+    return DEFAULT_SENTENCE
 
 
 def _source_name(video: str) -> str:

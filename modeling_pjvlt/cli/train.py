@@ -15,7 +15,10 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         args = parse_arguments(argv)
+        from .. import register
         from ..training.trainer import run
+
+        register()
 
         result = run(args)
     except ModuleNotFoundError as error:

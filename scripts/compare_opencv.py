@@ -1,0 +1,416 @@
+"""Compare PJVLT checkpoints with OpenCV's CSRT, KCF and MIL: the same frames, the same scores, the same run, on the CPU.
+
+python scripts/compare_opencv.py                                            on 200 procedural clips
+python scripts/compare_opencv.py --dataset_name my-videos other-videos      each, and all their sequences together
+python scripts/compare_opencv.py --dataset_name my-videos --model outputs/a outputs/b --trackers csrt --plot success.png
+
+A dataset is whatever `pjvlt-eval` takes: a Hub id, a folder that `pjvlt-convert` wrote, a folder of
+NAME/{img, groundtruth_rect.txt or groundtruth.txt, language.txt}, or `procedural`.
+
+How it compares
+- Every tracker gets the first frame's box, PJVLT also the sequence's sentence. Nobody is started again.
+- A frame is decoded once. PJVLT gets it as RGB, OpenCV as BGR; decoding and that conversion are timed apart.
+- FPS is frames after the first over the time in OpenCV's `update` or in `TrackingSession.step`, which cuts the crop too.
+  PyTorch and OpenCV may use equally many threads.
+- Where OpenCV reports failure, its last box stays its answer; where PJVLT says `lost`, its best guess does. "Lost" is
+  the share of such frames.
+- OpenCV's trackers take and give whole pixels, PJVLT fractions; nothing is rounded for the scores.
+
+Needs opencv-contrib: pip install "pjvlt[compare]"
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+OPENCV = {"csrt": "CSRT", "kcf": "KCF", "mil": "MIL"}
+PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot")
+BORDER_PROTOCOLS = ("otb", "lasot", "tnl2k")  # written for frames that begin at 1
+CHUNK = 32  # frames decoded before the trackers take turns; they share no cache then, and long videos still fit
+TOGETHER = "all together"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--dataset_name", nargs="+", default=["procedural"], metavar="NAME", help="default: procedural"
+    )
+    parser.add_argument("--split", default="test", help="of the datasets (default: test)")
+    parser.add_argument(
+        "--model", nargs="+", metavar="NAME", help="checkpoints: folders or Hub ids (default: bundled)"
+    )
+    parser.add_argument(
+        "--trackers",
+        nargs="*",
+        choices=list(OPENCV),
+        default=list(OPENCV),
+        metavar="NAME",
+        help="of OpenCV: csrt, kcf, mil (default: all three)",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOL_NAMES,
+        default="lasot",
+        help="whose rules count (default: lasot); by `otb`, `lasot` and `tnl2k` a target at x or y <= 0 is never overlapped",
+    )
+    parser.add_argument("--max_sequences", type=int, metavar="N", help="only the first N of each dataset")
+    parser.add_argument("--max_frames", type=int, metavar="N", help="only the first N of each sequence, at least 2")
+    parser.add_argument("--num_threads", type=int, help="for PyTorch and for OpenCV (default: what PyTorch takes)")
+    parser.add_argument("--per_sequence", action="store_true", help="also print a table of all sequences")
+    parser.add_argument("--output", metavar="FILE", help="write settings, scores, speeds and boxes as JSON")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw the success curves: .png, .svg or .pdf (needs matplotlib)"
+    )
+    return parser
+
+
+class OpenCVTracker:
+    """One of OpenCV's trackers on one target. Boxes are x, y, w, h in frame pixels; frames are BGR."""
+
+    order = "BGR"
+
+    def __init__(self, kind: str, frame: np.ndarray, box):
+        self.box = tuple(box)
+        self._tracker = opencv_class(kind).create()
+        self._tracker.init(frame, tuple(round(float(value)) for value in box))
+
+    def step(self, frame: np.ndarray) -> tuple[tuple, bool]:
+        """The box in the next frame, and whether the tracker reports failure; the last box stays then."""
+        found, box = self._tracker.update(frame)
+        if found:
+            self.box = box
+        return self.box, not found
+
+
+class PJVLTTracker:
+    """A session with one target. Frames are RGB."""
+
+    order = "RGB"
+
+    def __init__(self, model, processor, text: str, frame: np.ndarray, box):
+        from modeling_pjvlt import TrackingSession
+
+        self._session = TrackingSession(model, processor)
+        self._session.add_target(frame, box, text)
+
+    def step(self, frame: np.ndarray) -> tuple[tuple, bool]:
+        """The box in the next frame, and whether the target is lost."""
+        (target,) = self._session.step(frame)
+        return target.box, target.lost
+
+
+def opencv_class(kind: str):
+    """`cv2.TrackerCSRT` and its like. Raises `ImportError` that names our extra where this OpenCV has none."""
+    try:
+        import cv2
+
+        return getattr(cv2, f"Tracker{OPENCV[kind]}")
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f'OpenCV\'s {OPENCV[kind]} needs opencv-contrib: pip install "pjvlt[compare]". Of several OpenCV packages in one '
+            "environment only one is imported: uninstall opencv-python, or leave the tracker out of --trackers."
+        ) from error
+
+
+@dataclass
+class Run:
+    """What one tracker did: sequence -> boxes (n, 4) xywh; seconds in its step; frames that it called lost."""
+
+    boxes: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
+
+    def fps(self, keys: list[str]) -> tuple[float, float]:
+        """Median over sequences, and of all their frames together; the first frame is given."""
+        tracked = {key: len(self.boxes[key]) - 1 for key in keys}
+        each = [tracked[key] / self.seconds[key] for key in keys]
+        return statistics.median(each), sum(tracked.values()) / sum(self.seconds[key] for key in keys)
+
+    def lost_share(self, keys: list[str]) -> float:
+        """Percent of the tracked frames."""
+        return 100 * sum(self.lost[k] for k in keys) / sum(len(self.boxes[k]) - 1 for k in keys)
+
+
+@dataclass
+class Preparation:
+    """Seconds outside of all trackers, and frames."""
+
+    decode: float = 0.0
+    convert: float = 0.0
+    frames: int = 0
+
+
+Pictures = dict[str, list[np.ndarray]]  # "RGB" and "BGR" -> frames, uint8 (H, W, 3)
+Start = Callable[[Pictures, object], OpenCVTracker | PJVLTTracker]  # (first frames, sequence) -> a tracker
+
+
+def compare(
+    sequence, key: str, length: int, starts: dict[str, Start], runs: dict[str, Run], spent: Preparation, on_frames
+) -> None:
+    """Track the first `length` frames of one sequence with every tracker; they take turns every CHUNK frames.
+
+    starts: name -> what makes the tracker. runs: name -> where `key` is added. on_frames: called with the number of
+    frames that all trackers are done with.
+    """
+    trackers, boxes = {}, {name: np.zeros((length, 4)) for name in starts}
+    seconds, lost = dict.fromkeys(starts, 0.0), dict.fromkeys(starts, 0)
+    for begin in range(0, length, CHUNK):
+        indices = range(begin, min(begin + CHUNK, length))
+        began = time.perf_counter()
+        pictures = {"RGB": [sequence.frame(index) for index in indices]}
+        decoded = time.perf_counter()
+        pictures["BGR"] = [np.ascontiguousarray(frame[..., ::-1]) for frame in pictures["RGB"]]
+        spent.decode, spent.convert = spent.decode + decoded - began, spent.convert + time.perf_counter() - decoded
+        spent.frames += len(indices)
+        for name, start in starts.items():
+            if begin == 0:
+                trackers[name] = start(pictures, sequence)
+                boxes[name][0] = sequence.boxes[0]
+            tracker = trackers[name]
+            for index, frame in zip(indices, pictures[tracker.order], strict=True):
+                if index > 0:
+                    began = time.perf_counter()
+                    box, is_lost = tracker.step(frame)
+                    seconds[name] += time.perf_counter() - began
+                    boxes[name][index], lost[name] = box, lost[name] + is_lost
+        on_frames(len(indices))
+    for name, run in runs.items():
+        run.boxes[key], run.seconds[key], run.lost[key] = boxes[name], seconds[name], lost[name]
+
+
+def build_starts(models: list[str], kinds: list[str]) -> dict[str, Start]:
+    """Name of each tracker -> what starts it. Raises `ValueError` for two models of one name, and what loading raises."""
+    import torch
+
+    from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+
+    for kind in kinds:
+        opencv_class(kind)
+    starts = {}
+    for path in models:
+        name = Path(path).resolve().name if Path(path).is_dir() else path
+        if name in starts:
+            raise ValueError(f"Two models are called {name!r}; rename a folder.")
+        model = PJVLTModel.from_pretrained(path, dtype=torch.float32)
+        processor = PJVLTProcessor.from_pretrained(path)
+        starts[name] = lambda pictures, sequence, model=model, processor=processor: PJVLTTracker(
+            model, processor, sequence.text, pictures["RGB"][0], sequence.boxes[0]
+        )
+    for kind in kinds:
+        starts[OPENCV[kind]] = lambda pictures, sequence, kind=kind: OpenCVTracker(
+            kind, pictures["BGR"][0], sequence.boxes[0]
+        )
+    return starts
+
+
+@dataclass
+class Comparison:
+    """Everything that was measured. groups: dataset -> keys of its sequences. truth: of all keys."""
+
+    runs: dict[str, Run]
+    groups: dict[str, list[str]]
+    truth: object
+    spent: Preparation
+    protocol: str
+
+    def scores(self, name: str, keys: list[str]):
+        """`BenchmarkScores` of one tracker on some sequences."""
+        from modeling_pjvlt.evaluation.runner import GroundTruth, score
+
+        truth = GroundTruth({k: self.truth.boxes[k] for k in keys}, {k: self.truth.absent[k] for k in keys}, None)
+        return score(self.protocol, self.runs[name].boxes, truth, {})
+
+
+def run_comparison(args: argparse.Namespace) -> Comparison:
+    """Load, track, and keep what was measured."""
+    import torch
+    from tqdm.auto import tqdm
+
+    from modeling_pjvlt import DEFAULT_CHECKPOINT
+    from modeling_pjvlt.evaluation.runner import GroundTruth, ground_truth
+    from modeling_pjvlt.evaluation.sequences import load_sequences
+
+    if args.max_frames is not None and args.max_frames < 2:
+        raise ValueError(f"--max_frames must be at least 2, got {args.max_frames}: the first frame is given.")
+    starts = build_starts(args.model or [DEFAULT_CHECKPOINT], args.trackers)
+    args.num_threads = args.num_threads or torch.get_num_threads()
+    torch.set_num_threads(args.num_threads)
+    if args.trackers:
+        import cv2
+
+        cv2.setNumThreads(args.num_threads)
+    truth, groups, sequences = GroundTruth({}, {}, None), {}, {}
+    for name in args.dataset_name:
+        group = Path(name).resolve().name if Path(name).is_dir() else name
+        if group in groups:
+            raise ValueError(f"Two datasets are called {group!r}; compare them one by one.")
+        found = load_sequences(name, args.split)[: args.max_sequences]
+        known = ground_truth(found)
+        if not known.known:
+            raise ValueError(f"{name}: the ground truth is not public, there is nothing to compare with.")
+        groups[group] = [f"{group}/{sequence.name}" for sequence in found]
+        for key, sequence in zip(groups[group], found, strict=True):
+            sequences[key] = sequence
+            truth.boxes[key] = known.boxes[sequence.name][: args.max_frames]
+            truth.absent[key] = known.absent[sequence.name][: args.max_frames]
+    short = [key for key, boxes in truth.boxes.items() if len(boxes) < 2]
+    if short:
+        raise ValueError(f"{len(short)} sequences have a single frame: {short[:5]}.")
+    if len(groups) > 1:
+        groups[TOGETHER] = list(sequences)
+    comparison = Comparison({name: Run() for name in starts}, groups, truth, Preparation(), args.protocol)
+    total = sum(len(boxes) for boxes in truth.boxes.values())
+    with tqdm(total=total, unit="frame", disable=None) as bar:
+        for key, sequence in sequences.items():
+            bar.set_description(key)
+            length = len(truth.boxes[key])
+            try:
+                compare(sequence, key, length, starts, comparison.runs, comparison.spent, bar.update)
+            except ValueError as error:
+                raise ValueError(f"Sequence {key!r}: {error}") from error
+            done = list(comparison.runs[next(iter(starts))].boxes)
+            bar.set_postfix({name: f"{comparison.scores(name, done)['auc']:.1f}" for name in starts})
+    return comparison
+
+
+def overall_table(comparison: Comparison, group: str) -> str:
+    """Markdown: a row for each tracker, best AUC first."""
+    keys = comparison.groups[group]
+    rows = []
+    for name, run in comparison.runs.items():
+        scores, (median, overall) = comparison.scores(name, keys), run.fps(keys)
+        rows.append((scores["auc"], scores["precision"], median, overall, run.lost_share(keys), name))
+    lines = [
+        f"{group} ({len(keys)} sequences, {sum(len(comparison.truth.boxes[k]) for k in keys)} frames, protocol "
+        f"`{comparison.protocol}`)\n",
+        "| tracker | AUC | precision | FPS (median of sequences) | FPS (all frames) | lost, % |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for auc, precision, median, overall, lost, name in sorted(rows, reverse=True):
+        lines.append(f"| {name} | {auc:.1f} | {precision:.1f} | {median:.1f} | {overall:.1f} | {lost:.1f} |")
+    return "\n".join(lines)
+
+
+def sequence_table(comparison: Comparison) -> str:
+    """Markdown: AUC and FPS of every tracker on every sequence."""
+    names = list(comparison.runs)
+    lines = [
+        "| sequence | frames | " + " | ".join(f"{name}: AUC | FPS" for name in names) + " |",
+        "|---|---:|" + "---:|---:|" * len(names),
+    ]
+    for key, boxes in comparison.truth.boxes.items():
+        cells = [
+            f"{comparison.scores(name, [key])['auc']:.1f} | {run.fps([key])[0]:.0f}"
+            for name, run in comparison.runs.items()
+        ]
+        lines.append(f"| {key} | {len(boxes)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def environment(args: argparse.Namespace) -> dict:
+    import torch
+
+    told = {"python": platform.python_version(), "torch": torch.__version__, "threads": args.num_threads}
+    if args.trackers:
+        import cv2
+
+        told["opencv"] = cv2.__version__
+    return told
+
+
+def as_json(comparison: Comparison, args: argparse.Namespace) -> dict:
+    """Settings, scores in percent, FPS, and every box."""
+    spent = comparison.spent
+    groups = {
+        group: {
+            name: {
+                **comparison.scores(name, keys),
+                **dict(zip(("fps_median", "fps"), run.fps(keys), strict=True)),
+                "lost": run.lost_share(keys),
+            }
+            for name, run in comparison.runs.items()
+        }
+        for group, keys in comparison.groups.items()
+    }
+    sequences = {
+        key: {
+            name: {
+                **comparison.scores(name, [key]),
+                "fps": run.fps([key])[0],
+                "lost": run.lost_share([key]),
+                "boxes": run.boxes[key].tolist(),
+            }
+            for name, run in comparison.runs.items()
+        }
+        for key in comparison.truth.boxes
+    }
+    return {
+        "protocol": comparison.protocol,
+        "environment": environment(args),
+        "decode_ms": 1000 * spent.decode / spent.frames,
+        "bgr_ms": 1000 * spent.convert / spent.frames,
+        "datasets": groups,
+        "sequences": sequences,
+    }
+
+
+def plot_success(comparison: Comparison, path: str) -> None:
+    """Success curves of all trackers over all sequences. Raises `ImportError` without matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.add_subplot(
+        xlabel="overlap threshold", ylabel="frames, %", xlim=(0, 1), ylim=(0, 100), title="Success (AUC)"
+    )
+    found = {name: comparison.scores(name, list(comparison.truth.boxes)) for name in comparison.runs}
+    for name, scores in sorted(found.items(), key=lambda item: -item[1]["auc"]):
+        axes.plot(scores.thresholds["success"], scores.curves["success"], label=f"{name} ({scores['auc']:.1f})")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare and print. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    args = build_parser().parse_args(argv)
+    try:
+        comparison = run_comparison(args)
+        for group in comparison.groups:
+            print(f"\n{overall_table(comparison, group)}")
+        spent = comparison.spent
+        print(
+            f"\nNot in the FPS, per frame: decoding {1000 * spent.decode / spent.frames:.2f} ms, RGB to BGR (OpenCV only) "
+            f"{1000 * spent.convert / spent.frames:.2f} ms."
+        )
+        print(", ".join(f"{name} {value}" for name, value in environment(args).items()))
+        border = comparison.truth.at_border() if args.protocol in BORDER_PROTOCOLS else 0
+        if border:
+            print(
+                f"{border} frames have a target whose x or y is not positive; `{args.protocol}` counts none of them as "
+                "overlapped, for any tracker. `--protocol pytracking` scores them like all others."
+            )
+        if args.per_sequence:
+            print(f"\n{sequence_table(comparison)}")
+        if args.output:
+            Path(args.output).write_text(json.dumps(as_json(comparison, args), indent=1), encoding="utf-8")
+        if args.plot:
+            plot_success(comparison, args.plot)
+    except (ImportError, ValueError, OSError) as error:
+        print(f"compare_opencv.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("compare_opencv.py: error: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
