@@ -73,7 +73,14 @@ class OnnxModel:
         """All that the frames need of B sentences: `keys`, `values` and `mask`; nothing where no sentence is read."""
         if self._text is None:
             return {}
-        return dict(zip(SENTENCE, self._text.run(list(SENTENCE), self.tokenize(sentences)), strict=True))
+        return self.encode_tokens(self.tokenize(sentences))
+
+    def encode_tokens(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """[`OnnxModel.encode_text`] of `input_ids` and `attention_mask`, (B, T) int64."""
+        if self._text is None:
+            return {}
+        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return dict(zip(SENTENCE, self._text.run(list(SENTENCE), tokens), strict=True))
 
     def maps(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """score (B, 1, G, G), offset (B, 2, G, G) and size (B, 2, G, G), float32.
