@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .configuration_pjvlt import PJVLTConfig
+    from .frame_pjvlt import PJVLTFrameModel, PJVLTSentence
     from .image_processing_pjvlt import PJVLTImageProcessor
     from .modeling_pjvlt import PJVLTModel, PJVLTOutput, PJVLTTextFeatures
     from .pipeline_pjvlt import TrackingPipeline
@@ -28,10 +29,12 @@ DEFAULT_CHECKPOINT = str(Path(__file__).parent / "pretrained" / "pjvlt-tiny")  #
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "PJVLTConfig",
+    "PJVLTFrameModel",
     "PJVLTImageProcessor",
     "PJVLTModel",
     "PJVLTOutput",
     "PJVLTProcessor",
+    "PJVLTSentence",
     "PJVLTTextFeatures",
     "TrackedTarget",
     "TrackingPipeline",
@@ -41,10 +44,12 @@ __all__ = [
 
 _HOMES = {
     "PJVLTConfig": "configuration_pjvlt",
+    "PJVLTFrameModel": "frame_pjvlt",
     "PJVLTImageProcessor": "image_processing_pjvlt",
     "PJVLTModel": "modeling_pjvlt",
     "PJVLTOutput": "modeling_pjvlt",
     "PJVLTProcessor": "processing_pjvlt",
+    "PJVLTSentence": "frame_pjvlt",
     "PJVLTTextFeatures": "modeling_pjvlt",
     "TrackedTarget": "tracking_pjvlt",
     "TrackingPipeline": "pipeline_pjvlt",

@@ -93,6 +93,7 @@ class PJVLTFrameVision(nn.Module):
         super().__init__()
         attention = layer.attention
         self.heads = attention.config.num_attention_heads
+        self.plain_attention = build.fused and build.dtype == torch.bfloat16  # oneDNN's matmuls beat the fused kernel
         self.norm1, self.norm2 = build.norm(layer.norm1), build.norm(layer.norm2)
         query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
         self.qkv = build.linear(
@@ -108,7 +109,7 @@ class PJVLTFrameVision(nn.Module):
     def attend(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
         # (B, N, 3 C) to three of (B, heads, N, C / heads)
         query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        if query.device.type == "cpu":  # where the plain matmuls beat the fused kernel
+        if self.plain_attention:
             weights = torch.matmul(query, key.transpose(2, 3)).softmax(dim=-1)
             return torch.matmul(weights, value).transpose(1, 2).flatten(2)
         attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
