@@ -7,7 +7,7 @@ from .. import DEFAULT_CHECKPOINT
 
 FORMATS = ("onnx", "torch_export")
 DTYPES = ("float32", "float16", "bfloat16")
-EVALUATED_CLIPS = 20
+EVALUATED_CLIPS = 20  # where int8 asks for a comparison
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         _check(args)
+        if args.int8 and args.eval_clips is None:
+            args.eval_clips = EVALUATED_CLIPS
         from .. import register
         from ..export.folder import export
 

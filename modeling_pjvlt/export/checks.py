@@ -13,6 +13,7 @@ from ..evaluation.procedural import FIRST_SEED
 from ..evaluation.tracking import track_sequence, visible_auc
 from ..modeling_pjvlt import PJVLTModel
 from ..onnx_pjvlt import OnnxModel, OnnxTracker
+from ..targets_pjvlt import TargetSession
 from .graphs import MAPS
 
 CHECKED = ((1, 3), (2, 8), (3, 17))  # targets and words of the batches that are compared
@@ -66,10 +67,10 @@ def largest_difference(model: PJVLTModel, run: Runner) -> float:
     return worst
 
 
-def milliseconds_per_frame(model: OnnxModel) -> tuple[float, float]:
+def milliseconds_per_frame(tracker: TargetSession) -> tuple[float, float]:
     """Median time of one frame of 640x480 with one target, from crop to box, and of its network."""
     clip = ProceduralClip(FIRST_SEED, 2, size=(480, 640))
-    tracker, frame, times = OnnxTracker(model), clip.frame(1), []
+    frame, times = clip.frame(1), []
     tracker.add_target(clip.frame(0), clip.boxes[0], clip.text)
     for _ in range(WARM_RUNS + TIMED_RUNS):
         started, before = time.perf_counter(), tracker.seconds["network"]

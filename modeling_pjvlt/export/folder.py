@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from ..modeling_pjvlt import PJVLTModel
-from ..onnx_pjvlt import SETTINGS_FILE, TEXT_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel
+from ..onnx_pjvlt import SETTINGS_FILE, TEXT_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker
 from ..processing_pjvlt import PJVLTProcessor
+from ..tracking_pjvlt import TrackingSession
 from .checks import (
     largest_difference,
     milliseconds_per_frame,
@@ -24,7 +25,6 @@ from .graphs import trace, write_onnx, write_torch
 from .int8 import quantize_tracker
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the maps, which lie in (0, 1)
-EVALUATED_CLIPS = 20  # where int8 asks for a comparison
 
 
 def export(args: Namespace) -> Path:
@@ -54,7 +54,7 @@ def export(args: Namespace) -> Path:
             run = torch_runner(folder)
         _refuse_difference(largest_difference(model, run), args.dtype)
         if args.format == "onnx":
-            _measure(folder, args, exported)
+            _measure(folder, args, exported, model, processor)
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in sorted(output.iterdir()))
     print(f"wrote {output}: {sizes}")
     return output
@@ -139,7 +139,7 @@ def _refuse_difference(difference: float, dtype: str) -> None:
         )
 
 
-def _measure(folder: Path, args: Namespace, exported: OnnxModel) -> None:
+def _measure(folder: Path, args: Namespace, exported: OnnxModel, model: PJVLTModel, processor: PJVLTProcessor) -> None:
     """Speed and, where asked for, AUC; with `--int8` of both, and the small graph takes the place of the large one."""
     models = {args.dtype: exported}
     if args.int8:
@@ -151,8 +151,10 @@ def _measure(folder: Path, args: Namespace, exported: OnnxModel) -> None:
         with said("int8"):
             quantize_tracker(folder / TRACKER_FILE, small / TRACKER_FILE)
         models["int8"] = OnnxModel(small, args.num_threads)
-    for name, model in models.items():
-        whole, network = milliseconds_per_frame(model)
+    trackers = {"PyTorch float32": TrackingSession(model, processor)}
+    trackers |= {f"onnxruntime {name}": OnnxTracker(graphs) for name, graphs in models.items()}
+    for name, tracker in trackers.items():
+        whole, network = milliseconds_per_frame(tracker)
         print(f"{name}: {whole:.1f} ms for a frame of 640x480 from crop to box, {network:.1f} of them in the network")
     for label, sequences in _sequences(args):
         scores = success_auc(models, sequences, label)
@@ -166,9 +168,8 @@ def _measure(folder: Path, args: Namespace, exported: OnnxModel) -> None:
 
 def _sequences(args: Namespace):
     """Labels and sequences to measure AUC on, one after the other."""
-    number = args.eval_clips or (EVALUATED_CLIPS if args.int8 else 0)
-    if number:
-        yield "procedural", procedural_clips(number)
+    if args.eval_clips:
+        yield "procedural", procedural_clips(args.eval_clips)
     if args.eval_dataset_name:
         from ..evaluation.sequences import load_sequences
 
