@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_frame_model import stirred_model
+from tiny import build_tiny_config
 
 import modeling_pjvlt
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor, TrackingSession
@@ -148,6 +149,14 @@ def test_torch_export_comes_back_equal(checkpoint, tmp_path):
         expected = model(pixel_values=pixels, template_pixel_values=template, **words)
     for found, wanted in zip(maps, (expected.score_map, expected.offset_map, expected.size_map), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_frames_in_float16_stay_near(tiny_processor, tmp_path):
+    PJVLTModel(build_tiny_config(**SHALLOW)).save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    arguments = ["--model", str(tmp_path / "model"), "--output_dir", str(tmp_path / "export")]
+    assert main([*arguments, "--dtype", "float16"]) == 0
 
 
 def test_an_export_that_differs_is_deleted(checkpoint, tmp_path, monkeypatch, capsys):
