@@ -2,11 +2,13 @@
 
 Importing this package registers its classes with transformers' Auto classes and the pipeline task
 `vision-language-tracking`. Only the package's own commands (`pjvlt-track` and its like) put that off until they have read
-their arguments and ask for a class: torch and transformers take seconds to import, `--help` should not.
+their arguments and ask for a class: torch and transformers take seconds to import, `--help` should not. Without torch
+nothing is registered, and `modeling_pjvlt.onnx_pjvlt` can be used all the same.
 """
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,5 +103,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if not any(Path(program).stem.startswith("pjvlt-") for program in sys.argv[:1]):
+if find_spec("torch") is not None and not any(Path(program).stem.startswith("pjvlt-") for program in sys.argv[:1]):
     register()

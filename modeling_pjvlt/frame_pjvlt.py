@@ -41,10 +41,9 @@ class PJVLTSentence(NamedTuple):
 
 def _block_diagonal(heads: Tensor) -> Tensor:
     """(..., H, a, b) to (..., H a, H b)."""
-    count, rows, columns = heads.shape[-3:]
-    placed = heads.new_zeros(*heads.shape[:-3], count, rows, count, columns)
-    placed.diagonal(dim1=-4, dim2=-2).copy_(heads.movedim(-3, -1))
-    return placed.flatten(-2).flatten(-3, -2)
+    count = heads.shape[-3]
+    own = torch.eye(count, dtype=heads.dtype, device=heads.device)[:, None, :, None]
+    return (heads[..., None, :] * own).flatten(-2).flatten(-3, -2)
 
 
 class PJVLTFrameLinear(nn.Module):

@@ -4,7 +4,6 @@ One continuous coordinate convention in both directions: pixel i covers [i, i + 
 x_crop = (x_frame - left) * scale, y_crop = (y_frame - top) * scale. A crop is the triple (left, top, scale).
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,9 +15,10 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import TensorType
 
+from .geometry_pjvlt import axis_taps, axis_triangles, check_box, clip_box, crop_geometry
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MIN_BOX_SIDE = 1.0  # pixels; a tracked box never gets thinner
 
 
 def to_rgb(image) -> Tensor:
@@ -83,39 +83,6 @@ def _to_uint8(pixels: Tensor) -> Tensor:
     return (pixels.float() * scale).round().clamp(0, 255).to(torch.uint8)
 
 
-def check_box(
-    box_xywh: Sequence[float], frame_size: tuple[int, int] | None = None
-) -> tuple[float, float, float, float]:
-    """The box as four floats, or a `ValueError` that says what is wrong with it.
-
-    A box is x, y, w, h in frame pixels: finite, wider and higher than 0 and, where `frame_size` (height, width) is
-    given, overlapping the frame.
-    """
-    try:
-        values = [float(v) for v in np.asarray(box_xywh, dtype=np.float64).reshape(-1)]
-    except (TypeError, ValueError):
-        raise ValueError(f"A box must be four numbers x, y, w, h, got {box_xywh!r}.") from None
-    if len(values) != 4:
-        raise ValueError(f"A box must be four numbers x, y, w, h, got {len(values)}: {values}.")
-    if not all(math.isfinite(v) for v in values):
-        raise ValueError(f"The box {values} holds a value that is not finite.")
-    x, y, w, h = values
-    if w <= 0 or h <= 0:
-        raise ValueError(f"The box {values} must be wider and higher than 0 (x, y, w, h; not two corners).")
-    if frame_size is not None:
-        height, width = frame_size
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            raise ValueError(f"The box {values} (x, y, w, h) lies outside the frame of {width} x {height} pixels.")
-    return x, y, w, h
-
-
-def crop_geometry(box_xywh: Sequence[float], factor: float, size: int) -> tuple[float, float, float]:
-    """(left, top, scale) of the square of side ceil(sqrt(w h) factor) around the box, shown at `size` pixels."""
-    x, y, w, h = box_xywh
-    side = max(math.ceil(math.sqrt(w * h) * factor), 1)
-    return x + w / 2 - side / 2, y + h / 2 - side / 2, size / side
-
-
 def _exact(numbers) -> Tensor:
     """Tensors as they are, all else in float64: float32 cannot hold a frame position to a thousandth of a crop pixel."""
     return numbers if isinstance(numbers, Tensor) else torch.as_tensor(np.asarray(numbers, dtype=np.float64))
@@ -134,46 +101,6 @@ def crop_to_frame(boxes_xywh, crop):
     return torch.cat([boxes_xywh[..., :2] + crop[..., :2], boxes_xywh[..., 2:]], dim=-1)
 
 
-def clip_box(box_xywh: Sequence[float], frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Keep a predicted box (xywh) inside the frame (height, width), at least `MIN_BOX_SIDE` pixels wide and high."""
-    x, y, w, h = (float(v) for v in box_xywh)
-    height, width = frame_size
-    left, right = (min(max(v, 0.0), width) for v in (x, x + w))
-    top, bottom = (min(max(v, 0.0), height) for v in (y, y + h))
-    left, top = min(left, width - MIN_BOX_SIDE), min(top, height - MIN_BOX_SIDE)
-    return left, top, max(right - left, MIN_BOX_SIDE), max(bottom - top, MIN_BOX_SIDE)
-
-
-def _triangles(start: float, scale: float, size: int) -> tuple[np.ndarray, float, np.ndarray]:
-    """Triangle filter of one axis: centres (size,) in source pixels, half width, and weight (size,) of each peak.
-
-    Output pixel i sits at source position start + (i + 0.5) / scale; the triangle is as wide as an output pixel, at
-    least one source pixel (so shrinking does not alias). Weights are normalised over all pixels, also those outside
-    the frame, which are black.
-    """
-    support = max(1.0, 1.0 / scale)
-    centres = start + (np.arange(size) + 0.5) / scale
-    return centres, support, 1 / _triangle_mass(centres - 0.5, support)
-
-
-def _triangle_mass(centres: np.ndarray, support: float) -> np.ndarray:
-    """Sum of max(0, 1 - |centre - k| / support) over all integers k: two arithmetic series, so no pixel is visited."""
-    low, middle, high = np.ceil(centres - support), np.floor(centres), np.floor(centres + support)
-    below = (middle - low + 1) * (1 - (centres - (low + middle) / 2) / support)
-    return below + (high - middle) * (1 - ((middle + 1 + high) / 2 - centres) / support)
-
-
-def _taps(start: float, scale: float, size: int, length: int) -> tuple[int, int, Tensor, Tensor]:
-    """Which source pixels [first, last) an axis reads, and for each output pixel the places in it (size, K) and weights."""
-    centres, support, peak = _triangles(start, scale, size)
-    first = min(max(math.floor(start - support), 0), length)
-    last = min(max(math.ceil(start + size / scale + support), first), length)
-    count = int(min(2 * support + 2, last - first))
-    places = np.clip(np.floor(centres - support), first, last - count).astype(np.int64)[:, None] + np.arange(count)
-    weights = np.maximum(1 - np.abs(centres[:, None] - 0.5 - places) / support, 0) * peak[:, None]
-    return first, last, torch.from_numpy(places - first), torch.from_numpy(weights.astype(np.float32))
-
-
 def crop_image(image: Tensor, left: float, top: float, scale: float, size: int) -> Tensor:
     """Cut a square out of a frame and resample it with an antialiasing triangle filter.
 
@@ -182,20 +109,21 @@ def crop_image(image: Tensor, left: float, top: float, scale: float, size: int) 
     """
     if image.device.type != "cpu":
         return crop_images(image, [(left, top, scale)], size)[0]
-    y0, y1, rows, row_weights = _taps(top, scale, size, image.shape[1])
-    x0, x1, columns, column_weights = _taps(left, scale, size, image.shape[2])
+    y0, y1, *rows = axis_taps(top, scale, size, image.shape[1])
+    x0, x1, *columns = axis_taps(left, scale, size, image.shape[2])
     channels = image.shape[0]
     if y1 <= y0 or x1 <= x0:
         return torch.zeros(channels, size, size)
     # Channels last, as most frames lie in memory, each filter sums a few whole rows: a dense matmul would read them all.
     seen = image.permute(1, 2, 0)[y0:y1, x0:x1].float().reshape(y1 - y0, -1)
-    seen = _sum_rows(seen, rows, row_weights).view(size, x1 - x0, channels).transpose(0, 1)
-    seen = _sum_rows(seen.reshape(x1 - x0, -1), columns, column_weights)
+    seen = _sum_rows(seen, *rows).view(size, x1 - x0, channels).transpose(0, 1)
+    seen = _sum_rows(seen.reshape(x1 - x0, -1), *columns)
     return seen.view(size, size, channels).permute(2, 1, 0)
 
 
-def _sum_rows(table: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+def _sum_rows(table: Tensor, places: np.ndarray, weights: np.ndarray) -> Tensor:
     """Weighted sums (size, M) of the rows of a table (n, M), at `places` (size, K)."""
+    places, weights = torch.from_numpy(places), torch.from_numpy(weights)
     return torch.nn.functional.embedding_bag(places, table, per_sample_weights=weights, mode="sum")
 
 
@@ -210,7 +138,7 @@ def crop_images(image: Tensor, crops: Sequence[Sequence[float]], size: int) -> T
 
 
 def _crop_by_matmul(image: Tensor, crops: Sequence[Sequence[float]], size: int) -> Tensor:
-    filters = [[_triangles(start, scale, size) for start in (top, left)] for left, top, scale in crops]
+    filters = [[axis_triangles(start, scale, size) for start in (top, left)] for left, top, scale in crops]
     table = [[(c, np.full(size, 1 / s), peak) for c, s, peak in axes] for axes in filters]
     kind = np.float32 if image.device.type == "mps" else np.float64  # MPS has no float64
     table = torch.from_numpy(np.array(table, dtype=kind)).to(image.device)  # (B, 2, 3, size), one small upload

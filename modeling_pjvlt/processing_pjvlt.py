@@ -1,35 +1,14 @@
 """PJVLTProcessor: frames, boxes and a sentence in; boxes in frame pixels out."""
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import logging
 
-from .image_processing_pjvlt import clip_box
+from .geometry_pjvlt import crops_to_frames
+from .sentences_pjvlt import DEFAULT_SENTENCE, MAX_WORDS, clean_sentences, cut_warning
 
 logger = logging.get_logger(__name__)
-
-DEFAULT_SENTENCE = "the target"  # what an empty or missing sentence becomes
-MAX_WORDS = 40  # tokens, [CLS] and [SEP] included
-
-
-def clean_sentences(text: str | list[str] | None, count: int) -> list[str]:
-    """`count` sentences without needless blanks; empty and missing ones become "the target", with one warning.
-
-    One sentence serves all rows. Raises `ValueError` where the numbers do not fit and for things that are not text.
-    """
-    sentences = list(text) if isinstance(text, (list, tuple)) else [text] * count
-    if len(sentences) != count:
-        raise ValueError(f"Got {count} images but {len(sentences)} sentences.")
-    for row, sentence in enumerate(sentences):
-        if sentence is not None and not isinstance(sentence, str):
-            raise ValueError(f"Sentence {row} must be a string, got {type(sentence).__name__}: {sentence!r}.")
-    cleaned = [" ".join((sentence or "").split()) for sentence in sentences]
-    empty = sum(not sentence for sentence in cleaned)
-    if empty:
-        logger.warning(f"{empty} of {count} sentences are empty and read as {DEFAULT_SENTENCE!r}.")
-    return [sentence or DEFAULT_SENTENCE for sentence in cleaned]
 
 
 class PJVLTProcessor(ProcessorMixin):
@@ -111,7 +90,7 @@ class PJVLTProcessor(ProcessorMixin):
         # a token has at least one character, so short sentences need no second tokenisation
         lengths = [len(self.tokenizer(s, verbose=False)["input_ids"]) for s in sentences if len(s) + 2 > limit]
         if lengths and max(lengths) > limit:
-            logger.warning(f"A sentence of {max(lengths)} tokens was cut to its first {limit}.")
+            logger.warning(cut_warning(max(lengths), limit))
 
     def post_process_tracking(self, outputs, crops, frame_sizes) -> Tensor:
         """The model's boxes in pixels of their frames.
@@ -125,16 +104,8 @@ class PJVLTProcessor(ProcessorMixin):
         """
         boxes = outputs if isinstance(outputs, Tensor) else outputs.pred_boxes
         boxes = boxes.detach().cpu().double().numpy()  # NumPy, because each of these steps is only a few numbers
-        crops = np.asarray(crops, dtype=np.float64).reshape(-1, 3)
-        if len(crops) != len(boxes):
-            raise ValueError(f"Got {len(boxes)} boxes but {len(crops)} crops.")
-        sizes = np.broadcast_to(np.asarray(frame_sizes, dtype=np.int64).reshape(-1, 2), (len(boxes), 2)).tolist()
-        corners = boxes[:, :2] - boxes[:, 2:] / 2
-        boxes_xywh = np.concatenate([corners, boxes[:, 2:]], axis=1) * self.image_processor.search_size / crops[:, 2:]
-        boxes_xywh[:, :2] += crops[:, :2]
-        return torch.tensor(
-            [clip_box(box, size) for box, size in zip(boxes_xywh.tolist(), sizes, strict=True)], dtype=torch.float64
-        )
+        size = self.image_processor.search_size
+        return torch.tensor(crops_to_frames(boxes, crops, size, frame_sizes), dtype=torch.float64).reshape(-1, 4)
 
 
-__all__ = ["PJVLTProcessor", "clean_sentences"]
+__all__ = ["DEFAULT_SENTENCE", "MAX_WORDS", "PJVLTProcessor", "clean_sentences"]

@@ -13,44 +13,21 @@ from torch import Tensor
 
 from .decoding_pjvlt import decode_boxes, hann_window
 from .frame_pjvlt import PJVLTFrameModel, PJVLTSentence
-from .image_processing_pjvlt import check_box, crop_geometry, crop_images, to_rgb
+from .geometry_pjvlt import Box, check_box, crop_geometry
+from .image_processing_pjvlt import crop_images, to_rgb
 from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
-from .processing_pjvlt import MAX_WORDS, PJVLTProcessor, clean_sentences
+from .processing_pjvlt import PJVLTProcessor
+from .sentences_pjvlt import MAX_WORDS, clean_sentences
+from .targets_pjvlt import LOST_AFTER, LOST_SCORE, Target, TargetSession, TrackedTarget
 
-LOST_SCORE, LOST_AFTER = 0.2, 5  # with the bundled model no box below that score overlapped its target
 STATE = ("text", "frame_size", "box", "seen", "low", "growth")  # of a target, beside its template
 _FRAME_MODELS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # of each model, and what its weights were then
 _FRAME_MODELS_LOCK = threading.Lock()
-GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass
-class TrackedTarget:
-    """Where one target is in one frame.
-
-    target_id: as given to [`TrackingSession.add_target`]. box: x, y, w, h in frame pixels. score: confidence in
-    (0, 1), the model's score before the window; 1.0 in the frame where the box was given. lost: whether the score has
-    been low for some frames; the box is then no more than the best guess.
-    """
-
-    target_id: str
-    box: Box
-    score: float
-    lost: bool = False
-
-
-@dataclass
-class _Target:
-    template: Tensor  # (1, 3, template_size, template_size), normalised
-    text: str | None
-    text_features: PJVLTTextFeatures | None  # of one sentence
-    frame_size: tuple[int, int]  # height, width
-    box: Box  # around which it is searched
-    seen: Box  # the last one with a score that was not low
-    low: int = 0  # frames in a row whose score was
-    growth: float = 1.0  # of the search region
+class _Target(Target):
+    text_features: PJVLTTextFeatures | None = None  # of its sentence
 
 
 def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
@@ -92,7 +69,7 @@ def shared_frame_model(
         return made[key]
 
 
-class TrackingSession:
+class TrackingSession(TargetSession):
     """Tracks any number of targets through one video, all in one batch per frame.
 
     The model is only read, so many sessions can share one. Each sentence is encoded once, when its target is added.
@@ -137,19 +114,12 @@ class TrackingSession:
                 )
         if not fast and (dtype or compile):
             raise ValueError("`dtype` and `compile` are options of the fast path: leave `fast` True.")
+        super().__init__(lost_score, lost_after)
         self.model = model.eval()
         self.frame_model = shared_frame_model(model, dtype, compile) if fast else None
         self.processor = processor
-        self.lost_score, self.lost_after = lost_score, lost_after
         self.window = hann_window(model.config.search_grid, model.device) if use_window else None
-        self.seconds = {"crop": 0.0, "network": 0.0}
-        self._targets: dict[str, _Target] = {}
         self._batch: tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None] | None = None  # of all the targets
-
-    @property
-    def target_ids(self) -> list[str]:
-        """The targets that are tracked now, in the order in which they were added."""
-        return list(self._targets)
 
     @torch.inference_mode()
     def add_target(self, frame, box, text: str | None = None, target_id: str | None = None) -> str:
@@ -163,16 +133,15 @@ class TrackingSession:
 
         Returns the target's id. Raises `ValueError` for a bad box or picture, or an id that is in use.
         """
-        if target_id is None:
-            target_id = str(next(i for i in range(len(self._targets) + 1) if str(i) not in self._targets))
-        if target_id in self._targets:
-            raise ValueError(f"A target {target_id!r} is tracked already; its ids are {self.target_ids}.")
+        target_id = self._free_id(target_id)
         image = to_rgb(frame)
         box = check_box(box, tuple(image.shape[1:]))
         images = self.processor.image_processor
         crop, _ = images.crop(image, box, images.template_factor, images.template_size)
         template = images.normalize_crops(crop[None]).to(self.model.device)
-        self._targets[target_id] = _Target(template, text, self._encode(text), tuple(image.shape[1:]), box, box)
+        self._targets[target_id] = _Target(
+            template, text, tuple(image.shape[1:]), box, box, text_features=self._encode(text)
+        )
         self._batch = None
         return target_id
 
@@ -188,10 +157,6 @@ class TrackingSession:
             return None
         encoded = self.processor.encode_text(clean_sentences(text, 1)).to(self.model.device)
         return self.model.encode_text(**encoded)
-
-    def box_of(self, target_id: str) -> Box:
-        """Where a target was last seen: x, y, w, h in frame pixels. Raises `KeyError` for an unknown id."""
-        return self._known(target_id).box
 
     def state_dict(self) -> dict[str, dict]:
         """Everything that the session knows of its targets: numbers, sentences and one small tensor each.
@@ -225,17 +190,6 @@ class TrackingSession:
             targets[target_id] = _Target(template, text_features=self._encode(told["text"]), **values)
         self._targets, self._batch = targets, None
 
-    def remove_target(self, target_id: str) -> None:
-        """Stop tracking a target. Raises `KeyError` for an unknown id."""
-        self._known(target_id)
-        del self._targets[target_id]
-        self._batch = None
-
-    def _known(self, target_id: str) -> _Target:
-        if target_id not in self._targets:
-            raise KeyError(f"No target {target_id!r} is tracked; its ids are {self.target_ids}.")
-        return self._targets[target_id]
-
     @torch.inference_mode()
     def step(self, frame) -> list[TrackedTarget]:
         """Find every target in the next frame.
@@ -247,27 +201,7 @@ class TrackingSession:
             return []
         started = time.perf_counter()
         image = to_rgb(frame)
-        frame_size = tuple(image.shape[1:])
-        for target_id, target in self._targets.items():
-            if target.frame_size != frame_size:
-                raise ValueError(
-                    f"The frame is {frame_size[1]} x {frame_size[0]} pixels, but target {target_id!r} was given in one of "
-                    f"{target.frame_size[1]} x {target.frame_size[0]}: all frames of a video must have one size."
-                )
-        boxes, scores = self._locate(image, started)
-        found = zip(self._targets.items(), boxes, scores, strict=True)
-        return [TrackedTarget(i, box, score, self._follow(t, box, score)) for (i, t), box, score in found]
-
-    def _follow(self, target: _Target, box: Box, score: float) -> bool:
-        """Decide where a target is searched next. Returns whether it is lost."""
-        target.low = target.low + 1 if score < self.lost_score else 0
-        if target.low == 0:
-            target.seen = box
-        if target.low < self.lost_after:
-            target.box, target.growth = box, 1.0
-            return False
-        target.box, target.growth = target.seen, min(target.growth * GROWTH, MAX_GROWTH)
-        return True
+        return self._step(image, tuple(image.shape[1:]), started)
 
     def _locate(self, image: Tensor, started: float) -> tuple[list[Box], list[float]]:
         """Boxes (xywh, frame pixels) and scores of all the targets in one frame (3, H, W). started: when its step did."""

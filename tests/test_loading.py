@@ -14,7 +14,10 @@ import modeling_pjvlt
 from modeling_pjvlt import PJVLTModel
 
 KEPT_OUT = ("timm", "datasets", "matplotlib", "pandas", "accelerate.accelerator", "gradio", "modeling_pjvlt.training")
-COMMANDS = {"track": "pjvlt-track", "evaluate": "pjvlt-eval", "train": "pjvlt-train", "convert": "pjvlt-convert"}
+COMMANDS = {
+    **{"track": "pjvlt-track", "evaluate": "pjvlt-eval", "train": "pjvlt-train", "convert": "pjvlt-convert"},
+    "export": "pjvlt-export",
+}
 
 
 def run_python(code: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..targets_pjvlt import TargetSession
 from ..tracking_pjvlt import TrackingSession
 from .metrics import iou, success_auc
 
@@ -32,17 +33,20 @@ def track_sequence(
     texts: Mapping[str, str],
     max_frames: int | None = None,
     on_frame: Callable[[], None] = lambda: None,
+    session: TargetSession | None = None,
 ) -> Tracks:
     """Track a sequence once for each of `texts`, all in one session, which changes nothing about each of them.
 
     Args:
         sequence: has `boxes`, `frame(index)` and a length.
         max_frames: look at no more than these. on_frame: called after each frame.
+        session: without targets yet; by default a [`TrackingSession`] of model and processor.
 
     Raises `ValueError` for a first box that is none or a frame that cannot be decoded.
     """
     length = len(sequence) if max_frames is None else min(len(sequence), max_frames)
-    session, started = TrackingSession(model, processor), time.perf_counter()
+    session = TrackingSession(model, processor) if session is None else session
+    started = time.perf_counter()
     first = sequence.frame(0)
     decoding = time.perf_counter() - started
     for name, text in texts.items():

@@ -1,0 +1,101 @@
+"""`pjvlt-export`: a checkpoint as files that track without torch (ONNX), or as programs of `torch.export`."""
+
+import argparse
+import sys
+
+from .. import DEFAULT_CHECKPOINT
+
+FORMATS = ("onnx", "torch_export")
+DTYPES = ("float32", "float16", "bfloat16")
+EVALUATED_CLIPS = 20  # where int8 asks for a comparison
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pjvlt-export",
+        description="Write a checkpoint as a folder that runs elsewhere. ONNX: tracker.onnx (search crop, template crop\n"
+        "and the sentence constants in, three maps out), text.onnx (a tokenised sentence in, its constants out),\n"
+        "tokenizer.json and pjvlt_onnx.json (sizes and factors of the crops, normalisation). Any number of targets in\n"
+        "one batch, sentences of up to 40 tokens. An export whose maps differ from PyTorch's is not kept.",
+        epilog="examples:\n"
+        "  pjvlt-export --output_dir pjvlt-onnx\n"
+        "  pjvlt-export --model my-name/my-pjvlt --int8 --eval_dataset_name my-clips --output_dir pjvlt-int8\n"
+        "  pjvlt-export --format torch_export --output_dir pjvlt-pt2\n\n"
+        "track with it, no torch needed:\n"
+        "  from modeling_pjvlt.onnx_pjvlt import OnnxTracker\n"
+        '  tracker = OnnxTracker("pjvlt-onnx")\n'
+        '  tracker.add_target(first_frame, box=[x, y, w, h], text="white dog")\n'
+        "  (target,) = tracker.step(next_frame)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", default=DEFAULT_CHECKPOINT, help="checkpoint: folder or Hub id (default: bundled)")
+    add("--output_dir", required=True, help="folder to write; it must not be there yet")
+    add("--overwrite_output_dir", action="store_true", help="replace an earlier export in that folder")
+    add("--format", choices=FORMATS, default="onnx", help="onnx, or torch_export for .pt2 files (default: onnx)")
+    add(
+        "--dtype", choices=DTYPES, default="float32",
+        help="of the per-frame graph; 16 bits are for GPUs, bfloat16 for torch_export only (default: float32)",
+    )  # fmt: skip
+    add(
+        "--int8", action="store_true",
+        help="ONNX: eight-bit matmuls in tracker.onnx; prints what that costs in success AUC",
+    )  # fmt: skip
+    add(
+        "--eval_clips", type=int, metavar="N",
+        help=f"measure AUC on N procedural clips (default: {EVALUATED_CLIPS} with --int8, else none)",
+    )  # fmt: skip
+    add(
+        "--eval_dataset_name", nargs="+", default=[], metavar="NAME",
+        help="also on real ones: Hub id or folder of a tracking dataset, or a folder of sequences; needs pjvlt[eval]",
+    )  # fmt: skip
+    add("--eval_split", default="test", help="of those datasets (default: test)")
+    add("--num_threads", type=int, help="of onnxruntime, for the measured speed and AUC (default: one for each core)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export, check, measure. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    args = build_parser().parse_args(argv)
+    try:
+        _check(args)
+        if args.int8 and args.eval_clips is None:
+            args.eval_clips = EVALUATED_CLIPS
+        from .. import register
+        from ..export.folder import export
+
+        register()
+        export(args)
+    except ModuleNotFoundError as error:
+        extra = "eval" if error.name in ("datasets", "accelerate") else "export"
+        return _fail(f"this needs {error.name}: pip install 'pjvlt[{extra}]'")
+    except (ImportError, ValueError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", 130)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises `ValueError` for arguments that do not go together, before anything is loaded."""
+    if args.format == "onnx" and args.dtype == "bfloat16":
+        raise ValueError(
+            "--dtype bfloat16: onnxruntime has no bfloat16 on a CPU; take float32, or --format torch_export."
+        )
+    if args.format != "onnx" and (args.int8 or args.eval_clips or args.eval_dataset_name or args.num_threads):
+        raise ValueError("--int8, --eval_clips, --eval_dataset_name and --num_threads are for --format onnx.")
+    if args.int8 and args.dtype != "float32":
+        raise ValueError(f"--int8 starts from float32: leave --dtype {args.dtype} out.")
+    for name in ("eval_clips", "num_threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}.")
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"pjvlt-export: error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""The folder of an export: written beside its place, checked, measured, and only then renamed."""
+
+import json
+import shutil
+import time
+from argparse import Namespace
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..modeling_pjvlt import PJVLTModel
+from ..onnx_pjvlt import SETTINGS_FILE, TEXT_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker
+from ..processing_pjvlt import PJVLTProcessor
+from ..tracking_pjvlt import TrackingSession
+from .checks import (
+    largest_difference,
+    milliseconds_per_frame,
+    onnx_runner,
+    procedural_clips,
+    success_auc,
+    torch_runner,
+)
+from .graphs import trace, write_onnx, write_torch
+from .int8 import quantize_tracker
+
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the maps, which lie in (0, 1)
+
+
+def export(args: Namespace) -> Path:
+    """What `pjvlt-export` does, told by its arguments. Returns the folder.
+
+    Raises `ValueError` for a folder that is in use and for an export that differs from PyTorch, of which nothing is kept.
+    """
+    output = Path(args.output_dir)
+    _check_free(output, args.overwrite_output_dir)
+    import_exporters(args.format)
+    model = PJVLTModel.from_pretrained(args.model, dtype=torch.float32).eval()
+    processor = PJVLTProcessor.from_pretrained(args.model)
+    with written_beside(output) as folder:
+        with said("tracing"):
+            programs = trace(model, getattr(torch, args.dtype))
+        for name, program in programs.items():
+            with said(f"writing {name}"):
+                if args.format == "onnx":
+                    write_onnx(program, folder / f"{name}.onnx")
+                else:
+                    write_torch(program, folder / f"{name}.pt2")
+        _write_settings(folder, args, model, processor)
+        if args.format == "onnx":
+            exported = OnnxModel(folder, args.num_threads)
+            run = onnx_runner(exported)
+        else:
+            run = torch_runner(folder)
+        _refuse_difference(largest_difference(model, run), args.dtype)
+        if args.format == "onnx":
+            _measure(folder, args, exported, model, processor)
+    sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in sorted(output.iterdir()))
+    print(f"wrote {output}: {sizes}")
+    return output
+
+
+def import_exporters(format: str) -> None:
+    """Ask for what the format needs before the work begins. Raises `ModuleNotFoundError`."""
+    if format == "onnx":
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+
+
+def _check_free(output: Path, overwrite: bool) -> None:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not (output / SETTINGS_FILE).is_file():
+        raise ValueError(f"--output_dir: {output} is there already and is no export; choose another folder.")
+    if not overwrite:
+        raise ValueError(f"--output_dir: {output} holds an export; replace it with --overwrite_output_dir.")
+
+
+@contextmanager
+def written_beside(output: Path):
+    """A folder beside `output` that takes its place at the end, and goes away where something fails."""
+    partial, old = (output.with_name(f".{output.name}.{state}") for state in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if output.exists():
+            output.rename(old)
+        partial.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def said(what: str):
+    """Say what is being done, and then how long it took."""
+    print(f"{what} … ", end="", flush=True)
+    started = time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        print()
+        raise
+    print(f"{time.perf_counter() - started:.0f} s")
+
+
+def _write_settings(folder: Path, args: Namespace, model: PJVLTModel, processor: PJVLTProcessor) -> None:
+    """All that a tracker needs to know beside the graphs."""
+    images, tokenizer, config = processor.image_processor, processor.tokenizer, model.config
+    scale, shift = images.normalization()
+    settings = {
+        "model": Path(args.model).name,
+        "dtype": args.dtype,
+        "int8": args.int8,
+        "uses_language": config.uses_language,
+        **{
+            name: getattr(images, name)
+            for name in ("template_size", "search_size", "template_factor", "search_factor")
+        },
+        "grid": config.search_grid,
+        "scale": scale.tolist(),
+        "shift": shift.tolist(),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    if config.uses_language:
+        (folder / TOKENIZER_FILE).write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
+
+
+def _refuse_difference(difference: float, dtype: str) -> None:
+    print(f"largest difference of the maps from PyTorch in float32: {difference:.1e}")
+    if not difference <= TOLERANCE[dtype]:
+        raise ValueError(
+            f"The exported maps differ from PyTorch's by {difference:.1e}, more than {TOLERANCE[dtype]:.0e}: "
+            "the export was deleted."
+        )
+
+
+def _measure(folder: Path, args: Namespace, exported: OnnxModel, model: PJVLTModel, processor: PJVLTProcessor) -> None:
+    """Speed and, where asked for, AUC; with `--int8` of both, and the small graph takes the place of the large one."""
+    models = {args.dtype: exported}
+    if args.int8:
+        small = folder / "int8"
+        small.mkdir()
+        for name in (SETTINGS_FILE, TOKENIZER_FILE, TEXT_FILE):
+            if (folder / name).exists():
+                shutil.copy(folder / name, small)
+        with said("int8"):
+            quantize_tracker(folder / TRACKER_FILE, small / TRACKER_FILE)
+        models["int8"] = OnnxModel(small, args.num_threads)
+    trackers = {"PyTorch float32": TrackingSession(model, processor)}
+    trackers |= {f"onnxruntime {name}": OnnxTracker(graphs) for name, graphs in models.items()}
+    for name, tracker in trackers.items():
+        whole, network = milliseconds_per_frame(tracker)
+        print(f"{name}: {whole:.1f} ms for a frame of 640x480 from crop to box, {network:.1f} of them in the network")
+    for label, sequences in _sequences(args):
+        scores = success_auc(models, sequences, label)
+        told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+        lost = f"; int8 loses {scores[args.dtype] - scores['int8']:.3f}" if args.int8 else ""
+        print(f"success AUC on {len(sequences)} {label} clips: {told}{lost}")
+    if args.int8:
+        (small / TRACKER_FILE).replace(folder / TRACKER_FILE)
+        shutil.rmtree(small)
+
+
+def _sequences(args: Namespace):
+    """Labels and sequences to measure AUC on, one after the other."""
+    if args.eval_clips:
+        yield "procedural", procedural_clips(args.eval_clips)
+    if args.eval_dataset_name:
+        from ..evaluation.sequences import load_sequences
+
+        for name in args.eval_dataset_name:
+            yield Path(name).name, load_sequences(name, args.eval_split)
+
+
+__all__ = ["export", "written_beside"]

@@ -1,0 +1,114 @@
+"""Where a crop lies in its frame, which pixels it reads, and where its boxes lie: plain numbers and NumPy, no torch.
+
+Shared by the image processor and by trackers that run without torch. The convention is that of
+`image_processing_pjvlt`: pixel i covers [i, i + 1), and a crop is the triple (left, top, scale).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+MIN_BOX_SIDE = 1.0  # pixels; a tracked box never gets thinner
+
+Box = tuple[float, float, float, float]  # x, y, w, h
+
+
+def check_box(box_xywh: Sequence[float], frame_size: tuple[int, int] | None = None) -> Box:
+    """The box as four floats, or a `ValueError` that says what is wrong with it.
+
+    A box is x, y, w, h in frame pixels: finite, wider and higher than 0 and, where `frame_size` (height, width) is
+    given, overlapping the frame.
+    """
+    try:
+        values = [float(v) for v in np.asarray(box_xywh, dtype=np.float64).reshape(-1)]
+    except (TypeError, ValueError):
+        raise ValueError(f"A box must be four numbers x, y, w, h, got {box_xywh!r}.") from None
+    if len(values) != 4:
+        raise ValueError(f"A box must be four numbers x, y, w, h, got {len(values)}: {values}.")
+    if not all(math.isfinite(v) for v in values):
+        raise ValueError(f"The box {values} holds a value that is not finite.")
+    x, y, w, h = values
+    if w <= 0 or h <= 0:
+        raise ValueError(f"The box {values} must be wider and higher than 0 (x, y, w, h; not two corners).")
+    if frame_size is not None:
+        height, width = frame_size
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            raise ValueError(f"The box {values} (x, y, w, h) lies outside the frame of {width} x {height} pixels.")
+    return x, y, w, h
+
+
+def crop_geometry(box_xywh: Sequence[float], factor: float, size: int) -> tuple[float, float, float]:
+    """(left, top, scale) of the square of side ceil(sqrt(w h) factor) around the box, shown at `size` pixels."""
+    x, y, w, h = box_xywh
+    side = max(math.ceil(math.sqrt(w * h) * factor), 1)
+    return x + w / 2 - side / 2, y + h / 2 - side / 2, size / side
+
+
+def clip_box(box_xywh: Sequence[float], frame_size: tuple[int, int]) -> Box:
+    """Keep a predicted box (xywh) inside the frame (height, width), at least `MIN_BOX_SIDE` pixels wide and high."""
+    x, y, w, h = (float(v) for v in box_xywh)
+    height, width = frame_size
+    left, right = (min(max(v, 0.0), width) for v in (x, x + w))
+    top, bottom = (min(max(v, 0.0), height) for v in (y, y + h))
+    left, top = min(left, width - MIN_BOX_SIDE), min(top, height - MIN_BOX_SIDE)
+    return left, top, max(right - left, MIN_BOX_SIDE), max(bottom - top, MIN_BOX_SIDE)
+
+
+def crops_to_frames(boxes_cxcywh: np.ndarray, crops, size: int, frame_sizes) -> list[Box]:
+    """The network's boxes in pixels of their frames, inside them.
+
+    Args: boxes (B, 4), cx, cy, w, h in fractions of the crop; crops (B, 3), left, top, scale; `size` of the crop in
+    pixels; frame_sizes (height, width), B of them or one for all. Returns B boxes xywh. Raises `ValueError` for
+    different numbers of boxes and crops.
+    """
+    boxes = np.asarray(boxes_cxcywh, dtype=np.float64)
+    crops = np.asarray(crops, dtype=np.float64).reshape(-1, 3)
+    if len(crops) != len(boxes):
+        raise ValueError(f"Got {len(boxes)} boxes but {len(crops)} crops.")
+    sizes = np.broadcast_to(np.asarray(frame_sizes, dtype=np.int64).reshape(-1, 2), (len(boxes), 2)).tolist()
+    corners = boxes[:, :2] - boxes[:, 2:] / 2
+    boxes_xywh = np.concatenate([corners, boxes[:, 2:]], axis=1) * size / crops[:, 2:]
+    boxes_xywh[:, :2] += crops[:, :2]
+    return [clip_box(box, frame) for box, frame in zip(boxes_xywh.tolist(), sizes, strict=True)]
+
+
+def axis_triangles(start: float, scale: float, size: int) -> tuple[np.ndarray, float, np.ndarray]:
+    """Triangle filter of one axis: centres (size,) in source pixels, half width, and weight (size,) of each peak.
+
+    Output pixel i sits at source position start + (i + 0.5) / scale; the triangle is as wide as an output pixel, at
+    least one source pixel (so shrinking does not alias). Weights are normalised over all pixels, also those outside
+    the frame, which are black.
+    """
+    support = max(1.0, 1.0 / scale)
+    centres = start + (np.arange(size) + 0.5) / scale
+    return centres, support, 1 / _triangle_mass(centres - 0.5, support)
+
+
+def _triangle_mass(centres: np.ndarray, support: float) -> np.ndarray:
+    """Sum of max(0, 1 - |centre - k| / support) over all integers k: two arithmetic series, so no pixel is visited."""
+    low, middle, high = np.ceil(centres - support), np.floor(centres), np.floor(centres + support)
+    below = (middle - low + 1) * (1 - (centres - (low + middle) / 2) / support)
+    return below + (high - middle) * (1 - ((middle + 1 + high) / 2 - centres) / support)
+
+
+def axis_taps(start: float, scale: float, size: int, length: int) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """Which source pixels [first, last) an axis reads, and for each output pixel the places in it (size, K) and weights."""
+    centres, support, peak = axis_triangles(start, scale, size)
+    first = min(max(math.floor(start - support), 0), length)
+    last = min(max(math.ceil(start + size / scale + support), first), length)
+    count = int(min(2 * support + 2, last - first))
+    places = np.clip(np.floor(centres - support), first, last - count).astype(np.int64)[:, None] + np.arange(count)
+    weights = np.maximum(1 - np.abs(centres[:, None] - 0.5 - places) / support, 0) * peak[:, None]
+    return first, last, places - first, weights.astype(np.float32)
+
+
+__all__ = [
+    "Box",
+    "axis_taps",
+    "axis_triangles",
+    "check_box",
+    "clip_box",
+    "crop_geometry",
+    "crops_to_frames",
+]

@@ -1,0 +1,240 @@
+"""Tracking with an exported model: NumPy, onnxruntime and tokenizers, and no torch.
+
+[`OnnxModel`] is a folder that `scripts/export.py` wrote, [`OnnxTracker`] a session that runs on it as
+[`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch may be missing altogether.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from .geometry_pjvlt import Box, axis_taps, check_box, crop_geometry, crops_to_frames
+from .sentences_pjvlt import MAX_WORDS, clean_sentences, cut_warning, logger
+from .targets_pjvlt import LOST_AFTER, LOST_SCORE, Target, TargetSession, TrackedTarget
+
+TRACKER_FILE, TEXT_FILE, TOKENIZER_FILE, SETTINGS_FILE = (
+    *("tracker.onnx", "text.onnx", "tokenizer.json"),
+    "pjvlt_onnx.json",
+)
+SENTENCE = ("keys", "values", "mask")  # what text.onnx makes of a sentence and tracker.onnx takes
+FILTERED_ROWS = 16  # output rows of a crop that are filtered by one matmul
+
+
+class OnnxModel:
+    """An exported model; any number of trackers and threads can share it.
+
+    Args:
+        folder: what `scripts/export.py` wrote.
+        num_threads: for each operation; default: onnxruntime's, one for each core.
+        providers: onnxruntime's execution providers in order of preference; default: the CPU.
+
+    Attributes:
+        settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and `shift`, for
+            value * scale - shift.
+
+    Raises `ImportError` without onnxruntime and `FileNotFoundError` for a folder without an export.
+    """
+
+    def __init__(self, folder: str | os.PathLike, num_threads: int | None = None, providers: list[str] | None = None):
+        folder = Path(folder)
+        if not (folder / SETTINGS_FILE).is_file():
+            raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: make it with scripts/export.py.")
+        self.settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        self._tracker = _open_graph(folder / TRACKER_FILE, num_threads, providers)
+        self._text = self._tokenizer = None
+        if self.settings["uses_language"]:
+            from tokenizers import Tokenizer
+
+            self._text = _open_graph(folder / TEXT_FILE, num_threads, providers)
+            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+        self._scale, self._shift = (
+            np.array(self.settings[name], dtype=np.float32)[:, None, None] for name in ("scale", "shift")
+        )
+
+    def tokenize(self, sentences: list[str]) -> dict[str, np.ndarray]:
+        """`input_ids` and `attention_mask`, (B, T) int64; sentences of more than 40 tokens are cut, with a warning."""
+        rows = [self._tokenizer.encode(sentence).ids for sentence in sentences]
+        for number, row in enumerate(rows):
+            if len(row) > MAX_WORDS:
+                logger.warning(cut_warning(len(row)))
+                rows[number] = row[: MAX_WORDS - 1] + row[-1:]  # [SEP] stays
+        shape = len(rows), max(map(len, rows))
+        ids, mask = np.full(shape, self.settings["pad_token_id"], dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)], mask[number, : len(row)] = row, 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def encode_text(self, sentences: list[str]) -> dict[str, np.ndarray]:
+        """All that the frames need of B sentences: `keys`, `values` and `mask`; nothing where no sentence is read."""
+        if self._text is None:
+            return {}
+        return self.encode_tokens(self.tokenize(sentences))
+
+    def encode_tokens(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """[`OnnxModel.encode_text`] of `input_ids` and `attention_mask`, (B, T) int64."""
+        if self._text is None:
+            return {}
+        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return dict(zip(SENTENCE, self._text.run(list(SENTENCE), tokens), strict=True))
+
+    def maps(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """score (B, 1, G, G), offset (B, 2, G, G) and size (B, 2, G, G), float32.
+
+        Args: `pixel_values` (B, 3, search_size, search_size) and `template_pixel_values`
+        (B, 3, template_size, template_size), float32, and what [`OnnxModel.encode_text`] gave.
+        """
+        return self._tracker.run(["score_map", "offset_map", "size_map"], inputs)
+
+    def crop(self, frame: np.ndarray, crop: tuple[float, float, float], size: int) -> np.ndarray:
+        """(3, size, size) float32, normalised: what the crop (left, top, scale) shows of a frame (H, W, 3)."""
+        return crop_array(frame, *crop, size) * self._scale - self._shift
+
+
+def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None):
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ImportError("Running an exported model needs onnxruntime: pip install 'pjvlt[export]'.") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads or 0
+    return onnxruntime.InferenceSession(str(path), options, providers=providers or ["CPUExecutionProvider"])
+
+
+def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: int) -> np.ndarray:
+    """`crop_image` of `image_processing_pjvlt` in NumPy: (H, W, 3) uint8 to (3, size, size) float32, 0 to 255."""
+    y0, y1, *rows = axis_taps(top, scale, size, frame.shape[0])
+    x0, x1, *columns = axis_taps(left, scale, size, frame.shape[1])
+    if y1 <= y0 or x1 <= x0:
+        return np.zeros((3, size, size), dtype=np.float32)
+    seen = _filter_rows(frame[y0:y1, x0:x1].reshape(y1 - y0, -1), *rows)
+    seen = seen.reshape(size, x1 - x0, 3).transpose(1, 0, 2).reshape(x1 - x0, -1)
+    return _filter_rows(seen, *columns).reshape(size, size, 3).transpose(2, 1, 0)
+
+
+def _filter_rows(table: np.ndarray, places: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sums (size, M) of the rows of a table (n, M), at `places` (size, K), consecutive in each row."""
+    filtered = np.empty((len(places), table.shape[1]), dtype=np.float32)
+    for start in range(0, len(places), FILTERED_ROWS):
+        part = slice(start, start + FILTERED_ROWS)
+        first, last = places[part].min(), places[part].max() + 1
+        dense = np.zeros((len(places[part]), last - first), dtype=np.float32)
+        np.put_along_axis(dense, places[part] - first, weights[part], axis=1)
+        np.matmul(dense, table[first:last].astype(np.float32), out=filtered[part])
+    return filtered
+
+
+def rgb_array(frame) -> np.ndarray:
+    """A picture as (H, W, 3) uint8: PIL of any 8-bit mode, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+
+    Raises `ValueError` for all else.
+    """
+    if hasattr(frame, "convert"):
+        return np.asarray(frame.convert("RGB"))
+    shape = getattr(frame, "shape", ())
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or 0 in shape:
+        found = f"{getattr(frame, 'dtype', type(frame).__name__)} {tuple(shape)}"
+        raise ValueError(f"A frame must be a picture of Pillow or a uint8 array (H, W, 3), RGB, got {found}.")
+    if frame.ndim == 2:
+        frame = frame[..., None]
+    if frame.ndim != 3 or frame.shape[2] not in (1, 3, 4):
+        raise ValueError(f"A frame must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {frame.shape}.")
+    return np.broadcast_to(frame, (*frame.shape[:2], 3)) if frame.shape[2] == 1 else frame[..., :3]
+
+
+def decode_maps(score_map, offset_map, size_map, window=None) -> tuple[np.ndarray, np.ndarray]:
+    """`decode_boxes` of `decoding_pjvlt` in NumPy: boxes (B, 4) cx, cy, w, h in fractions of the crop, and scores (B,)."""
+    grid, rows = score_map.shape[-1], np.arange(len(score_map))
+    response = score_map[:, 0] if window is None else score_map[:, 0] * window
+    cell = response.reshape(len(rows), -1).argmax(axis=1)
+    y, x = np.divmod(cell, grid)
+    centre = (np.stack([x, y], axis=1) + offset_map[rows, :, y, x]) / grid
+    return np.concatenate([centre, size_map[rows, :, y, x]], axis=1), score_map[rows, 0, y, x]
+
+
+def hann_array(size: int) -> np.ndarray:
+    """`hann_window` of `decoding_pjvlt` in NumPy: (size, size) float32."""
+    line = 0.5 * (1 - np.cos(2 * np.pi * np.arange(1, size + 1) / (size + 1)))
+    return (line[:, None] * line).astype(np.float32)
+
+
+class OnnxTracker(TargetSession):
+    """Tracks any number of targets through one video with an exported model, all in one batch per frame.
+
+    Used as [`TrackingSession`] is, and gives the same boxes.
+
+    Args:
+        model: an [`OnnxModel`], which many trackers can share, or its folder.
+        use_window, lost_score, lost_after: as in [`TrackingSession`].
+
+    Example:
+        >>> tracker = OnnxTracker("pjvlt-onnx")  # doctest: +SKIP
+        >>> tracker.add_target(first_frame, box=[x, y, w, h], text="white dog")  # doctest: +SKIP
+        >>> for frame in frames:  # doctest: +SKIP
+        ...     (target,) = tracker.step(frame)
+    """
+
+    def __init__(
+        self,
+        model: OnnxModel | str | os.PathLike,
+        use_window: bool = True,
+        lost_score: float = LOST_SCORE,
+        lost_after: int = LOST_AFTER,
+    ):
+        super().__init__(lost_score, lost_after)
+        self.model = model if isinstance(model, OnnxModel) else OnnxModel(model)
+        self.window = hann_array(self.model.settings["grid"]) if use_window else None
+
+    def add_target(self, frame, box, text: str | None = None, target_id: str | None = None) -> str:
+        """Start to track what `box` (x, y, w, h in frame pixels) shows in `frame`; see [`TrackingSession.add_target`].
+
+        `frame` is a picture of Pillow or a uint8 array (H, W, 3), RGB.
+        """
+        target_id, settings = self._free_id(target_id), self.model.settings
+        image = rgb_array(frame)
+        size = image.shape[:2]
+        box = check_box(box, size)
+        crop = crop_geometry(box, settings["template_factor"], settings["template_size"])
+        template = self.model.crop(image, crop, settings["template_size"])[None]
+        self._targets[target_id] = Target(template, self._sentence(text), size, box, box)
+        self._batch = None
+        return target_id
+
+    def set_text(self, target_id: str, text: str | None) -> None:
+        """Give a target another sentence, from the next frame on. Raises `KeyError` for an unknown id."""
+        self._known(target_id).text = self._sentence(text)
+        self._batch = None
+
+    def _sentence(self, text: str | None) -> str | None:
+        return clean_sentences(text, 1)[0] if self.model.settings["uses_language"] else text
+
+    def step(self, frame) -> list[TrackedTarget]:
+        """Find every target in the next frame; see [`TrackingSession.step`]."""
+        if not self._targets:
+            return []
+        started = time.perf_counter()
+        image = rgb_array(frame)
+        return self._step(image, image.shape[:2], started)
+
+    def _locate(self, image: np.ndarray, started: float) -> tuple[list[Box], list[float]]:
+        settings, targets = self.model.settings, self._targets.values()
+        size = settings["search_size"]
+        geometry = [crop_geometry(t.box, settings["search_factor"] * t.growth, size) for t in targets]
+        pixel_values = np.stack([self.model.crop(image, crop, size) for crop in geometry])
+        cropped = time.perf_counter()
+        if self._batch is None:
+            sentence = self.model.encode_text([t.text for t in targets])
+            self._batch = {"template_pixel_values": np.concatenate([t.template for t in targets]), **sentence}
+        maps = self.model.maps({"pixel_values": pixel_values, **self._batch})
+        boxes, scores = decode_maps(*maps, self.window)
+        boxes = crops_to_frames(boxes, geometry, size, image.shape[:2])
+        self.seconds["crop"] += cropped - started
+        self.seconds["network"] += time.perf_counter() - cropped
+        return boxes, scores.tolist()
+
+
+__all__ = ["OnnxModel", "OnnxTracker"]

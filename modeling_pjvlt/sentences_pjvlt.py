@@ -1,0 +1,34 @@
+"""What becomes of a sentence before it is tokenised, with torch and without."""
+
+import logging
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SENTENCE = "the target"  # what an empty or missing sentence becomes
+MAX_WORDS = 40  # tokens, [CLS] and [SEP] included
+
+
+def clean_sentences(text: str | list[str] | None, count: int) -> list[str]:
+    """`count` sentences without needless blanks; empty and missing ones become "the target", with one warning.
+
+    One sentence serves all rows. Raises `ValueError` where the numbers do not fit and for things that are not text.
+    """
+    sentences = list(text) if isinstance(text, (list, tuple)) else [text] * count
+    if len(sentences) != count:
+        raise ValueError(f"Got {count} images but {len(sentences)} sentences.")
+    for row, sentence in enumerate(sentences):
+        if sentence is not None and not isinstance(sentence, str):
+            raise ValueError(f"Sentence {row} must be a string, got {type(sentence).__name__}: {sentence!r}.")
+    cleaned = [" ".join((sentence or "").split()) for sentence in sentences]
+    empty = sum(not sentence for sentence in cleaned)
+    if empty:
+        logger.warning(f"{empty} of {count} sentences are empty and read as {DEFAULT_SENTENCE!r}.")
+    return [sentence or DEFAULT_SENTENCE for sentence in cleaned]
+
+
+def cut_warning(tokens: int, limit: int = MAX_WORDS) -> str:
+    """What is said where a sentence is too long."""
+    return f"A sentence of {tokens} tokens was cut to its first {limit}."
+
+
+__all__ = ["DEFAULT_SENTENCE", "MAX_WORDS", "clean_sentences", "cut_warning"]

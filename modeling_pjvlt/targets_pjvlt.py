@@ -1,0 +1,110 @@
+"""The targets of one video and what is known of them, without torch: shared by all sessions, whatever runs the network."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from .geometry_pjvlt import Box
+
+LOST_SCORE, LOST_AFTER = 0.2, 5  # with the bundled model no box below that score overlapped its target
+GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
+
+
+@dataclass
+class TrackedTarget:
+    """Where one target is in one frame.
+
+    target_id: as given to [`TrackingSession.add_target`]. box: x, y, w, h in frame pixels. score: confidence in
+    (0, 1), the model's score before the window; 1.0 in the frame where the box was given. lost: whether the score has
+    been low for some frames; the box is then no more than the best guess.
+    """
+
+    target_id: str
+    box: Box
+    score: float
+    lost: bool = False
+
+
+@dataclass
+class Target:
+    """What a session keeps of a target. `template` is (1, 3, template_size, template_size), normalised."""
+
+    template: Any
+    text: str | None
+    frame_size: tuple[int, int]  # height, width
+    box: Box  # around which it is searched
+    seen: Box  # the last one with a score that was not low
+    low: int = 0  # frames in a row whose score was
+    growth: float = 1.0  # of the search region
+
+
+class TargetSession(ABC):
+    """Targets by their ids, and what a frame's boxes and scores mean for each. Subclasses find those in `_locate`.
+
+    Attributes:
+        seconds: spent in `step` so far: `crop`, until the network's input is there, and `network`, until the boxes are.
+    """
+
+    def __init__(self, lost_score: float = LOST_SCORE, lost_after: int = LOST_AFTER):
+        self.lost_score, self.lost_after = lost_score, lost_after
+        self.seconds = {"crop": 0.0, "network": 0.0}
+        self._targets: dict[str, Any] = {}
+        self._batch = None  # what the network needs of all the targets; made anew where they change
+
+    @abstractmethod
+    def _locate(self, image, started: float) -> tuple[list[Box], list[float]]:
+        """Boxes (xywh, frame pixels) and scores of all the targets in one frame. started: when its step did."""
+
+    @property
+    def target_ids(self) -> list[str]:
+        """The targets that are tracked now, in the order in which they were added."""
+        return list(self._targets)
+
+    def _free_id(self, target_id: str | None) -> str:
+        """The id for a new target, or a `ValueError`."""
+        if target_id is None:
+            target_id = str(next(i for i in range(len(self._targets) + 1) if str(i) not in self._targets))
+        if target_id in self._targets:
+            raise ValueError(f"A target {target_id!r} is tracked already; its ids are {self.target_ids}.")
+        return target_id
+
+    def box_of(self, target_id: str) -> Box:
+        """Where a target was last seen: x, y, w, h in frame pixels. Raises `KeyError` for an unknown id."""
+        return self._known(target_id).box
+
+    def remove_target(self, target_id: str) -> None:
+        """Stop tracking a target. Raises `KeyError` for an unknown id."""
+        self._known(target_id)
+        del self._targets[target_id]
+        self._batch = None
+
+    def _known(self, target_id: str) -> Any:
+        if target_id not in self._targets:
+            raise KeyError(f"No target {target_id!r} is tracked; its ids are {self.target_ids}.")
+        return self._targets[target_id]
+
+    def _step(self, image, frame_size: tuple[int, int], started: float) -> list[TrackedTarget]:
+        """Find all the targets in the next frame, of `frame_size` (height, width), and decide where they are searched next."""
+        for target_id, target in self._targets.items():
+            if target.frame_size != frame_size:
+                raise ValueError(
+                    f"The frame is {frame_size[1]} x {frame_size[0]} pixels, but target {target_id!r} was given in one of "
+                    f"{target.frame_size[1]} x {target.frame_size[0]}: all frames of a video must have one size."
+                )
+        boxes, scores = self._locate(image, started)
+        found = zip(self._targets.items(), boxes, scores, strict=True)
+        return [TrackedTarget(i, box, score, self._follow(t, box, score)) for (i, t), box, score in found]
+
+    def _follow(self, target: Target, box: Box, score: float) -> bool:
+        """Decide where a target is searched next. Returns whether it is lost."""
+        target.low = target.low + 1 if score < self.lost_score else 0
+        if target.low == 0:
+            target.seen = box
+        if target.low < self.lost_after:
+            target.box, target.growth = box, 1.0
+            return False
+        target.box, target.growth = target.seen, min(target.growth * GROWTH, MAX_GROWTH)
+        return True
+
+
+__all__ = ["LOST_AFTER", "LOST_SCORE", "Target", "TargetSession", "TrackedTarget"]
