@@ -316,23 +316,32 @@ def benchmark_tracking(
     precisions = choose_precisions(precisions, device)
     torch._dynamo.config.recompile_limit = 256  # every case is a graph of the same few functions
     peaks, contestants, parts = dict.fromkeys(precisions, 0.0), [], {}
-    clock = Clock(device)
     with tempfile.TemporaryDirectory() as folder:
         clip = build_clip(Path(folder), device)
-        for name in models:
-            subject = Subject(name, device, clock)
-            parts[name] = subject.parts
-            cases = [Case(name, n, precision, path) for path in paths for precision in precisions for n in targets]
-            racing = prepare(subject, cases, clip, compile_seconds)
-            visits = [[c for c in racing if number < c.wanted] for number in range(repeats)]
-            with tqdm(total=sum(map(len, visits)), unit="visit", desc=name, disable=None) as bar:
-                for taking_part in visits:
-                    for precision in precisions:
-                        peaks[precision] = max(peaks[precision], matmul_peak(device, DTYPES[precision]))
-                    for contestant in taking_part:
-                        contestant.visit()
-                        bar.update()
-            for contestant in racing:
-                contestant.session = None  # and with the last of them goes the model
-            contestants += racing
-    report(contestants, peaks, parts, describe_machine(device), device, output)
+        try:
+            for name in models:
+                subject = Subject(name, device, Clock(device))
+                parts[name] = subject.parts
+                cases = [Case(name, n, precision, path) for path in paths for precision in precisions for n in targets]
+                racing = prepare(subject, cases, clip, compile_seconds)
+                contestants += racing
+                race(racing, repeats, peaks, device)
+                for contestant in racing:
+                    contestant.session = None  # and with the last of them goes the model
+        except KeyboardInterrupt:
+            print("Interrupted: this is what was measured until then.")
+    measured = [contestant for contestant in contestants if contestant.visits]
+    if measured:
+        report(measured, peaks, parts, describe_machine(device), device, output)
+
+
+def race(racing: list[Contestant], repeats: int, peaks: dict[str, float], device: torch.device) -> None:
+    """Let the cases of one model take turns; before each round the peak is measured too, and the best one kept."""
+    rounds = [[c for c in racing if number < c.wanted] for number in range(repeats)]
+    with tqdm(total=sum(map(len, rounds)), unit="visit", desc=racing[0].case.model, disable=None) as bar:
+        for taking_part in rounds:
+            for precision, peak in peaks.items():
+                peaks[precision] = max(peak, matmul_peak(device, DTYPES[precision]))
+            for contestant in taking_part:
+                contestant.visit()
+                bar.update()
