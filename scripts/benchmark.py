@@ -35,7 +35,7 @@ TRACKING_CASES = """cases:
   compiled-baseline   baseline through torch.compile
 
 examples:
-  benchmark.py tracking --models tiny                                 half a minute
+  benchmark.py tracking --models tiny                                 the quickest
   benchmark.py tracking --models base --targets 1 --precisions bf16
   benchmark.py tracking --targets 1 --compile --output times.json     compiling takes minutes on a CPU
 """
@@ -113,7 +113,7 @@ def add_tracking(commands) -> None:
         description=(
             "Decode, crop, network, decoding of the box, and all of it end to end. The cases take turns in one process; "
             "medians, quartiles, MACs, the share of this machine's matmul peak, and ratios with their goals are printed. "
-            "Leave the machine alone meanwhile. On two cores all of it takes about six minutes, most of that for 16 targets."
+            "Leave the machine alone meanwhile. Most of the time goes into 16 targets."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=TRACKING_CASES,
