@@ -9,11 +9,15 @@ python scripts/benchmark.py train --model base --batch_size 128 --workers 14 --c
 python scripts/benchmark.py evaluation                 how long scoring the boxes of a whole benchmark takes
 python scripts/benchmark.py load                       import, --help, from_pretrained of PJVLT-B: seconds and memory
 python scripts/benchmark.py soak                       memory over 20 000 frames of one session
+python scripts/benchmark.py tracking                   milliseconds per frame by stage, path, precision and targets
+python scripts/benchmark.py tracking --quick           one target, few repeats
+python scripts/benchmark.py tracking --device cuda     on a GPU, with torch.compile and CUDA graphs
 
 MACs are counted by running the model once (convolutions, linear maps and attention); a sentence is 20 tokens.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,6 +26,20 @@ from transformers import AutoConfig
 from modeling_pjvlt import PJVLTConfig, PJVLTModel
 
 SENTENCE_TOKENS = 20
+EAGER, COMPILED = ["plain", "text", "fast", "baseline"], ["compiled", "compiled-baseline"]
+TRACKING_CASES = """cases:
+  plain               the model itself in the loop, its sentence encoded once
+  text                the same, with the sentence encoded again for every frame
+  fast                what sessions do: model.prepare_for_tracking()
+  baseline            the fast path of the same model without language (fusion="none")
+  compiled            fast through torch.compile, on a GPU with CUDA graphs
+  compiled-baseline   baseline through torch.compile
+
+examples:
+  benchmark.py tracking --models tiny                                 the quickest
+  benchmark.py tracking --models base --targets 1 --precisions bf16
+  benchmark.py tracking --targets 1 --compile --output times.json     compiling takes minutes on a CPU
+"""
 
 
 def parts_of(model: PJVLTModel) -> dict[str, list[str]]:
@@ -88,6 +106,57 @@ def describe_model(path: str | None) -> None:
         print(f"| {part} | {number / 1e6:.2f} M | {per_sentence[part] / 1e9:.2f} G | {per_frame[part] / 1e9:.2f} G |")
 
 
+def add_tracking(commands) -> None:
+    """The arguments of `tracking`, which are many."""
+    tracking = commands.add_parser(
+        "tracking",
+        help="milliseconds per frame by stage, path, precision and targets",
+        description=(
+            "Decode, crop, network, decoding of the box, and all of it end to end. The cases take turns in one process; "
+            "medians, quartiles, MACs, the share of this machine's matmul peak, and ratios with their goals are printed. "
+            "Leave the machine alone meanwhile. Most of the time goes into 16 targets."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=TRACKING_CASES,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tracking.add_argument("--device", choices=["cpu", "cuda"], default=device, help=f"default here: {device}")
+    tracking.add_argument("--models", nargs="+", help="base, tiny, folders or Hub ids (default: base tiny; GPU: base)")
+    tracking.add_argument(
+        "--cases", nargs="+", choices=EAGER + COMPILED, help="what runs; see below (default: the first four)"
+    )
+    tracking.add_argument("--compile", action="store_true", help="the compiled cases too (on a GPU they always run)")
+    tracking.add_argument(
+        "--precisions", nargs="+", choices=["fp32", "bf16", "fp16"], help="default: fp32 bf16; on a GPU: bf16 fp16"
+    )
+    tracking.add_argument("--targets", nargs="+", type=int, help="in one video (default: 1 4 16; on a GPU: 1 32)")
+    tracking.add_argument("--repeats", type=int, default=9, help="visits of a case, fewer of slow ones (default: 9)")
+    tracking.add_argument(
+        "--compile_seconds", type=float, default=200, help="compile no more after these (default: 200)"
+    )
+    tracking.add_argument("--quick", action="store_true", help="one target and three repeats")
+    tracking.add_argument("--output", type=Path, metavar="FILE", help="JSON of all that was measured")
+
+
+def run_tracking(args: argparse.Namespace) -> None:
+    """Fill in what depends on the device, and measure."""
+    from benchmark_tracking import benchmark_tracking
+
+    on_gpu = args.device == "cuda"
+    cases = args.cases or [*EAGER, *(COMPILED if on_gpu else [])]
+    cases += [case for case in COMPILED if args.compile and case not in cases]
+    benchmark_tracking(
+        args.models or (["base"] if on_gpu else ["base", "tiny"]),
+        cases,
+        args.precisions or (["bf16", "fp16"] if on_gpu else ["fp32", "bf16"]),
+        args.targets or ([1] if args.quick else [1, 32] if on_gpu else [1, 4, 16]),
+        min(args.repeats, 3) if args.quick else args.repeats,
+        torch.device(args.device),
+        args.compile_seconds,
+        args.output,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -109,6 +178,7 @@ def main() -> None:
     )
     soak = commands.add_parser("soak", help="memory of the process over many frames of one session")
     soak.add_argument("--frames", type=int, default=20_000, help="default: 20000")
+    add_tracking(commands)
     args = parser.parse_args()
     if args.command == "model":
         describe_model(args.model)
@@ -124,6 +194,8 @@ def main() -> None:
         from benchmark_load import benchmark_load
 
         benchmark_load(args.runs)
+    elif args.command == "tracking":
+        run_tracking(args)
     elif args.command == "evaluation":
         from benchmark_evaluation import benchmark_evaluation
 

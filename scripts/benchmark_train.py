@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from benchmark_data import FRAME_SIZE, natural_jpeg, write_dataset
+from benchmark_machine import matmul_peak, wait_for
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTConfig
@@ -23,25 +24,6 @@ from modeling_pjvlt.training.arguments import TrainArguments
 from modeling_pjvlt.training.loading import build_loader, build_model, build_pairs, parameter_groups
 
 WARM_UP = 3
-MATMUL_SIZE, MATMUL_REPEATS = 2048, 5
-
-
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product, the best of a few."""
-    a, b = (torch.randn(MATMUL_SIZE, MATMUL_SIZE, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(MATMUL_REPEATS + 1):
-        _wait(device)
-        started = time.perf_counter()
-        a @ b
-        _wait(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * MATMUL_SIZE**3 / best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _write_videos(folder: Path) -> None:
@@ -98,7 +80,7 @@ def _measure(args: TrainArguments, model_name: str, steps: int, compiled: bool) 
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-        _wait(accelerator.device)
+        wait_for(accelerator.device)
 
     for number in range(args.max_train_steps):
         started = time.perf_counter()

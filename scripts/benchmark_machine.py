@@ -1,0 +1,61 @@
+"""What the machine under a benchmark is, and what it can do at best."""
+
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+MATMUL_SIZES, MATMUL_REPEATS = {"cpu": 2048, "cuda": 8192}, 5  # a GPU is through with 2048 before it is under way
+NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as x86 and ARM processors name it among their flags
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product, the best of a few."""
+    size = MATMUL_SIZES[device.type]
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(MATMUL_REPEATS + 1):
+        wait_for(device)
+        started = time.perf_counter()
+        a @ b
+        wait_for(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _told_by_linux(*names: str) -> str:
+    """The first entry of /proc/cpuinfo with one of these names; empty where there is none."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.split("\t")[0].strip() in names), "")
+
+
+def has_native(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the processor itself computes in this type."""
+    if dtype == torch.float32:
+        return True
+    if device.type == "cuda":
+        return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    return dtype == torch.bfloat16 and not NATIVE_BF16.isdisjoint(_told_by_linux("flags", "Features").split())
+
+
+def describe_machine(device: torch.device) -> dict:
+    """Processor model, cores and threads, and versions; on a GPU its name too."""
+    machine = {
+        "processor": _told_by_linux("model name", "Model") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if device.type == "cuda":
+        machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return machine
