@@ -13,7 +13,16 @@ import numpy as np
 
 from .geometry_pjvlt import Box, axis_taps, check_box, crop_geometry, crops_to_frames
 from .sentences_pjvlt import MAX_WORDS, clean_sentences, cut_warning, logger
-from .targets_pjvlt import LOST_AFTER, LOST_SCORE, Target, TargetSession, TrackedTarget
+from .targets_pjvlt import (
+    LOST_AFTER,
+    LOST_SCORE,
+    SIZE_SMOOTHING,
+    WINDOW_WEIGHT,
+    Target,
+    TargetSession,
+    TrackedTarget,
+    weighted,
+)
 
 TRACKER_FILE, TEXT_FILE, TOKENIZER_FILE, SETTINGS_FILE = (
     *("tracker.onnx", "text.onnx", "tokenizer.json"),
@@ -169,7 +178,7 @@ class OnnxTracker(TargetSession):
 
     Args:
         model: an [`OnnxModel`], which many trackers can share, or its folder.
-        use_window, lost_score, lost_after: as in [`TrackingSession`].
+        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`].
 
     Example:
         >>> tracker = OnnxTracker("pjvlt-onnx")  # doctest: +SKIP
@@ -181,13 +190,14 @@ class OnnxTracker(TargetSession):
     def __init__(
         self,
         model: OnnxModel | str | os.PathLike,
-        use_window: bool = True,
+        window_weight: float = WINDOW_WEIGHT,
+        size_smoothing: float = SIZE_SMOOTHING,
         lost_score: float = LOST_SCORE,
         lost_after: int = LOST_AFTER,
     ):
-        super().__init__(lost_score, lost_after)
+        super().__init__(window_weight, size_smoothing, lost_score, lost_after)
         self.model = model if isinstance(model, OnnxModel) else OnnxModel(model)
-        self.window = hann_array(self.model.settings["grid"]) if use_window else None
+        self.window = weighted(hann_array(self.model.settings["grid"]), window_weight)
 
     def add_target(self, frame, box, text: str | None = None, target_id: str | None = None) -> str:
         """Start to track what `box` (x, y, w, h in frame pixels) shows in `frame`; see [`TrackingSession.add_target`].

@@ -6,6 +6,7 @@ from typing import Any
 
 from .geometry_pjvlt import Box
 
+WINDOW_WEIGHT, SIZE_SMOOTHING = 1.0, 0.0
 LOST_SCORE, LOST_AFTER = 0.2, 5  # with the bundled model no box below that score overlapped its target
 GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
 
@@ -38,14 +39,39 @@ class Target:
     growth: float = 1.0  # of the search region
 
 
+def weighted(window, weight: float):
+    """A window that counts with a weight from 0 to 1; None where it does not count at all."""
+    return None if weight == 0 else weight * window + (1 - weight)
+
+
 class TargetSession(ABC):
     """Targets by their ids, and what a frame's boxes and scores mean for each. Subclasses find those in `_locate`.
+
+    Args:
+        window_weight: from 0 to 1, how much a Hann window counts that the scores are multiplied by: of two equal answers
+            the nearer one wins. 0: not at all.
+        size_smoothing: from 0 to below 1, how much of a target's width and height (their logarithms) is kept from one
+            frame to the next, against boxes that jump.
+        lost_score, lost_after: a target whose score stays below `lost_score` for `lost_after` frames is lost: it is
+            searched where it was last seen, in a region that grows by a tenth a frame up to twice its side, until its
+            score is not low any more. With a `lost_score` of 0 no target is ever lost.
 
     Attributes:
         seconds: spent in `step` so far: `crop`, until the network's input is there, and `network`, until the boxes are.
     """
 
-    def __init__(self, lost_score: float = LOST_SCORE, lost_after: int = LOST_AFTER):
+    def __init__(
+        self,
+        window_weight: float = WINDOW_WEIGHT,
+        size_smoothing: float = SIZE_SMOOTHING,
+        lost_score: float = LOST_SCORE,
+        lost_after: int = LOST_AFTER,
+    ):
+        if not 0 <= window_weight <= 1:
+            raise ValueError(f"`window_weight` must lie between 0 and 1, got {window_weight}.")
+        if not 0 <= size_smoothing < 1:
+            raise ValueError(f"`size_smoothing` must be at least 0 and less than 1, got {size_smoothing}.")
+        self.window_weight, self.size_smoothing = window_weight, size_smoothing
         self.lost_score, self.lost_after = lost_score, lost_after
         self.seconds = {"crop": 0.0, "network": 0.0}
         self._targets: dict[str, Any] = {}
@@ -92,8 +118,17 @@ class TargetSession(ABC):
                     f"{target.frame_size[1]} x {target.frame_size[0]}: all frames of a video must have one size."
                 )
         boxes, scores = self._locate(image, started)
+        if self.size_smoothing:
+            boxes = [self._smoothed(t.box, box) for t, box in zip(self._targets.values(), boxes, strict=True)]
         found = zip(self._targets.items(), boxes, scores, strict=True)
         return [TrackedTarget(i, box, score, self._follow(t, box, score)) for (i, t), box, score in found]
+
+    def _smoothed(self, before: Box, box: Box) -> Box:
+        """The box around the same middle, its sides nearer to those of the box before."""
+        x, y, w, h = box
+        kept = self.size_smoothing
+        width, height = before[2] ** kept * w ** (1 - kept), before[3] ** kept * h ** (1 - kept)
+        return x + (w - width) / 2, y + (h - height) / 2, width, height
 
     def _follow(self, target: Target, box: Box, score: float) -> bool:
         """Decide where a target is searched next. Returns whether it is lost."""
@@ -107,4 +142,13 @@ class TargetSession(ABC):
         return True
 
 
-__all__ = ["LOST_AFTER", "LOST_SCORE", "Target", "TargetSession", "TrackedTarget"]
+__all__ = [
+    "LOST_AFTER",
+    "LOST_SCORE",
+    "SIZE_SMOOTHING",
+    "WINDOW_WEIGHT",
+    "Target",
+    "TargetSession",
+    "TrackedTarget",
+    "weighted",
+]

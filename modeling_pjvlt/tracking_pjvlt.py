@@ -18,7 +18,16 @@ from .image_processing_pjvlt import crop_images, to_rgb
 from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
 from .processing_pjvlt import PJVLTProcessor
 from .sentences_pjvlt import MAX_WORDS, clean_sentences
-from .targets_pjvlt import LOST_AFTER, LOST_SCORE, Target, TargetSession, TrackedTarget
+from .targets_pjvlt import (
+    LOST_AFTER,
+    LOST_SCORE,
+    SIZE_SMOOTHING,
+    WINDOW_WEIGHT,
+    Target,
+    TargetSession,
+    TrackedTarget,
+    weighted,
+)
 
 STATE = ("text", "frame_size", "box", "seen", "low", "growth")  # of a target, beside its template
 _FRAME_MODELS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # of each model, and what its weights were then
@@ -77,10 +86,7 @@ class TrackingSession(TargetSession):
     Args:
         model: a [`PJVLTModel`]; it is put into eval mode.
         processor: its [`PJVLTProcessor`].
-        use_window: multiply the scores by a Hann window, so that of two equal answers the nearer one wins.
-        lost_score, lost_after: a target whose score stays below `lost_score` for `lost_after` frames is lost: it is
-            searched where it was last seen, in a region that grows by a tenth a frame up to twice its side, until its
-            score is not low any more. With a `lost_score` of 0 no target is ever lost.
+        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`].
 
     Attributes:
         seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
@@ -98,7 +104,8 @@ class TrackingSession(TargetSession):
         self,
         model: PJVLTModel,
         processor: PJVLTProcessor,
-        use_window: bool = True,
+        window_weight: float = WINDOW_WEIGHT,
+        size_smoothing: float = SIZE_SMOOTHING,
         lost_score: float = LOST_SCORE,
         lost_after: int = LOST_AFTER,
         fast: bool = True,
@@ -114,11 +121,11 @@ class TrackingSession(TargetSession):
                 )
         if not fast and (dtype or compile):
             raise ValueError("`dtype` and `compile` are options of the fast path: leave `fast` True.")
-        super().__init__(lost_score, lost_after)
+        super().__init__(window_weight, size_smoothing, lost_score, lost_after)
         self.model = model.eval()
         self.frame_model = shared_frame_model(model, dtype, compile) if fast else None
         self.processor = processor
-        self.window = hann_window(model.config.search_grid, model.device) if use_window else None
+        self.window = weighted(hann_window(model.config.search_grid, model.device), window_weight)
         self._batch: tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None] | None = None  # of all the targets
 
     @torch.inference_mode()

@@ -171,3 +171,28 @@ def test_targets_come_and_go_while_the_video_runs(session):
     tracker.remove_target("second")
     (left,), (expected,) = tracker.step(FRAMES[3]), alone.step(FRAMES[3])
     assert left.box == pytest.approx(expected.box, abs=1e-3)
+
+
+def test_sizes_can_be_smoothed_around_the_same_middle(tiny_model, tiny_processor):
+    class Doubling(Scripted):
+        def _locate(self, image, started):
+            return [(20.0, 30.0, 16.0, 32.0)], [0.9]
+
+    session = Doubling(tiny_model(), tiny_processor, size_smoothing=0.5)
+    session.add_target(FRAMES[0], [24, 38, 4, 8], "it")
+    x, y, w, h = session.step(FRAMES[0])[0].box
+    assert (w, h) == pytest.approx((8, 16))  # half way, in logarithms
+    assert (x + w / 2, y + h / 2) == pytest.approx((28, 46))
+    assert session.box_of("0") == (x, y, w, h)
+
+
+def test_window_counts_as_much_as_it_is_told(session):
+    assert session(window_weight=0).window is None
+    full, half = session().window, session(window_weight=0.5).window
+    torch.testing.assert_close(half, 0.5 + 0.5 * full)
+
+
+@pytest.mark.parametrize("settings", [{"window_weight": 1.5}, {"size_smoothing": 1.0}, {"window_weight": -0.1}])
+def test_settings_out_of_range_are_named(session, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        session(**settings)
