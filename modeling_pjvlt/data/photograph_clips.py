@@ -26,13 +26,14 @@ FRAME_SIZE = (240, 320)  # height and width of a frame; less where the photograp
 LEAST_FRAME = 140  # pixels, of the shorter side of a whole photograph
 TARGET_SIDES = (16, 72)  # pixels, range of sqrt(w h) of a target in its first frame
 MAX_STRETCH = 2.5  # a picture is not enlarged more than that
-NAMED_COLOURS = {
-    **COLOURS,
-    "grey": (128, 128, 128),
-    "green ": (70, 90, 50),
-    "brown ": (130, 100, 70),
-    "blue ": (110, 150, 210),
-}
+# what photographs show is duller than the figures of procedural clips, so some names have a second colour
+NAMED_COLOURS = [
+    *COLOURS.items(),
+    ("grey", (128, 128, 128)),
+    ("green", (70, 90, 50)),
+    ("brown", (130, 100, 70)),
+    ("blue", (110, 150, 210)),
+]
 
 
 def _translation(x: float, y: float) -> np.ndarray:
@@ -75,9 +76,9 @@ def colour_word(picture: Image.Image, target: Target) -> str:
     pixels = np.asarray(picture.resize((8, 8), Image.Resampling.BOX, box), np.float32).reshape(-1, 3)
     if pixels.std(axis=0).max() > 50:
         return ""
-    names = list(NAMED_COLOURS)
-    distance = np.linalg.norm(np.array([NAMED_COLOURS[n] for n in names]) - np.median(pixels, axis=0), axis=1)
-    return names[int(distance.argmin())].strip()
+    colours = np.array([rgb for _, rgb in NAMED_COLOURS])
+    distance = np.linalg.norm(colours - np.median(pixels, axis=0), axis=1)
+    return NAMED_COLOURS[int(distance.argmin())][0]
 
 
 class _Motion:
@@ -184,7 +185,7 @@ class PhotographClip:
         self.text = self._describe(rng, picture, target)
         self._set_scene(self._stream(1), picture, target)
         self._set_distractors(self._stream(2), target)
-        self._set_occluder(self._stream(3), picture)
+        self._set_occluder(self._stream(3))
         self._set_light(self._stream(4))
 
     def __len__(self) -> int:
@@ -304,7 +305,7 @@ class PhotographClip:
             return project(self._camera[index], self._target_outline)
         return self._layers[-1].outline(index)
 
-    def _set_occluder(self, rng: np.random.Generator, picture: Image.Image) -> None:
+    def _set_occluder(self, rng: np.random.Generator) -> None:
         """Sometimes a piece of a picture that hides up to half of the target now and then."""
         self._occluder = None
         if rng.random() > 0.25 * self.difficulty:
