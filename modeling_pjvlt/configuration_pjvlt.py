@@ -68,6 +68,7 @@ class PJVLTConfig(PreTrainedConfig):
 
     # box head
     head_channels: list[int] | tuple[int, ...] = (256, 128, 64, 32)
+    window_weight: float | int = 1.0  # of the Hann window that sessions multiply scores by; 0 is none
 
     # loss, Eq. 14
     focal_weight: float | int = 1.0
@@ -114,7 +115,7 @@ class PJVLTConfig(PreTrainedConfig):
             raise ValueError(f"`saiel_fusion` must be one of {SAIEL_FUSIONS}, got {self.saiel_fusion!r}.")
 
     def validate_sizes(self):
-        """Sizes are positive, crops divide into patches, channels divide into heads."""
+        """Sizes are positive, shares lie between 0 and 1, crops divide into patches, channels divide into heads."""
         for name in POSITIVE_FIELDS:
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
@@ -123,6 +124,8 @@ class PJVLTConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` ({getattr(self, name)}) must be a multiple of `patch_size` ({self.patch_size})."
                 )
+        if not 0 <= self.window_weight <= 1:
+            raise ValueError(f"`window_weight` must lie between 0 and 1, got {self.window_weight}.")
         if self.position_scale and self.hidden_size % 4:
             raise ValueError(f"With `position_scale`, `hidden_size` ({self.hidden_size}) must be a multiple of 4.")
         if self.patch_size % 2 ** len(self.stem_channels):

@@ -17,7 +17,6 @@ from .targets_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
     SIZE_SMOOTHING,
-    WINDOW_WEIGHT,
     Target,
     TargetSession,
     TrackedTarget,
@@ -178,7 +177,8 @@ class OnnxTracker(TargetSession):
 
     Args:
         model: an [`OnnxModel`], which many trackers can share, or its folder.
-        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`].
+        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`]; a `window_weight` of None is the one
+            that the model was made for.
 
     Example:
         >>> tracker = OnnxTracker("pjvlt-onnx")  # doctest: +SKIP
@@ -190,14 +190,16 @@ class OnnxTracker(TargetSession):
     def __init__(
         self,
         model: OnnxModel | str | os.PathLike,
-        window_weight: float = WINDOW_WEIGHT,
+        window_weight: float | None = None,
         size_smoothing: float = SIZE_SMOOTHING,
         lost_score: float = LOST_SCORE,
         lost_after: int = LOST_AFTER,
     ):
-        super().__init__(window_weight, size_smoothing, lost_score, lost_after)
         self.model = model if isinstance(model, OnnxModel) else OnnxModel(model)
-        self.window = weighted(hann_array(self.model.settings["grid"]), window_weight)
+        settings = self.model.settings
+        window_weight = settings.get("window_weight", 1.0) if window_weight is None else window_weight
+        super().__init__(window_weight, size_smoothing, lost_score, lost_after)
+        self.window = weighted(hann_array(settings["grid"]), window_weight)
 
     def add_target(self, frame, box, text: str | None = None, target_id: str | None = None) -> str:
         """Start to track what `box` (x, y, w, h in frame pixels) shows in `frame`; see [`TrackingSession.add_target`].

@@ -22,7 +22,6 @@ from .targets_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
     SIZE_SMOOTHING,
-    WINDOW_WEIGHT,
     Target,
     TargetSession,
     TrackedTarget,
@@ -86,7 +85,8 @@ class TrackingSession(TargetSession):
     Args:
         model: a [`PJVLTModel`]; it is put into eval mode.
         processor: its [`PJVLTProcessor`].
-        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`].
+        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`]; a `window_weight` of None is the one
+            that the model was made for.
 
     Attributes:
         seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
@@ -104,7 +104,7 @@ class TrackingSession(TargetSession):
         self,
         model: PJVLTModel,
         processor: PJVLTProcessor,
-        window_weight: float = WINDOW_WEIGHT,
+        window_weight: float | None = None,
         size_smoothing: float = SIZE_SMOOTHING,
         lost_score: float = LOST_SCORE,
         lost_after: int = LOST_AFTER,
@@ -121,6 +121,7 @@ class TrackingSession(TargetSession):
                 )
         if not fast and (dtype or compile):
             raise ValueError("`dtype` and `compile` are options of the fast path: leave `fast` True.")
+        window_weight = model.config.window_weight if window_weight is None else window_weight
         super().__init__(window_weight, size_smoothing, lost_score, lost_after)
         self.model = model.eval()
         self.frame_model = shared_frame_model(model, dtype, compile) if fast else None

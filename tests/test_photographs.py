@@ -1,6 +1,7 @@
 """Clips made of photographs: what a folder may hold, and that boxes are where the pixels are."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from modeling_pjvlt.cli.train import main as train
 from modeling_pjvlt.data.photograph_clips import KINDS, PhotographClip, colour_word, project, warp
+from modeling_pjvlt.data.photograph_text import describe, vocabulary
 from modeling_pjvlt.data.photographs import PhotographFolder, Target, rectangle
 from modeling_pjvlt.data.sampling import PairCollator, PairCropper, PhotographPairs, TrackingPairs
 from modeling_pjvlt.loss_pjvlt import check_labels
@@ -175,6 +177,16 @@ def test_sentences_say_what_is_known(photographs):
     said = " ".join(texts).split()
     assert {"fire", "engine", "vehicle", "red", "target"} <= set(said)
     assert colour_word(draw_photograph(0), Target(rectangle(OBJECT))) == "red"
+
+
+def test_sentences_name_the_target_and_then_make_up_a_scene():
+    rng = np.random.default_rng(0)
+    texts = {describe(rng, "brown", "dog") for _ in range(200)}
+    assert "brown dog" in texts and len(texts) > 100
+    assert all(re.match(r"((the|a) )?brown dog\b", text) for text in texts)
+    nameless = {describe(rng) for _ in range(100)}
+    assert "the target" in nameless and any(text.startswith("object ") for text in nameless)
+    assert {word for text in texts | nameless for word in text.split()} <= {*vocabulary(), "dog"}
 
 
 def test_pairs_show_the_target_in_both_frames(photographs):

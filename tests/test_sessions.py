@@ -192,6 +192,14 @@ def test_window_counts_as_much_as_it_is_told(session):
     torch.testing.assert_close(half, 0.5 + 0.5 * full)
 
 
+def test_window_weight_comes_with_the_model(tiny_model, tiny_processor):
+    session = TrackingSession(tiny_model(window_weight=0.5), tiny_processor)
+    assert session.window_weight == 0.5
+    torch.testing.assert_close(session.window, TrackingSession(tiny_model(), tiny_processor, 0.5).window)
+    with pytest.raises(ValueError, match="window_weight"):
+        tiny_model(window_weight=1.2)
+
+
 @pytest.mark.parametrize("settings", [{"window_weight": 1.5}, {"size_smoothing": 1.0}, {"window_weight": -0.1}])
 def test_settings_out_of_range_are_named(session, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..processing_pjvlt import DEFAULT_SENTENCE
+from .photograph_text import describe
 from .photographs import PhotographFolder, Target
 from .procedural import smooth_waves
 from .procedural_text import COLOURS
@@ -206,14 +206,10 @@ class PhotographClip:
         return number, self.photographs.draw_region(rng, number)
 
     def _describe(self, rng: np.random.Generator, picture: Image.Image, target: Target) -> str:
-        """What is known of a target, in a few words; "the target" where that is nothing."""
+        """What is known of a target, in a sentence of the usual kind."""
         colour = colour_word(picture, target) if rng.random() < 0.6 else ""
         noun = target.family if target.family and rng.random() < 0.2 else target.name
-        if not colour and not noun:
-            return DEFAULT_SENTENCE
-        noun = noun or str(rng.choice(["object", "thing", "shape", "target"]))
-        words = [str(rng.choice(["the", "a", ""])), colour, noun]
-        return " ".join(word for word in words if word)
+        return describe(rng, colour, noun)
 
     def _set_scene(self, rng: np.random.Generator, picture: Image.Image, target: Target) -> None:
         """The background, its camera, and the target as a part of it or as a layer."""

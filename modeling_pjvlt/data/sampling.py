@@ -100,7 +100,8 @@ class PhotographPairs:
         difficulty: of the hardest clips, in [0, 1]; see [`PhotographClip`]. Easy and hard ones are mixed.
         max_gap: frames between template and search frame, at most.
         pasted_share: share of clips whose target moves over another photograph.
-        wrong_text_share, no_text_share: share of pairs with another target's sentence, and with "the target".
+        wrong_text_share, no_text_share: share of pairs with another target's sentence, and with "the target". On real
+            pictures the template says more than words do, so words must not outweigh it.
     """
 
     def __init__(
@@ -109,8 +110,8 @@ class PhotographPairs:
         difficulty: float = 1.0,
         max_gap: int = 60,
         pasted_share: float = 0.5,
-        wrong_text_share: float = 0.1,
-        no_text_share: float = 0.1,
+        wrong_text_share: float = 0.2,
+        no_text_share: float = 0.15,
     ):
         self.photographs, self.difficulty, self.max_gap = photographs, difficulty, max_gap
         self.pasted_share = pasted_share

@@ -121,6 +121,7 @@ def _write_settings(folder: Path, args: Namespace, model: PJVLTModel, processor:
             for name in ("template_size", "search_size", "template_factor", "search_factor")
         },
         "grid": config.search_grid,
+        "window_weight": config.window_weight,
         "scale": scale.tolist(),
         "shift": shift.tolist(),
         "pad_token_id": tokenizer.pad_token_id,
