@@ -30,6 +30,14 @@ def test_run_leaves_checkpoints_that_load_and_a_log(recipe, tmp_path, capsys):
     assert "from_pretrained" in capsys.readouterr().out
 
 
+def test_compiled_run_leaves_checkpoints_that_load(recipe, tmp_path):
+    with torch.compiler.set_stance("force_eager"):  # as compiled, without the minutes that it takes
+        assert main(["--config", str(recipe), "--torch_compile", "true"]) == 0
+    folder = tmp_path / "run/checkpoints/last/pretrained_model"
+    _, info = PJVLTModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
 def test_run_can_start_from_a_checkpoint(recipe, tmp_path):
     main(["--config", str(recipe)])
     start = tmp_path / "run" / "checkpoints" / "last" / "pretrained_model"

@@ -130,7 +130,9 @@ def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
         scheduler = get_scheduler(args.lr_scheduler_type, optimizer, *steps, scheduler_specific_kwargs=more)
     accelerator.register_for_checkpointing(scheduler)
     model, optimizer = accelerator.prepare(model, optimizer)
-    return torch.compile(model) if args.torch_compile else model, optimizer, scheduler
+    if args.torch_compile:
+        model.compile()  # in place, so that no name in a checkpoint changes
+    return model, optimizer, scheduler
 
 
 def _gradients(
