@@ -1,6 +1,7 @@
 """Does the language matter? Success AUC on 200 fixed procedural clips with the right, a wrong and no sentence.
 
-python scripts/evaluate_procedural.py --model modeling_pjvlt/pretrained/pjvlt-tiny
+    python scripts/evaluate_procedural.py --model modeling_pjvlt/pretrained/pjvlt-tiny --num_proc 2
+    python scripts/evaluate_procedural.py --clips 40 --failures worst.png
 """
 
 import argparse
@@ -8,7 +9,7 @@ import argparse
 import torch
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
-from modeling_pjvlt.evaluation.procedural import evaluate_procedural
+from modeling_pjvlt.evaluation.procedural import draw_worst, evaluate_procedural
 
 
 def main() -> None:
@@ -19,14 +20,17 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--num_proc", type=int, default=1, help="processes on the CPU, each of one thread")
+    parser.add_argument("--failures", metavar="PICTURE", help="also save a picture (.png) of the clips that went worst")
     args = parser.parse_args()
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
-    scores = evaluate_procedural(
-        model, PJVLTProcessor.from_pretrained(args.model), args.clips, args.frames, args.num_proc
-    )
+    processor = PJVLTProcessor.from_pretrained(args.model)
+    scores = evaluate_procedural(model, processor, args.clips, args.frames, args.num_proc)
     print(scores.markdown())
     for kind in scores.auc:
         print(f"{kind}: right minus wrong {scores.mean(kind, 'right') - scores.mean(kind, 'wrong'):+.3f}")
+    if args.failures:
+        draw_worst(model, processor, scores, args.failures, args.frames)
+        print(f"The worst clips: {args.failures}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoModel, AutoProcessor, pipeline
 
@@ -11,6 +12,7 @@ from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.track import main
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.data.procedural_text import vocabulary
+from modeling_pjvlt.evaluation import procedural
 from modeling_pjvlt.evaluation.procedural import evaluate_procedural
 
 FOLDER = Path(DEFAULT_CHECKPOINT)
@@ -73,6 +75,17 @@ def test_words_decide_where_only_they_can_and_cost_little_elsewhere(bundled):
     assert scores.mean("words", "right") - scores.mean("words", "wrong") > 0.25
     assert scores.mean("words", "right") > scores.mean("words", "none")
     assert scores.mean("appearance", "right") - scores.mean("appearance", "wrong") < 0.2
+
+
+def test_worst_clips_are_drawn_worst_first(bundled, tmp_path, monkeypatch):
+    monkeypatch.setattr(procedural, "contact_sheet", lambda *args, **kwargs: drawn.append(args))
+    drawn, auc = [], {kind: {"right": np.array([0.9, 0.1, 0.5])} for kind in procedural.KINDS}
+    scores = procedural.ProceduralScores(auc)
+    procedural.draw_worst(*bundled, scores, tmp_path / "worst.png", num_frames=3, per_kind=2)
+    (rows, path, captions), first = drawn[0], procedural.FIRST_SEED
+    assert path == tmp_path / "worst.png" and [len(row) for row in rows] == [3] * 4
+    seeds_kinds = [(first + 2, "appearance"), (first + 4, "appearance"), (first + 3, "words"), (first + 5, "words")]
+    assert [texts[0] for texts in captions] == [ProceduralClip(seed, 3, kind=kind).text for seed, kind in seeds_kinds]
 
 
 @pytest.mark.slow

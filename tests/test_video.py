@@ -9,7 +9,7 @@ from PIL import Image
 
 from modeling_pjvlt import video_pjvlt
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
-from modeling_pjvlt.visualization import contact_strip, draw_box
+from modeling_pjvlt.visualization import contact_sheet, contact_strip, draw_box
 
 
 def flat_frames(count, height=48, width=64):
@@ -327,5 +327,8 @@ def test_contact_strip_puts_frames_side_by_side(tmp_path):
     contact_strip(flat_frames(3), tmp_path / "strip.png", ["a", "b", "c"], height=96)
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size == (3 * 128 + 2 * 4, 96)
+    contact_sheet([flat_frames(3), flat_frames(2)], tmp_path / "sheet.png", height=96)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (3 * 128 + 2 * 4, 2 * 96 + 4)
     with pytest.raises(ValueError, match="at least one frame"):
         contact_strip([], tmp_path / "none.png")

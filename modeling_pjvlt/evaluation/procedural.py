@@ -1,6 +1,7 @@
 """Does the sentence matter? Success AUC on fixed procedural clips with the right, a wrong and no sentence."""
 
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from tqdm.auto import tqdm
 from ..data.procedural import KINDS, ProceduralClip
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import DEFAULT_SENTENCE
+from ..visualization.drawing import TRUTH_COLOR, contact_sheet, draw_box
+from .metrics import iou
 from .tracking import track_sequence, visible_auc
 
 FIRST_SEED = 10_000_000  # training draws its clips from seeds of 2^31 and above
@@ -42,6 +45,32 @@ def track_clip(model, processor, clip: ProceduralClip) -> dict[str, float]:
     texts = {"right": clip.text, "wrong": clip.wrong_text, "none": DEFAULT_SENTENCE}
     tracks = track_sequence(model, processor, clip, texts)
     return {sentence: visible_auc(boxes, clip) for sentence, boxes in tracks.boxes.items()}
+
+
+def draw_worst(
+    model, processor, scores: ProceduralScores, path: str | os.PathLike, num_frames: int = 60, per_kind: int = 3
+) -> None:
+    """Save a picture of the clips that went worst with the right sentence, a row for each: `per_kind` of either kind.
+
+    A row shows the first frame, with its box and the sentence, and four later ones: the target's box (white) and the
+    tracker's (yellow, with its overlap).
+    """
+    rows, captions = [], []
+    for offset, kind in enumerate(KINDS):
+        for number in np.argsort(scores.auc[kind]["right"])[:per_kind].tolist():
+            clip = _fixed_clip(number * len(KINDS) + offset, num_frames)
+            boxes = track_sequence(model, processor, clip, {"right": clip.text}).boxes["right"]
+            shown = np.linspace(0, num_frames - 1, min(num_frames, 5)).round().astype(int).tolist()
+            overlaps = iou(boxes, clip.boxes)
+            frames = [draw_box(clip.frame(index), clip.boxes[index], color=TRUTH_COLOR) for index in shown]
+            rows.append([frames[0]] + [draw_box(f, boxes[i]) for f, i in zip(frames[1:], shown[1:], strict=True)])
+            captions.append([clip.text] + [f"frame {i}, overlap {overlaps[i]:.2f}" for i in shown[1:]])
+    contact_sheet(rows, path, captions, height=180)
+
+
+def _fixed_clip(number: int, num_frames: int) -> ProceduralClip:
+    """One of the clips that are always the same; kinds alternate."""
+    return ProceduralClip(FIRST_SEED + number, num_frames, kind=KINDS[number % len(KINDS)])
 
 
 def evaluate_procedural(
@@ -77,6 +106,5 @@ def _set_up_worker(config, weights, processor, num_frames: int) -> None:
 
 
 def _score_clip(number: int) -> dict[str, float]:
-    """Score one of the fixed clips; kinds alternate."""
-    clip = ProceduralClip(FIRST_SEED + number, _worker["num_frames"], kind=KINDS[number % len(KINDS)])
+    clip = _fixed_clip(number, _worker["num_frames"])
     return track_clip(_worker["model"], _worker["processor"], clip)

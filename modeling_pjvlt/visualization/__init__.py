@@ -1,5 +1,5 @@
 """Pictures of what the tracker does."""
 
-from .drawing import contact_strip, draw_box
+from .drawing import contact_sheet, contact_strip, draw_box
 
-__all__ = ["contact_strip", "draw_box"]
+__all__ = ["contact_sheet", "contact_strip", "draw_box"]

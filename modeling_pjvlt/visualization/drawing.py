@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 PREDICTION_COLOR = (255, 196, 0)
 TRUTH_COLOR = (255, 255, 255)
 LABEL_BACKGROUND = (20, 20, 20)
+GAP = 4  # pixels between the tiles of a strip
 
 
 def draw_box(
@@ -69,19 +70,41 @@ def contact_strip(
     Raises:
         ValueError: there are no frames, or not as many captions as frames.
     """
-    if len(frames) == 0:
+    contact_sheet([frames], path, None if captions is None else [captions], height)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    path: str | os.PathLike,
+    captions: Sequence[Sequence[str]] | None = None,
+    height: int = 240,
+) -> None:
+    """Save rows of frames as one picture; see [`contact_strip`], whose arguments these are for each row.
+
+    Raises:
+        ValueError: there are no frames, or not as many captions as frames.
+    """
+    if not rows or not all(len(row) for row in rows):
         raise ValueError("a contact strip needs at least one frame")
+    captions = [[""] * len(row) for row in rows] if captions is None else captions
+    strips = [_strip(frames, texts, height) for frames, texts in zip(rows, captions, strict=True)]
+    sheet = Image.new("RGB", (max(s.width for s in strips), len(strips) * (height + GAP) - GAP), "white")
+    for number, strip in enumerate(strips):
+        sheet.paste(strip, (0, number * (height + GAP)))
+    sheet.save(path)
+
+
+def _strip(frames: Sequence[np.ndarray], captions: Sequence[str], height: int) -> Image.Image:
     tiles = [_resize_to_height(Image.fromarray(frame), height) for frame in frames]
-    for tile, caption in zip(tiles, captions or [""] * len(tiles), strict=True):
+    for tile, caption in zip(tiles, captions, strict=True):
         if caption:
             _draw_label(ImageDraw.Draw(tile), tile.size, (0, 0), caption, None, TRUTH_COLOR)
-    gap = 4
-    strip = Image.new("RGB", (sum(tile.width + gap for tile in tiles) - gap, height), "white")
+    strip = Image.new("RGB", (sum(tile.width + GAP for tile in tiles) - GAP, height), "white")
     left = 0
     for tile in tiles:
         strip.paste(tile, (left, 0))
-        left += tile.width + gap
-    strip.save(path)
+        left += tile.width + GAP
+    return strip
 
 
 def _draw_label(draw, frame_size, corner, text, score, color) -> None:
