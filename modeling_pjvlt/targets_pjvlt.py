@@ -146,7 +146,6 @@ __all__ = [
     "LOST_AFTER",
     "LOST_SCORE",
     "SIZE_SMOOTHING",
-    "WINDOW_WEIGHT",
     "Target",
     "TargetSession",
     "TrackedTarget",

@@ -1,7 +1,7 @@
 """Does the language matter? Success AUC on 200 fixed procedural clips with the right, a wrong and no sentence.
 
-    python scripts/evaluate_procedural.py --model modeling_pjvlt/pretrained/pjvlt-tiny --num_proc 2
-    python scripts/evaluate_procedural.py --clips 40 --failures worst.png
+python scripts/evaluate_procedural.py --model modeling_pjvlt/pretrained/pjvlt-tiny --num_proc 2
+python scripts/evaluate_procedural.py --clips 40 --failures worst.png
 """
 
 import argparse
@@ -20,7 +20,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--num_proc", type=int, default=1, help="processes on the CPU, each of one thread")
-    parser.add_argument("--failures", metavar="PICTURE", help="also save a picture (.png) of the clips that went worst")
+    parser.add_argument(
+        "--failures", metavar="PICTURE", help="also save a picture (.png) of the clips that went worst"
+    )
     args = parser.parse_args()
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     processor = PJVLTProcessor.from_pretrained(args.model)

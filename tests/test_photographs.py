@@ -199,6 +199,58 @@ def test_pairs_show_the_target_in_both_frames(photographs):
         assert pair.text == "the target"
 
 
+def test_another_target_of_a_clip_is_in_the_open(photographs):
+    found = 0
+    for seed in range(30):
+        clip = PhotographClip(photographs, seed, num_frames=2)
+        other = clip.draw_other(np.random.default_rng(seed))
+        if other is None:
+            continue
+        found += 1
+        boxes, text = other
+        assert boxes.shape == clip.boxes.shape and text
+        for (x, y, w, h), (left, top, width, height) in zip(boxes, clip.boxes, strict=True):
+            across = min(x + w, left + width) - max(x, left)
+            down = min(y + h, top + height) - max(y, top)
+            assert across <= 0 or down <= 0 or across * down < 0.3 * w * h
+            assert x >= 0 and y >= 0 and x + w <= clip.size[1] + 1e-3 and y + h <= clip.size[0] + 1e-3
+    assert found >= 10
+
+
+def test_another_target_lies_where_its_pixels_are(tmp_path):
+    for number in range(2):  # a picture of two objects, with a box for each
+        picture = draw_photograph(number)
+        ImageDraw.Draw(picture).rectangle((110, 80, 139, 109), fill=(30, 60, 250))
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        picture.save(tmp_path / f"images/{number}.png")
+        lines = [f"0 {80 / WIDTH} {55 / HEIGHT} {40 / WIDTH} {30 / HEIGHT}"]
+        lines += [f"1 {125 / WIDTH} {95 / HEIGHT} {30 / WIDTH} {30 / HEIGHT}"]
+        (tmp_path / f"labels/{number}.txt").write_text("\n".join(lines))
+    (tmp_path / "classes.tsv").write_text("0\tengine\n1\tball\n")
+    photographs, right = PhotographFolder([tmp_path]), []
+    for seed in range(80):
+        clip = PhotographClip(photographs, seed, num_frames=1, kind="camera", difficulty=0.0)
+        boxes, text = clip.draw_other(np.random.default_rng(seed)) or (None, "")
+        if "ball" not in text and "engine" not in text:
+            continue
+        x, y, w, h = boxes[0]
+        red, _, blue = clip.frame(0)[int(y + h / 2), int(x + w / 2)].astype(int)
+        right.append((blue > red) if "ball" in text else (red > blue))
+    assert len(right) >= 10 and np.mean(right) > 0.8  # some clips are grey, and a rival may lie over the middle
+
+
+def test_twins_are_two_targets_of_the_same_pictures_or_one_both_ways(photographs, monkeypatch):
+    pairs = PhotographPairs(photographs, wrong_text_share=0.0, no_text_share=0.0)
+    one, two = pairs.draw_twins(np.random.default_rng(0))
+    assert one.template is two.template and one.search is two.search
+    assert not np.array_equal(one.search_box, two.search_box)
+    monkeypatch.setattr(PhotographClip, "draw_other", lambda *args: None)
+    one, two = pairs.draw_twins(np.random.default_rng(0))
+    assert one.template is two.search and one.search is two.template and one.text == two.text
+    assert np.array_equal(one.template_box, two.search_box)
+
+
 def test_projection_of_points():
     matrix = np.array([[2, 0, 1], [0, 2, 0], [0.5, 0, 1]])
     np.testing.assert_allclose(project(matrix, np.array([[2.0, 3.0]])), [[2.5, 3.0]])

@@ -106,6 +106,39 @@ def test_words_clips_give_their_first_frame_as_template():
         assert pair.text == clip.text
 
 
+@pytest.mark.parametrize("kind", ["words", "appearance"])
+def test_twins_share_their_pictures_and_not_their_target(kind):
+    source = ProceduralPairs(4, words_share=float(kind == "words"), wrong_text_share=0.0, no_text_share=0.0)
+    others = 0
+    for seed in range(20):
+        one, two = source.draw_twins(np.random.default_rng(seed))
+        assert one.template is two.template and one.search is two.search
+        assert np.array_equal(one.template_box, two.template_box) or kind == "appearance"
+        others += not np.array_equal(one.search_box, two.search_box)
+        assert (one.text == two.text) == np.array_equal(one.search_box, two.search_box)
+    assert others >= 15  # in the rest the rival is hidden, and both are of the target
+
+
+def test_samples_of_twins_depend_on_seed_epoch_and_index_alone():
+    def pairs():
+        return TrackingPairs(ProceduralPairs(4, words_share=1.0), PLAIN, length=6, seed=3, twins=True)
+
+    samples, alone = [pairs()[index] for index in range(6)], pairs()
+    for index in (5, 0, 4, 1, 3, 2):
+        assert torch.equal(alone[index]["pixel_values"], samples[index]["pixel_values"])
+        assert alone[index]["text"] == samples[index]["text"]
+    for left, right in zip(samples[::2], samples[1::2], strict=True):
+        assert torch.equal(left["template_pixel_values"], right["template_pixel_values"])
+        assert not torch.equal(left["labels"], right["labels"])
+    alone.set_epoch(1)
+    assert not torch.equal(alone[5]["pixel_values"], samples[5]["pixel_values"])
+
+
+def test_sources_without_twins_are_drawn_as_ever():
+    single, twins = (TrackingPairs(RedSquare(), PLAIN, length=2, twins=t) for t in (False, True))
+    assert torch.equal(single[1]["pixel_values"], twins[1]["pixel_values"])
+
+
 def test_shares_of_wrong_and_missing_sentences_are_respected():
     always_wrong = ProceduralPairs(num_frames=4, words_share=0.0, wrong_text_share=1.0)
     never_text = ProceduralPairs(num_frames=4, words_share=0.0, wrong_text_share=0.0, no_text_share=1.0)

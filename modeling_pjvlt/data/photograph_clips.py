@@ -81,6 +81,13 @@ def colour_word(picture: Image.Image, target: Target) -> str:
     return NAMED_COLOURS[int(distance.argmin())][0]
 
 
+def _covered(boxes: np.ndarray, over: np.ndarray) -> np.ndarray:
+    """Share of each box (n, 4), xywh, that lies under another one."""
+    low = np.maximum(boxes[:, :2], over[:, :2])
+    high = np.minimum(boxes[:, :2] + boxes[:, 2:], over[:, :2] + over[:, 2:])
+    return np.clip(high - low, 0, None).prod(axis=1) / boxes[:, 2:].prod(axis=1)
+
+
 class _Motion:
     """The shape of a layer at any time: size, turn, stretch, shear and perspective around its middle.
 
@@ -229,14 +236,15 @@ class PhotographClip:
             low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(picture.size) - middle)
             high = motion.scale[:, None] * middle
             places = np.where(low < high, np.clip(places, low, np.maximum(low, high)), (low + high) / 2)
-            self._background, self._camera = picture, [motion.matrix(i, middle, p) for i, p in enumerate(places)]
+            self._background_number, self._background = self._number, picture
+            self._camera = [motion.matrix(i, middle, p) for i, p in enumerate(places)]
             self._target_outline, self._layers = target.outline, []
             return
         self.size = FRAME_SIZE
         frame = np.array(self.size[::-1])
         same = rng.random() < 0.25
-        number = self._number if same else int(rng.integers(len(self.photographs)))
-        self._background = self.photographs.picture(number)
+        self._background_number = self._number if same else int(rng.integers(len(self.photographs)))
+        self._background = self.photographs.picture(self._background_number)
         shown = np.array(self._background.size)
         cover = (frame / shown).max() * rng.uniform(1.05, 1.6)
         camera = _Motion(rng, self._t, cover, 1.0, 0.3 * vigour)
@@ -332,20 +340,48 @@ class PhotographClip:
     @cached_property
     def boxes(self) -> np.ndarray:
         """The target's boxes: (n, 4) float32 xywh in frame pixels, clipped to the frame, occluders ignored."""
+        return self._clipped([self._outline(index) for index in range(self.num_frames)])
+
+    def _clipped(self, outlines: list[np.ndarray]) -> np.ndarray:
+        """Boxes (n, 4) of the parts of outlines that are in the frame."""
         limit = np.array(self.size[::-1])
-        boxes = []
-        for index in range(self.num_frames):
-            outline = self._outline(index)
-            low, high = np.clip(outline.min(axis=0), 0, limit), np.clip(outline.max(axis=0), 0, limit)
-            boxes.append(np.concatenate([low, high - low]))
-        return np.array(boxes, np.float32)
+        corners = [np.clip((outline.min(axis=0), outline.max(axis=0)), 0, limit) for outline in outlines]
+        return np.array([(*low, *(high - low)) for low, high in corners], np.float32)
 
     @cached_property
     def visible(self) -> np.ndarray:
         """(n,) bool: False where less than 40 % of the target's box is inside the frame, or it is tiny."""
-        whole = np.array([np.ptp(self._outline(i), axis=0).prod() for i in range(self.num_frames)])
-        inside = self.boxes[:, 2:].prod(axis=1)
-        return (inside > 0.4 * whole) & (self.boxes[:, 2:].min(axis=1) >= 4)
+        return self._inside([self._outline(i) for i in range(self.num_frames)], self.boxes)
+
+    def _inside(self, outlines: list[np.ndarray], boxes: np.ndarray) -> np.ndarray:
+        whole = np.array([np.ptp(outline, axis=0).prod() for outline in outlines])
+        return (boxes[:, 2:].prod(axis=1) > 0.4 * whole) & (boxes[:, 2:].min(axis=1) >= 4)
+
+    def draw_other(self, rng: np.random.Generator) -> tuple[np.ndarray, str] | None:
+        """Another target in the same frames: its boxes, as `boxes`, and its sentence.
+
+        It is a part of the background that all frames show well, and that neither the target nor a layer hides much of.
+        None where five attempts found none.
+        """
+        number = self._background_number
+        objects = self.photographs.objects(number)
+        hiding = [self.boxes]
+        for layer in [*self._layers, self._occluder]:
+            if layer is not None:
+                hiding.append(self._clipped([layer.outline(i) for i in range(self.num_frames)]))
+        for attempt in range(5):
+            if objects and attempt < 2:
+                other = objects[int(rng.integers(len(objects)))]
+            else:
+                other = self.photographs.draw_region(rng, number)
+            outlines = [project(matrix, other.outline) for matrix in self._camera]
+            boxes = self._clipped(outlines)
+            large_enough = np.sqrt(boxes[:, 2:].prod(axis=1)) >= TARGET_SIDES[0]
+            if not (self._inside(outlines, boxes) & large_enough).all():
+                continue
+            if max(_covered(boxes, over).max() for over in hiding) < 0.3:
+                return boxes, self._describe(rng, self._background, other)
+        return None
 
     def frame(self, index: int) -> np.ndarray:
         """One frame: (height, width, 3) uint8 RGB. Raises `IndexError` outside 0..len - 1."""

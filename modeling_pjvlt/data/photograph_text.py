@@ -10,12 +10,56 @@ import numpy as np
 from ..processing_pjvlt import DEFAULT_SENTENCE
 
 NOUNS = ("object", "thing", "shape", "target")  # for what has no name
-_ACTIONS = ("moving", "running", "walking", "standing", "sitting", "flying", "swimming", "jumping", "turning", "playing")
-_ACTIONS += ("driving", "racing", "drifting", "riding", "climbing", "falling", "rolling", "lying", "swinging", "hanging")
-_PLACES = ("on the ground", "on the grass", "on the road", "on the street", "on the track", "on the water", "in the air")
+_ACTIONS = (
+    "moving",
+    "running",
+    "walking",
+    "standing",
+    "sitting",
+    "flying",
+    "swimming",
+    "jumping",
+    "turning",
+    "playing",
+)
+_ACTIONS += (
+    "driving",
+    "racing",
+    "drifting",
+    "riding",
+    "climbing",
+    "falling",
+    "rolling",
+    "lying",
+    "swinging",
+    "hanging",
+)
+_PLACES = (
+    "on the ground",
+    "on the grass",
+    "on the road",
+    "on the street",
+    "on the track",
+    "on the water",
+    "in the air",
+)
 _PLACES += ("in the water", "in the sky", "in the field", "in the yard", "on the table", "on the floor", "in the snow")
-_PLACES += ("on the rocks", "along the fence", "along the river", "under a tree", "behind a wall", "through the forest")
-_PLACES += ("above the sea", "across the picture", "near the house", "between the trees", "on the pond", "by the window")
+_PLACES += (
+    "on the rocks",
+    "along the fence",
+    "along the river",
+    "under a tree",
+    "behind a wall",
+    "through the forest",
+)
+_PLACES += (
+    "above the sea",
+    "across the picture",
+    "near the house",
+    "between the trees",
+    "on the pond",
+    "by the window",
+)
 _COMPANY = ("among others", "with another one", "in front of a man", "held by a hand", "behind another one")
 _COMPANY += ("of the man on the left", "followed by a dog", "with a rider", "ridden by a person", "next to a car")
 _COLOURS = ("white", "black", "red", "blue", "green", "yellow", "grey", "brown")

@@ -370,15 +370,25 @@ class ProceduralClip:
     @cached_property
     def visible(self) -> np.ndarray:
         """(n,) bool: False where more than 70 % of the target is under an occluder or outside the frame."""
-        points = _INSIDE[self.looks[0].form] @ self._matrices[:, 0].swapaxes(-1, -2) + self._centres[:, 0, None]
+        visible = self._seen(0)
+        visible[0] &= self.variant != "hidden"
+        return visible
+
+    @cached_property
+    def rival_visible(self) -> np.ndarray:
+        """(n,) bool: the same for the first distractor, of which `wrong_text` is true."""
+        return self._seen(1)
+
+    def _seen(self, number: int) -> np.ndarray:
+        """(n,) bool: whether at least 30 % of a figure is neither under an occluder nor outside the frame."""
+        points = _INSIDE[self.looks[number].form] @ self._matrices[:, number].swapaxes(-1, -2)
+        points = points + self._centres[:, number, None]
         seen = ((points >= 0) & (points < np.array(self.size[::-1]))).all(axis=-1)  # (n, points)
         if self._occluder is not None:
             local = (points - self._occluder_centres[:, None]) @ self._occluder_turn.T / self._occluder_half
             reach = np.abs(local).max(axis=-1) if self._occluder_is_bar else np.hypot(*np.moveaxis(local, -1, 0))
             seen &= reach > 1
-        visible = seen.mean(axis=1) >= 0.3
-        visible[0] &= self.variant != "hidden"
-        return visible
+        return seen.mean(axis=1) >= 0.3
 
     def frame(self, index: int) -> np.ndarray:
         """One frame: (height, width, 3) uint8 RGB. Raises IndexError outside 0..len - 1."""

@@ -6,7 +6,7 @@ a sample. A sample depends only on (seed, epoch, index), so the number of worker
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -78,18 +78,48 @@ class ProceduralPairs:
 
     def draw(self, rng: np.random.Generator) -> FramePair:
         """One pair; the first frame is the template where only the sentence can decide, as in tracking."""
+        clip, first, second = self._draw_clip(rng)
+        return self._pair(rng, clip, (clip.frame(first), clip.frame(second)), clip.boxes[[first, second]], False)
+
+    def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
+        """Two pairs that share their pictures: the target's, and the rival's where it can be seen.
+
+        Where only the sentence can decide, nothing but the sentence tells the two apart.
+        """
+        clip, first, second = self._draw_clip(rng)
+        frames = clip.frame(first), clip.frame(second)
+        one = self._pair(rng, clip, frames, clip.boxes[[first, second]], False)
+        rival = clip.rival_visible[[first, second]]
+        if not rival[clip.kind == "words" :].all():  # the first frame of "words" clips tells nothing anyway
+            return one, self._pair(rng, clip, frames, clip.boxes[[first, second]], False)
+        boxes = np.stack([clip.distractor_boxes(first)[0], clip.distractor_boxes(second)[0]])
+        if clip.kind == "words":
+            boxes[0] = clip.boxes[first]
+        return one, self._pair(rng, clip, frames, boxes, True)
+
+    def _draw_clip(self, rng: np.random.Generator) -> tuple[ProceduralClip, int, int]:
+        """A clip, its template frame and its search frame."""
         kind = "words" if rng.random() < self.words_share else "appearance"
         clip = ProceduralClip(int(rng.integers(2**31, 2**62)), self.num_frames, kind=kind)
         visible = np.flatnonzero(clip.visible)
         later = visible[visible > 0]
         first = 0 if kind == "words" or not len(visible) else int(rng.choice(visible))
-        second = int(rng.choice(later)) if len(later) else 0
-        text, chance = clip.text, rng.random()
-        if kind == "appearance" and chance < self.wrong_text_share:
-            text = clip.wrong_text
-        elif kind == "appearance" and chance < self.wrong_text_share + self.no_text_share:
-            text = DEFAULT_SENTENCE
-        return FramePair(clip.frame(first), clip.boxes[first], clip.frame(second), clip.boxes[second], text)
+        return clip, first, int(rng.choice(later)) if len(later) else 0
+
+    def _pair(self, rng, clip: ProceduralClip, frames, boxes, of_rival: bool) -> FramePair:
+        right, wrong = (clip.wrong_text, clip.text) if of_rival else (clip.text, clip.wrong_text)
+        text = right
+        if clip.kind == "appearance":
+            text = spoil_text(rng, right, lambda: wrong, self.wrong_text_share, self.no_text_share)
+        return FramePair(frames[0], boxes[0], frames[1], boxes[1], text)
+
+
+def spoil_text(rng: np.random.Generator, text: str, wrong: Callable[[], str], wrong_share: float, no_share: float):
+    """The sentence, or with these probabilities a wrong one, or "the target"."""
+    chance = rng.random()
+    if chance < wrong_share:
+        return wrong()
+    return DEFAULT_SENTENCE if chance < wrong_share + no_share else text
 
 
 class PhotographPairs:
@@ -119,21 +149,43 @@ class PhotographPairs:
 
     def draw(self, rng: np.random.Generator) -> FramePair:
         """One pair of frames that both show the target. Raises `ValueError` for a picture that cannot be read."""
+        clip = self._draw_clip(rng)
+        first, second = rng.permutation(2)
+        return self._pair(
+            rng, clip.seed, (clip.frame(first), clip.frame(second)), clip.boxes[[first, second]], clip.text
+        )
+
+    def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
+        """Two pairs that share their pictures: the target's, and another one's where there is one.
+
+        Without another target the second pair is the first one with its frames exchanged.
+        """
+        clip = self._draw_clip(rng)
+        order = rng.permutation(2)
+        frames = [clip.frame(0), clip.frame(1)]
+        other = clip.draw_other(rng)
+        second, boxes, text = (order, *other) if other else (order[::-1], clip.boxes, clip.text)
+        return tuple(
+            self._pair(rng, clip.seed + 2 * number, [frames[i] for i in places], these[places], said)
+            for number, (places, these, said) in enumerate([(order, clip.boxes, clip.text), (second, boxes, text)])
+        )
+
+    def _draw_clip(self, rng: np.random.Generator) -> PhotographClip:
+        """A clip of two frames that both show its target."""
         while True:
             kind = "pasted" if rng.random() < self.pasted_share else "camera"
             seed, gap = int(rng.integers(2**31, 2**62)), float(rng.uniform(1, self.max_gap))
             difficulty = self.difficulty * float(rng.random())
             clip = PhotographClip(self.photographs, seed, kind=kind, difficulty=difficulty, times=(0, gap))
             if clip.visible.all():
-                break
-        first, second = rng.permutation(2)
-        text, chance = clip.text, rng.random()
-        if chance < self.wrong_text_share:
-            other = PhotographClip(self.photographs, seed + 1, kind="camera", times=(0,))
-            text = other.text
-        elif chance < self.wrong_text_share + self.no_text_share:
-            text = DEFAULT_SENTENCE
-        return FramePair(clip.frame(first), clip.boxes[first], clip.frame(second), clip.boxes[second], text)
+                return clip
+
+    def _pair(self, rng, seed: int, frames, boxes, text: str) -> FramePair:
+        def wrong() -> str:
+            return PhotographClip(self.photographs, seed + 1, kind="camera", times=(0,)).text
+
+        text = spoil_text(rng, text, wrong, self.wrong_text_share, self.no_text_share)
+        return FramePair(frames[0], boxes[0], frames[1], boxes[1], text)
 
 
 class SequencePairs:
@@ -266,6 +318,8 @@ class TrackingPairs(Dataset):
         length: samples in an epoch.
         seed: with the epoch and the index, it decides a sample.
         weights: of the sources, by name; by default all equal.
+        twins: samples 2 i and 2 i + 1 share their pictures, not their target, where a source has `draw_twins`. That
+            halves the time it takes to draw them, and only template and sentence tell which target is meant.
 
     A pair that cannot be read is skipped, counted and logged; more than 1 % of a source's raise `ValueError`.
     """
@@ -277,12 +331,14 @@ class TrackingPairs(Dataset):
         length: int,
         seed: int = 0,
         weights: Mapping[str, float] | None = None,
+        twins: bool = False,
     ):
         self.sources = dict(sources) if isinstance(sources, Mapping) else {type(sources).__name__: sources}
         names = list(self.sources)
         self.mixture = Mixture(names, None if weights is None else [weights[name] for name in names])
         self.cropper, self.length, self.seed = cropper, length, seed
-        self.epoch = 0
+        self.epoch, self.twins = 0, twins
+        self._last_twins = None, None  # what they follow from, and the two pairs
         self.failures = FailureCount()  # of this process
 
     def set_epoch(self, epoch: int) -> None:
@@ -296,11 +352,19 @@ class TrackingPairs(Dataset):
         if not 0 <= index < self.length:
             raise IndexError(f"sample {index} of {self.length}")
         for attempt in itertools.count():
-            rng = np.random.default_rng([self.seed, self.epoch, index, *([attempt] if attempt else [])])
-            name = self.mixture.draw(rng)
+            retry = [attempt] if attempt else []
+            rng = np.random.default_rng([self.seed, self.epoch, index, *retry])
+            shared = np.random.default_rng([self.seed, self.epoch, index // 2, *retry, 2]) if self.twins else rng
+            name = self.mixture.draw(shared)
+            source = self.sources[name]
             self.failures.drawn[name] += attempt == 0
             try:
-                return self.cropper(self.sources[name].draw(rng), rng)
+                if not (self.twins and hasattr(source, "draw_twins")):
+                    return self.cropper(source.draw(rng), rng)
+                key = self.epoch, index // 2, attempt
+                if self._last_twins[0] != key:
+                    self._last_twins = key, source.draw_twins(shared)
+                return self.cropper(self._last_twins[1][index % 2], rng)
             except ValueError as error:
                 self.failures.add(name, index, error)
 

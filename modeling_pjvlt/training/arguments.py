@@ -108,6 +108,9 @@ class TrainArguments:
         default=None, metadata={"help": "eager, sdpa or flash_attention_2; by default what transformers chooses."}
     )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare pairs."})
+    twins: bool = field(
+        default=False, metadata={"help": "Draw procedural and photograph pairs in twos: same pictures, other target."}
+    )
     words_share: float = field(default=0.5, metadata={"help": "Procedural pairs that only the sentence can decide."})
     wrong_text_share: float = field(default=0.1, metadata={"help": "Other procedural pairs with a wrong sentence."})
     no_text_share: float = field(default=0.1, metadata={"help": "Other procedural pairs without a sentence."})

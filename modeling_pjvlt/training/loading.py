@@ -87,7 +87,7 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
             no_text_share=args.no_text_share,
         )
     sources = {name: sources[name] for name in args.dataset_name}  # in the order of their weights
-    return TrackingPairs(sources, cropper, length, args.seed, weights)
+    return TrackingPairs(sources, cropper, length, args.seed, weights, args.twins)
 
 
 class BatchesOfRank(Sampler):
