@@ -245,6 +245,8 @@ def test_twins_are_two_targets_of_the_same_pictures_or_one_both_ways(photographs
     one, two = pairs.draw_twins(np.random.default_rng(0))
     assert one.template is two.template and one.search is two.search
     assert not np.array_equal(one.search_box, two.search_box)
+    spoiled = PhotographPairs(photographs, wrong_text_share=1.0).draw_twins(np.random.default_rng(0))
+    assert [pair.text for pair in spoiled] == [two.text, one.text]
     monkeypatch.setattr(PhotographClip, "draw_other", lambda *args: None)
     one, two = pairs.draw_twins(np.random.default_rng(0))
     assert one.template is two.search and one.search is two.template and one.text == two.text

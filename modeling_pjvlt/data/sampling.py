@@ -150,25 +150,32 @@ class PhotographPairs:
     def draw(self, rng: np.random.Generator) -> FramePair:
         """One pair of frames that both show the target. Raises `ValueError` for a picture that cannot be read."""
         clip = self._draw_clip(rng)
-        first, second = rng.permutation(2)
-        return self._pair(
-            rng, clip.seed, (clip.frame(first), clip.frame(second)), clip.boxes[[first, second]], clip.text
-        )
+        order = rng.permutation(2)
+
+        def wrong() -> str:
+            return PhotographClip(self.photographs, clip.seed + 1, kind="camera", times=(0,)).text
+
+        return self._pair(rng, [clip.frame(0), clip.frame(1)], clip.boxes, order, clip.text, wrong)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
         """Two pairs that share their pictures: the target's, and another one's where there is one.
 
-        Without another target the second pair is the first one with its frames exchanged.
+        A wrong sentence is then that of the other target. Without another target the second pair is the first one
+        with its frames exchanged.
         """
         clip = self._draw_clip(rng)
         order = rng.permutation(2)
         frames = [clip.frame(0), clip.frame(1)]
         other = clip.draw_other(rng)
-        second, boxes, text = (order, *other) if other else (order[::-1], clip.boxes, clip.text)
-        return tuple(
-            self._pair(rng, clip.seed + 2 * number, [frames[i] for i in places], these[places], said)
-            for number, (places, these, said) in enumerate([(order, clip.boxes, clip.text), (second, boxes, text)])
-        )
+        if other is None:
+            one, two = (
+                self._pair(rng, frames, clip.boxes, o, clip.text, lambda: DEFAULT_SENTENCE)
+                for o in (order, order[::-1])
+            )
+            return one, two
+        boxes, text = other
+        one = self._pair(rng, frames, clip.boxes, order, clip.text, lambda: text)
+        return one, self._pair(rng, frames, boxes, order, text, lambda: clip.text)
 
     def _draw_clip(self, rng: np.random.Generator) -> PhotographClip:
         """A clip of two frames that both show its target."""
@@ -180,12 +187,10 @@ class PhotographPairs:
             if clip.visible.all():
                 return clip
 
-    def _pair(self, rng, seed: int, frames, boxes, text: str) -> FramePair:
-        def wrong() -> str:
-            return PhotographClip(self.photographs, seed + 1, kind="camera", times=(0,)).text
-
+    def _pair(self, rng, frames, boxes, order, text: str, wrong: Callable[[], str]) -> FramePair:
+        first, second = order
         text = spoil_text(rng, text, wrong, self.wrong_text_share, self.no_text_share)
-        return FramePair(frames[0], boxes[0], frames[1], boxes[1], text)
+        return FramePair(frames[first], boxes[first], frames[second], boxes[second], text)
 
 
 class SequencePairs:
