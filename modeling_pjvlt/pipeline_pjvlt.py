@@ -7,13 +7,19 @@ from tqdm.auto import tqdm
 from transformers import Pipeline
 
 from .detection_pjvlt import DETECTOR, find_target, load_detector
-from .live_pjvlt import FrameReader, public_name
+from .live_pjvlt import FrameReader, public_name, read_ahead
 from .processing_pjvlt import DEFAULT_SENTENCE
 from .results_pjvlt import TrackingResults, make_result
 from .tracking_pjvlt import TrackingSession
 from .video_pjvlt import read_frames
 
 TASK = "vision-language-tracking"
+
+
+def _open(video) -> FrameReader:
+    """Files are decoded while the network works; what a user makes himself is asked for only when it is needed."""
+    reader = read_frames(video)
+    return read_ahead(reader) if isinstance(video, str | os.PathLike) else reader
 
 
 class TrackingPipeline(Pipeline):
@@ -52,7 +58,7 @@ class TrackingPipeline(Pipeline):
         JSON, CSV or text. Raises `ValueError` for a bad box, frame or file, and where the detector finds nothing, and
         `OSError` for a camera or a stream that cannot be read.
         """
-        reader = read_frames(video)
+        reader = _open(video)
         options = {"box": box, "text": text, "progress": progress, "detector": detector}
         results = self.run_single(reader, *self._sanitize_parameters(**options))
         return TrackingResults(
@@ -66,7 +72,7 @@ class TrackingPipeline(Pipeline):
 
     def stream(self, frames, box=None, text: str | None = None, detector: str = DETECTOR) -> Iterator[dict]:
         """The same for live frames: yields one result as soon as its frame is in."""
-        return self._track(read_frames(frames), box, text, detector)
+        return self._track(_open(frames), box, text, detector)
 
     def _sanitize_parameters(
         self, box=None, text=None, progress=False, detector=DETECTOR, **unknown

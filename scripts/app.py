@@ -223,6 +223,7 @@ def track_video(
     """
     from modeling_pjvlt import TrackingSession
     from modeling_pjvlt.cli.track import track_frames
+    from modeling_pjvlt.live_pjvlt import read_ahead
     from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
     from modeling_pjvlt.results_pjvlt import TrackingResults, make_result
     from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
@@ -236,7 +237,7 @@ def track_video(
     started, rows = time.perf_counter(), []
     try:
         with VideoWriter(folder / "tracked.mp4", video.fps) as writer:
-            for frame, box_xywh, score in track_frames(session, read_frames(video.path), list(box), text):
+            for frame, box_xywh, score in track_frames(session, read_ahead(read_frames(video.path)), list(box), text):
                 if len(rows) >= _most_frames(limits):
                     raise Refused(f"The video is longer than it says; {limits.seconds:g} seconds are allowed.")
                 writer.write(draw_box(frame, box_xywh, label=text, score=score))

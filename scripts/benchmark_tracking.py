@@ -10,7 +10,8 @@ compiled-baseline   the baseline through `torch.compile`
 Every case is a session with its targets, and the cases take turns: a visit is a few frames, so that whatever else the
 machine does disturbs all of them alike. A frame is decoded from a video file, on a GPU taken from memory (that is the
 "decode" of the table), and given to `session.step`: crops, network, and the boxes, with the one wait for the device.
-Compiled, network and boxes are one graph and are not told apart.
+The fast path of a small model on a CPU is also run as pjvlt-track and the pipeline run it, over the whole file with
+frames decoded ahead in a thread: "decoded ahead", opening of the file included. Compiled, network and boxes are one graph and are not told apart.
 
 The head of every model is set to answer the middle of its crop, so that all cases cut the same crops for ever; PJVLT-B
 ("base") is random elsewhere, and so is every baseline. MACs are those that a path really does for one target. The peak
@@ -43,6 +44,7 @@ from modeling_pjvlt import (
     TrackingSession,
 )
 from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.live_pjvlt import read_ahead
 from modeling_pjvlt.processing_pjvlt import MAX_WORDS
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 
@@ -87,17 +89,24 @@ class Clock:
         return self.marks[last] - self.marks[first]
 
 
-def build_clip(folder: Path, device: torch.device) -> Iterator[tuple[np.ndarray, float]]:
-    """Frames without end, each with the seconds that its decoding took: from a file, for a GPU from memory."""
+class Clip(NamedTuple):
+    """Frames without end, each with the seconds that its decoding took, and the file they come from, if they do."""
+
+    frames: Iterator[tuple[np.ndarray, float]]
+    path: Path | None
+
+
+def build_clip(folder: Path, device: torch.device) -> Clip:
+    """A clip in a file, for a GPU in memory."""
     width, height = FRAME_SIZES[device.type]
     clip = ProceduralClip(0, CLIP_FRAMES, (height, width))
     frames = [np.asarray(clip.frame(i)) for i in range(CLIP_FRAMES)]
     if device.type == "cuda":
-        return _from_memory(frames)
+        return Clip(_from_memory(frames), None)
     with VideoWriter(folder / "clip.mp4") as writer:
         for frame in frames:
             writer.write(frame)
-    return _from_file(folder / "clip.mp4")
+    return Clip(_from_file(folder / "clip.mp4"), folder / "clip.mp4")
 
 
 def _from_memory(frames: list[np.ndarray]) -> Iterator[tuple[np.ndarray, float]]:
@@ -210,7 +219,7 @@ class Subject:
 class Contestant:
     """One case, ready to run. seconds: of the stages of its frames, by stage; visits: the median frame of each visit."""
 
-    def __init__(self, case: Case, subject: Subject, clip: Iterator):
+    def __init__(self, case: Case, subject: Subject, clip: Clip):
         self.case, self.clip, self.clock = case, clip, subject.clock
         self.macs = subject.macs[case.path] * case.targets
         self.seconds, self.visits = defaultdict(list), []
@@ -223,7 +232,7 @@ class Contestant:
         self._warm_up(subject.device)
 
     def _add_targets(self, targets: int) -> None:
-        frame, _ = next(self.clip)
+        frame, _ = next(self.clip.frames)
         rng = np.random.default_rng(0)
         for _ in range(targets):
             place = [float(rng.uniform(0, side - size)) for side, size in zip(frame.shape[1::-1], BOX, strict=True)]
@@ -249,7 +258,7 @@ class Contestant:
 
     def _frame(self) -> dict[str, float]:
         """Seconds of one frame by stage."""
-        frame, decoding = next(self.clip)
+        frame, decoding = next(self.clip.frames)
         clock = self.clock
         clock.marks.clear()
         with self._reading():
@@ -276,6 +285,16 @@ class Contestant:
             for stage, seconds in told.items():
                 self.seconds[stage].append(seconds)
         self.visits.append(float(np.median([told["end to end"] for told in measured])))
+        if self.case.path == "fast" and self.frames > 1 and self.clip.path:
+            self.seconds["decoded ahead"].append(self._whole_clip())
+
+    def _whole_clip(self) -> float:
+        """Seconds of a frame, the whole file through, while a thread decodes."""
+        started, count = time.perf_counter(), 0
+        for frame in read_ahead(read_frames(self.clip.path)):
+            self.session.step(frame)
+            count += 1
+        return (time.perf_counter() - started) / count
 
 
 def choose_precisions(names: list[str], device: torch.device) -> list[str]:
@@ -289,7 +308,7 @@ def choose_precisions(names: list[str], device: torch.device) -> list[str]:
     return chosen
 
 
-def prepare(subject: Subject, cases: list[Case], clip: Iterator, compile_seconds: float) -> list[Contestant]:
+def prepare(subject: Subject, cases: list[Case], clip: Clip, compile_seconds: float) -> list[Contestant]:
     """The cases of one model, warm; compiled ones as long as `compile_seconds` last."""
     ready, left = [], compile_seconds
     for case in tqdm(cases, unit="case", desc=f"{subject.name}, getting ready", disable=None):

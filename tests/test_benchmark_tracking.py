@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import benchmark
 import benchmark_machine
 import benchmark_tracking as script
-from benchmark_tracking_report import build_ratios
+from benchmark_tracking_report import build_ratios, build_rows
 
 CPU = torch.device("cpu")
 
@@ -65,6 +65,21 @@ def test_every_case_is_in_the_table_the_ratios_and_the_json(checkpoint, tmp_path
     assert told["macs_by_part"][checkpoint]["total"]["per_frame"] == by_path["plain"]
 
 
+def test_fast_cases_also_run_the_whole_file_decoded_ahead(checkpoint, tmp_path, monkeypatch):
+    clip, steps = script.build_clip(tmp_path, CPU), []
+    subject = script.Subject(checkpoint, CPU, script.Clock(CPU))
+    for path in ("fast", "plain"):
+        contestant = script.Contestant(script.Case("tiny", 1, "fp32", path), subject, clip)
+        contestant.frames, step = 2, contestant.session.step
+        monkeypatch.setattr(contestant.session, "step", lambda frame, step=step: steps.append(frame) or step(frame))
+        contestant.visit()
+        # one frame for the caches, two by stage, and all six of the file
+        assert len(steps) == (3 + script.CLIP_FRAMES if path == "fast" else 3)
+        steps.clear()
+        whats = [row["what"] for row in build_ratios([contestant], build_rows([contestant], {"fp32": 1e9}), False)]
+        assert ("fast end to end, decoded ahead" in whats) == (path == "fast")
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("path", benchmark.EAGER)
 def test_crops_keep_their_place_and_size(checkpoint, precision, path):
@@ -83,7 +98,7 @@ def test_crops_keep_their_place_and_size(checkpoint, precision, path):
 
 def test_the_text_case_reads_the_words_with_every_frame_and_only_then(checkpoint, monkeypatch):
     subject = script.Subject(checkpoint, CPU, script.Clock(CPU))
-    clip = script._from_memory([torch.zeros(120, 160, 3, dtype=torch.uint8).numpy()])
+    clip = script.Clip(script._from_memory([torch.zeros(120, 160, 3, dtype=torch.uint8).numpy()]), None)
     contestants = [
         script.Contestant(script.Case(checkpoint, 2, "fp32", path), subject, clip) for path in ("text", "plain")
     ]
