@@ -1,0 +1,55 @@
+"""Make a checkpoint to hand out: the mean of one or several, stored as bfloat16, half the size; it loads as float32.
+
+    python scripts/finish_checkpoint.py outputs/mine/checkpoints/last/pretrained_model --output_dir small
+    python scripts/finish_checkpoint.py outputs/mine/checkpoints/00*/pretrained_model --window_weight 0.6 --output_dir small
+
+The mean of the last checkpoints of one run is less noisy than each of them (Izmailov et al., "Averaging weights leads to
+wider optima and better generalization", 2018). The config, the processor and the tokenizer are those of the last one
+named.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+
+
+def mean_weights(models: list[PJVLTModel]) -> dict[str, torch.Tensor]:
+    """The mean of each floating-point weight; of whole numbers the last model's. Raises `ValueError` for other shapes."""
+    weights = [model.state_dict() for model in models]
+    if len({tuple((name, value.shape) for name, value in one.items()) for one in weights}) > 1:
+        raise ValueError("Only checkpoints of the same architecture have a mean.")
+    return {
+        name: torch.stack([one[name] for one in weights]).mean(dim=0) if value.is_floating_point() else value
+        for name, value in weights[-1].items()
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+", help="folders or Hub ids")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument(
+        "--window_weight", type=float, help="how much sessions heed the window (default: as in the last checkpoint)"
+    )
+    args = parser.parse_args(argv)
+    models = [PJVLTModel.from_pretrained(name, dtype=torch.float32) for name in args.checkpoints]
+    try:
+        weights = mean_weights(models)
+    except ValueError as error:
+        parser.error(str(error))
+    model = models[-1]
+    if args.window_weight is not None:
+        model.config.window_weight = args.window_weight
+    # The config goes on saying float32, which is what `from_pretrained` then loads the weights as.
+    halves = {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in weights.items()}
+    model.save_pretrained(args.output_dir, state_dict=halves)
+    PJVLTProcessor.from_pretrained(args.checkpoints[-1]).save_pretrained(args.output_dir)
+    size = sum(path.stat().st_size for path in args.output_dir.iterdir()) / 1e6
+    print(f"{args.output_dir}: {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`scripts/finish_checkpoint.py`: the mean of checkpoints, small, with the window that suits it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import build_tiny_model
+
+from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+
+from finish_checkpoint import main
+
+
+@pytest.fixture
+def saved(tiny_processor, tmp_path):
+    """Function: the folder of a model whose last norm is scaled."""
+
+    def save(scale, **overrides):
+        model = build_tiny_model(**overrides)
+        model.norm.weight.data.mul_(scale)
+        model.save_pretrained(tmp_path / str(scale))
+        tiny_processor.save_pretrained(tmp_path / str(scale))
+        return tmp_path / str(scale)
+
+    return save
+
+
+def test_the_mean_is_stored_small_and_loads_as_float32(saved, tmp_path, capsys):
+    folders = [saved(1), saved(2)]
+    main([*map(str, folders), "--output_dir", str(tmp_path / "mean"), "--window_weight", "0.5"])
+    first, second, mean = (PJVLTModel.from_pretrained(folder) for folder in (*folders, tmp_path / "mean"))
+    expected = (1.5 * first.norm.weight).bfloat16().float()
+    assert not torch.equal(first.norm.weight, second.norm.weight)
+    assert mean.dtype == torch.float32 and torch.equal(mean.norm.weight, expected)
+    assert mean.config.window_weight == 0.5 and first.config.window_weight == 1.0
+    PJVLTProcessor.from_pretrained(tmp_path / "mean")
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (folders[0], tmp_path / "mean")]
+    assert sizes[1] < 0.55 * sizes[0] and "MB" in capsys.readouterr().out
+
+
+def test_other_architectures_have_no_mean(saved, tmp_path, capsys):
+    folders = [saved(1), saved(2, saiel_fusion="sum")]
+    with pytest.raises(SystemExit):
+        main([*map(str, folders), "--output_dir", str(tmp_path / "mean")])
+    assert "same architecture" in capsys.readouterr().err and not (tmp_path / "mean").exists()
