@@ -47,7 +47,7 @@ class FramePair(NamedTuple):
 
 
 class PairSource(Protocol):
-    """Anything that draws frame pairs."""
+    """Anything that draws frame pairs; `draw_twins(rng)`, two that share their pictures, is optional."""
 
     def draw(self, rng: np.random.Generator) -> FramePair:
         """One pair that depends on nothing but `rng`."""

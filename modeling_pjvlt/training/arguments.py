@@ -112,8 +112,8 @@ class TrainArguments:
         default=False, metadata={"help": "Draw procedural and photograph pairs in twos: same pictures, other target."}
     )
     words_share: float = field(default=0.5, metadata={"help": "Procedural pairs that only the sentence can decide."})
-    wrong_text_share: float = field(default=0.1, metadata={"help": "Other procedural pairs with a wrong sentence."})
-    no_text_share: float = field(default=0.1, metadata={"help": "Other procedural pairs without a sentence."})
+    wrong_text_share: float = field(default=0.1, metadata={"help": "Other drawn pairs with a wrong sentence."})
+    no_text_share: float = field(default=0.1, metadata={"help": "Other drawn pairs without a sentence."})
     centre_jitter: float = field(default=3.0, metadata={"help": "Shift of the search crop, in target sizes."})
     scale_jitter: float = field(default=0.25, metadata={"help": "Spread of the search crop's size (log-normal)."})
     flip_probability: float = field(
