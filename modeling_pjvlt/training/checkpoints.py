@@ -141,9 +141,15 @@ class Checkpoints:
         free = FREE_ON_RESUME | (ENDING if _still_stable(run, self.args) else set())
         for name, value in run["arguments"].items():
             if name not in free and now.get(name) != value:
+                hint = ""
+                if name in ENDING and self.args.lr_scheduler_type == STABLE:
+                    hint = (
+                        " (It may get another end where its rate has not fallen yet, and falls after step "
+                        f"{run['step']}: --max_train_steps less --num_decay_steps.)"
+                    )
                 raise ValueError(
                     f"--{name} was {value!r} when {folder} was saved and is {now.get(name)!r} now; a resumed run must "
-                    "go on as it began. Start a new one from it with --model_name_or_path."
+                    f"go on as it began.{hint} Start a new one from it with --model_name_or_path."
                 )
         if run["num_processes"] != self.accelerator.num_processes:
             raise ValueError(
