@@ -16,7 +16,6 @@ from .sentences_pjvlt import MAX_WORDS, clean_sentences, cut_warning, logger
 from .targets_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
-    SIZE_SMOOTHING,
     Target,
     TargetSession,
     TrackedTarget,
@@ -177,8 +176,8 @@ class OnnxTracker(TargetSession):
 
     Args:
         model: an [`OnnxModel`], which many trackers can share, or its folder.
-        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`]; a `window_weight` of None is the one
-            that the model was made for.
+        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`]; the first two are the model's
+            own where they are None.
 
     Example:
         >>> tracker = OnnxTracker("pjvlt-onnx")  # doctest: +SKIP
@@ -191,13 +190,14 @@ class OnnxTracker(TargetSession):
         self,
         model: OnnxModel | str | os.PathLike,
         window_weight: float | None = None,
-        size_smoothing: float = SIZE_SMOOTHING,
+        size_smoothing: float | None = None,
         lost_score: float = LOST_SCORE,
         lost_after: int = LOST_AFTER,
     ):
         self.model = model if isinstance(model, OnnxModel) else OnnxModel(model)
         settings = self.model.settings
         window_weight = settings.get("window_weight", 1.0) if window_weight is None else window_weight
+        size_smoothing = settings.get("size_smoothing", 0.0) if size_smoothing is None else size_smoothing
         super().__init__(window_weight, size_smoothing, lost_score, lost_after)
         self.window = weighted(hann_array(settings["grid"]), window_weight)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from .geometry_pjvlt import Box
 
-SIZE_SMOOTHING = 0.0
 LOST_SCORE, LOST_AFTER = 0.2, 5  # with the bundled model no box below that score overlapped its target
 GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
 
@@ -63,7 +62,7 @@ class TargetSession(ABC):
     def __init__(
         self,
         window_weight: float,
-        size_smoothing: float = SIZE_SMOOTHING,
+        size_smoothing: float,
         lost_score: float = LOST_SCORE,
         lost_after: int = LOST_AFTER,
     ):
@@ -145,7 +144,6 @@ class TargetSession(ABC):
 __all__ = [
     "LOST_AFTER",
     "LOST_SCORE",
-    "SIZE_SMOOTHING",
     "Target",
     "TargetSession",
     "TrackedTarget",

@@ -21,7 +21,6 @@ from .sentences_pjvlt import MAX_WORDS, clean_sentences
 from .targets_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
-    SIZE_SMOOTHING,
     Target,
     TargetSession,
     TrackedTarget,
@@ -85,8 +84,8 @@ class TrackingSession(TargetSession):
     Args:
         model: a [`PJVLTModel`]; it is put into eval mode.
         processor: its [`PJVLTProcessor`].
-        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`]; a `window_weight` of None is the one
-            that the model was made for.
+        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`]; the first two are the model's
+            own where they are None.
 
     Attributes:
         seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
@@ -105,7 +104,7 @@ class TrackingSession(TargetSession):
         model: PJVLTModel,
         processor: PJVLTProcessor,
         window_weight: float | None = None,
-        size_smoothing: float = SIZE_SMOOTHING,
+        size_smoothing: float | None = None,
         lost_score: float = LOST_SCORE,
         lost_after: int = LOST_AFTER,
         fast: bool = True,
@@ -122,6 +121,7 @@ class TrackingSession(TargetSession):
         if not fast and (dtype or compile):
             raise ValueError("`dtype` and `compile` are options of the fast path: leave `fast` True.")
         window_weight = model.config.window_weight if window_weight is None else window_weight
+        size_smoothing = model.config.size_smoothing if size_smoothing is None else size_smoothing
         super().__init__(window_weight, size_smoothing, lost_score, lost_after)
         self.model = model.eval()
         self.frame_model = shared_frame_model(model, dtype, compile) if fast else None

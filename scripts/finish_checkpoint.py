@@ -1,7 +1,7 @@
 """Make a checkpoint to hand out: the mean of one or several, stored as bfloat16, half the size; it loads as float32.
 
     python scripts/finish_checkpoint.py outputs/mine/checkpoints/last/pretrained_model --output_dir small
-    python scripts/finish_checkpoint.py outputs/mine/checkpoints/00*/pretrained_model --window_weight 0.6 --output_dir small
+    python scripts/finish_checkpoint.py outputs/mine/checkpoints/00*/pretrained_model --size_smoothing 0.5 --output_dir small
 
 The mean of the last checkpoints of one run is less noisy than each of them (Izmailov et al., "Averaging weights leads to
 wider optima and better generalization", 2018). The config, the processor and the tokenizer are those of the last one
@@ -31,9 +31,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", help="folders or Hub ids")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument(
-        "--window_weight", type=float, help="how much sessions heed the window (default: as in the last checkpoint)"
-    )
+    for name, what in (
+        ("window_weight", "how much sessions heed the window"),
+        ("size_smoothing", "and earlier sizes"),
+    ):
+        parser.add_argument(f"--{name}", type=float, help=f"{what} (default: as in the last checkpoint)")
     args = parser.parse_args(argv)
     models = [PJVLTModel.from_pretrained(name, dtype=torch.float32) for name in args.checkpoints]
     try:
@@ -41,8 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     model = models[-1]
-    if args.window_weight is not None:
-        model.config.window_weight = args.window_weight
+    for name in ("window_weight", "size_smoothing"):
+        if getattr(args, name) is not None:
+            setattr(model.config, name, getattr(args, name))
     # The config goes on saying float32, which is what `from_pretrained` then loads the weights as.
     halves = {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in weights.items()}
     model.save_pretrained(args.output_dir, state_dict=halves)

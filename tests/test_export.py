@@ -36,7 +36,7 @@ VARIANTS = [
 def checkpoint(tiny_processor, tmp_path_factory):
     """A folder with a literal model in which nothing is neutral."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    stirred_model(**SHALLOW, window_weight=0.5).save_pretrained(folder)
+    stirred_model(**SHALLOW, window_weight=0.5, size_smoothing=0.25).save_pretrained(folder)
     tiny_processor.save_pretrained(folder)
     return folder
 

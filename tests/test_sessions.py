@@ -192,12 +192,13 @@ def test_window_counts_as_much_as_it_is_told(session):
     torch.testing.assert_close(half, 0.5 + 0.5 * full)
 
 
-def test_window_weight_comes_with_the_model(tiny_model, tiny_processor):
-    session = TrackingSession(tiny_model(window_weight=0.5), tiny_processor)
-    assert session.window_weight == 0.5
+def test_window_weight_and_smoothing_come_with_the_model(tiny_model, tiny_processor):
+    session = TrackingSession(tiny_model(window_weight=0.5, size_smoothing=0.25), tiny_processor)
+    assert (session.window_weight, session.size_smoothing) == (0.5, 0.25)
     torch.testing.assert_close(session.window, TrackingSession(tiny_model(), tiny_processor, 0.5).window)
-    with pytest.raises(ValueError, match="window_weight"):
-        tiny_model(window_weight=1.2)
+    for bad in ({"window_weight": 1.2}, {"size_smoothing": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            tiny_model(**bad)
 
 
 @pytest.mark.parametrize("settings", [{"window_weight": 1.5}, {"size_smoothing": 1.0}, {"window_weight": -0.1}])

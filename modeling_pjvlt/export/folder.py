@@ -122,6 +122,7 @@ def _write_settings(folder: Path, args: Namespace, model: PJVLTModel, processor:
         },
         "grid": config.search_grid,
         "window_weight": config.window_weight,
+        "size_smoothing": config.size_smoothing,
         "scale": scale.tolist(),
         "shift": shift.tolist(),
         "pad_token_id": tokenizer.pad_token_id,
