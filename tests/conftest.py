@@ -5,6 +5,7 @@ is reached.
 """
 
 import os
+import signal
 
 from hub_server import start_for_suite
 
@@ -16,6 +17,9 @@ from tiny import VOCABULARY, build_tiny_config, build_tiny_inputs, build_tiny_la
 from transformers import BertTokenizer
 
 from modeling_pjvlt import PJVLTImageProcessor, PJVLTProcessor
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with it ignored
 
 
 @pytest.fixture(scope="session")
