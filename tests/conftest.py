@@ -18,7 +18,6 @@ from transformers import BertTokenizer
 
 from modeling_pjvlt import PJVLTImageProcessor, PJVLTProcessor
 
-
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with it ignored
 
 
