@@ -15,7 +15,6 @@ variants are kept, and a variant that had saved a checkpoint goes on from it.
 
 import argparse
 import copy
-import hashlib
 import json
 import multiprocessing
 import os
@@ -27,102 +26,27 @@ import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
+from table_plan import Plan, fingerprint, write_json
+from table_report import report, write_results
 from table_scores import last_loss, score_sequences
 from table_variants import (
     BASE_RECIPE,
-    PAPER,
     TABLES,
     TINY,
     TINY_CLIPS,
     TINY_FRAMES,
-    Table,
     Variant,
     build_tables,
-    build_variants,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY_NOTE = "Tiny preset: this checks that each variant learns and that the code tells them apart, and no more."
-NOT_PRINTED = {"output_dir", "dataloader_num_workers", "tokenizer_name_or_path"}  # change nothing, or only a place
 STARTS = ("model_config", "vision_backbone", "text_backbone", "tokenizer_name_or_path")
 PAIR_FIELDS = (
     *("seed", "words_share", "wrong_text_share", "no_text_share", "centre_jitter", "scale_jitter"),
     *("flip_probability", "brightness_jitter"),
 )
-COLUMNS = {  # key of a result's scores, and what its column is called
-    "tiny": {
-        "right": "AUC, right sentence",
-        "wrong": "AUC, wrong sentence",
-        "words_right": "only words tell: right",
-        "words_wrong": "only words tell: wrong",
-    },
-    "base": {"right": "AUC, own sentence", "wrong": "AUC, another's sentence"},
-}
-
-
-def fingerprint(value) -> str:
-    """Twelve hexadecimal digits that change with anything in `value`, which JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def write_json(path: Path, value) -> None:
-    """Write beside the place, then rename, so that a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all variants of one call share. settings: fields of TrainArguments. folder: where all of it is kept."""
-
-    preset: str
-    settings: dict
-    folder: Path
-
-    @cached_property
-    def depth(self) -> int:
-        from modeling_pjvlt import PJVLTConfig
-
-        return PJVLTConfig(**copy.deepcopy(self.settings.get("model_config") or {})).num_hidden_layers
-
-    @cached_property
-    def variants(self) -> dict[str, Variant]:
-        return build_variants(self.depth)
-
-    def settings_of(self, variant: Variant, seed: int) -> dict:
-        """Fields of TrainArguments of one variant, as if it started anew."""
-        settings = copy.deepcopy(self.settings)
-        settings["model_config"] = {**(settings.get("model_config") or {}), **variant.overrides}
-        return {**settings, "seed": seed}
-
-    def protocol(self) -> str:
-        """Fingerprint of what two results must share to be compared."""
-        shared = {name: value for name, value in self.settings.items() if name not in {*NOT_PRINTED, "seed"}}
-        scoring = {"tiny": [TINY_CLIPS, TINY_FRAMES], "base": "test"}[self.preset]
-        return fingerprint([self.preset, shared, scoring])
-
-    def fingerprint(self, variant: Variant, seed: int) -> str:
-        """Changes with every setting that can change the result, and with those of the model it starts from."""
-        start = self.fingerprint(self.variants[variant.start], seed) if variant.start else None
-        return fingerprint([self.protocol(), variant.overrides, seed, start])
-
-    def result_path(self, name: str, seed: int) -> Path:
-        return self.folder / "variants" / f"{name}-seed{seed}.json"
-
-    def run_folder(self, variant: Variant, seed: int, kind: str = "runs") -> Path:
-        return self.folder / kind / f"{variant.name}-seed{seed}-{self.fingerprint(variant, seed)}"
-
-    def finished(self, variant: Variant, seed: int) -> dict | None:
-        """The result of a variant, if it was trained with these settings."""
-        path = self.result_path(variant.name, seed)
-        result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return result if result and result["fingerprint"] == self.fingerprint(variant, seed) else None
 
 
 def training_arguments(plan: Plan, variant: Variant, seed: int, anew: bool = False):
@@ -360,68 +284,6 @@ def is_ready(plan: Plan, variant: Variant, seed: int) -> bool:
 
 def no_start(variant: Variant) -> FloatingPointError:
     return FloatingPointError(f"{variant.start}, from which it starts, has failed")
-
-
-def read_results(plan: Plan) -> dict[str, dict[int, dict]]:
-    """All finished results: `results[variant][seed]`."""
-    results: dict[str, dict[int, dict]] = {}
-    for path in sorted((plan.folder / "variants").glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        results.setdefault(result["variant"], {})[result["seed"]] = result
-    return results
-
-
-def cell(values: list[float]) -> str:
-    """Mean ± half of what lies between the lowest and the highest; "open" where nothing is finished."""
-    if not values:
-        return "open"
-    mean = f"{statistics.fmean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.3f}"
-
-
-def table_markdown(plan: Plan, key: str, table: Table, results: dict, seeds: list[int] | None) -> str:
-    """One table. seeds: those that count; None is all that are there."""
-    columns = COLUMNS[plan.preset]
-    lines = [
-        f"**{table.title}**",
-        "",
-        f"| {table.head} | {' | '.join(columns.values())} | last loss | seeds | paper |",
-    ]
-    lines.append("|---|" + "---:|" * (len(columns) + 3))
-    for label, name in table.rows:
-        found = [r for seed, r in sorted(results.get(name, {}).items()) if seeds is None or seed in seeds]
-        cells = [cell([r["scores"][column] for r in found]) for column in columns] + [cell([r["loss"] for r in found])]
-        number = str(len(found)) if seeds is None else f"{len(found)} of {len(seeds)}"
-        lines.append(f"| {label} | {' | '.join(cells)} | {number} | {PAPER.get(key, {}).get(name, '-')} |")
-    return "\n".join(lines)
-
-
-def report(plan: Plan, tables: list[str], seeds: list[int] | None) -> str:
-    """The tables, and what to know when reading them."""
-    results, built = read_results(plan), build_tables(plan.depth)
-    names = {name for key in tables for _, name in built[key].rows}
-    used = [r for name in names for seed, r in results.get(name, {}).items() if seeds is None or seed in seeds]
-    notes = [TINY_NOTE] if plan.preset == "tiny" else []
-    notes.append("AUC: success AUC, 0 to 1, by tracking. ± is half of what lies between the seeds; open: not trained.")
-    for steps, batch in sorted({(r["steps"], r["batch_size"]) for r in used}):
-        notes.append(
-            f"{steps} steps of {batch} pairs; those added to the trained `none` come after as many of its own."
-        )
-    if len({r["protocol"] for r in used}) > 1:
-        notes.append("Careful: these results were made with different settings; they must not be compared.")
-    parts = [table_markdown(plan, key, built[key], results, seeds) for key in tables]
-    return "\n\n".join([*parts, "\n".join(notes)])
-
-
-def write_results(plan: Plan) -> Path:
-    """All finished results in one file."""
-    results = read_results(plan)
-    path = plan.folder / "results.json"
-    tables = {key: dict(table.rows) for key, table in build_tables(plan.depth).items()}
-    found = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.items()}
-    note = TINY_NOTE if plan.preset == "tiny" else None
-    write_json(path, {"preset": plan.preset, "note": note, "tables": tables, "variants": found})
-    return path
 
 
 def dry_run(plan: Plan, tables: list[str], tasks: list[tuple[Variant, int]]) -> str:

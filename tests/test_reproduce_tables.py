@@ -19,6 +19,8 @@ from modeling_pjvlt.training.arguments import parse_arguments
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import reproduce_tables as script
+import table_plan
+import table_report
 from table_pairs import DrawnOnce
 from table_variants import PAPER, TINY, build_tables, build_variants
 
@@ -44,7 +46,7 @@ def trained(monkeypatch):
         return folder
 
     monkeypatch.setattr(script, "train", train)
-    keys = (*script.COLUMNS["tiny"], *script.COLUMNS["base"])
+    keys = (*table_report.COLUMNS["tiny"], *table_report.COLUMNS["base"])
     monkeypatch.setattr(script, "score", lambda plan, checkpoint: dict.fromkeys(keys, 0.5))
     monkeypatch.setattr(script, "write_start", lambda plan, variant, seed: None)
     return calls
@@ -106,11 +108,11 @@ def test_a_killed_run_leaves_no_half_result(plan, trained, monkeypatch, capsys):
     monkeypatch.setattr(script, "train", interrupted)
     assert run(plan, "--table", "5", "--seeds", "0") == 130
     assert "run it again" in capsys.readouterr().err
-    assert script.read_results(plan) == {} and not (plan.folder / "results.json").exists()
+    assert table_report.read_results(plan) == {} and not (plan.folder / "results.json").exists()
     monkeypatch.setattr(script, "train", whole)
-    monkeypatch.setattr(script.os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(table_plan.os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(plan, "--table", "5", "--seeds", "0") == 130
-    assert script.read_results(plan) == {}
+    assert table_report.read_results(plan) == {}
 
 
 def test_trained_but_not_scored_is_only_scored(plan, trained, monkeypatch):
@@ -149,13 +151,13 @@ def test_missing_cells_are_open_and_unknown_numbers_are_dashes(plan, trained, ca
     )
     assert "| sum | 0.500 | 0.500 | 0.500 | 0.500 | 1.000 | 1 of 2 | - |" in out
     assert "| product | open | open | open | open | open | 0 of 2 | - |" in out
-    assert script.TINY_NOTE in out
+    assert table_report.TINY_NOTE in out
 
 
 def test_all_results_are_in_one_file(plan, trained):
     run(plan, "--table", "5")
     written = json.loads((plan.folder / "results.json").read_text())
-    assert written["note"] == script.TINY_NOTE and set(written["variants"]) == {"progressive", "sum", "product"}
+    assert written["note"] == table_report.TINY_NOTE and set(written["variants"]) == {"progressive", "sum", "product"}
     assert [result["seed"] for result in written["variants"]["sum"]] == [0, 1]
 
 
@@ -187,7 +189,7 @@ def test_start_is_a_checkpoint_that_training_loads(plan, monkeypatch, tiny_proce
     trained = PJVLTModel(PJVLTConfig(**plan.settings_of(none, 0)["model_config"]))
     trained.save_pretrained(plan.folder / "runs" / "trained")
     result = {"fingerprint": plan.fingerprint(none, 0), "checkpoint": "runs/trained"}
-    script.write_json(plan.result_path("none", 0), result)
+    table_plan.write_json(plan.result_path("none", 0), result)
     script.write_start(plan, variant, 0)
     args = script.training_arguments(plan, variant, 0)
     assert args.model_config is None
@@ -239,7 +241,7 @@ class Sequence:
 def test_base_is_scored_on_sequences_that_show_their_target(tiny_model, tiny_processor):
     sequences = [Sequence([True, True, False, True]), Sequence([False, True, True, True])]
     scores = script.score_sequences(tiny_model(), tiny_processor, sequences)
-    assert set(scores) == set(script.COLUMNS["base"]) and all(0 <= value <= 1 for value in scores.values())
+    assert set(scores) == set(table_report.COLUMNS["base"]) and all(0 <= value <= 1 for value in scores.values())
     with pytest.raises(ValueError, match="no test sequence"):
         script.score_sequences(tiny_model(), tiny_processor, sequences[1:])
 

@@ -26,6 +26,8 @@ from .sources import Benchmark, PictureFile, Reference, SourceSequence
 ROWS_PER_GROUP = 100  # what `datasets` writes for pictures: small enough to stream and to preview
 FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
 CHECKS = ("fast", "full")
+# What zipfile raises for damaged data, by where the damage is; the last one for a garbled compression method.
+DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
 @dataclass
@@ -210,8 +212,7 @@ class _PictureReader:
             self._archive = zipfile.ZipFile(picture.path)
         try:
             return self._archive.read(picture.member)
-        # What zipfile raises for damaged data, by where the damage is; the last one for a garbled compression method.
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except DAMAGED_ARCHIVE as error:
             raise ValueError(f"damaged inside its archive ({error})") from error
 
     def close(self) -> None:

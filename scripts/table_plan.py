@@ -1,0 +1,74 @@
+"""What `reproduce_tables.py` sets out to do: the settings that all variants share, and where results are kept."""
+
+import copy
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from table_variants import TINY_CLIPS, TINY_FRAMES, Variant, build_variants
+
+NOT_PRINTED = {"output_dir", "dataloader_num_workers", "tokenizer_name_or_path"}  # change nothing, or only a place
+
+
+def fingerprint(value) -> str:
+    """Twelve hexadecimal digits that change with anything in `value`, which JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_json(path: Path, value) -> None:
+    """Write beside the place, then rename, so that a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all variants of one call share. settings: fields of TrainArguments. folder: where all of it is kept."""
+
+    preset: str
+    settings: dict
+    folder: Path
+
+    @cached_property
+    def depth(self) -> int:
+        from modeling_pjvlt import PJVLTConfig
+
+        return PJVLTConfig(**copy.deepcopy(self.settings.get("model_config") or {})).num_hidden_layers
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        return build_variants(self.depth)
+
+    def settings_of(self, variant: Variant, seed: int) -> dict:
+        """Fields of TrainArguments of one variant, as if it started anew."""
+        settings = copy.deepcopy(self.settings)
+        settings["model_config"] = {**(settings.get("model_config") or {}), **variant.overrides}
+        return {**settings, "seed": seed}
+
+    def protocol(self) -> str:
+        """Fingerprint of what two results must share to be compared."""
+        shared = {name: value for name, value in self.settings.items() if name not in {*NOT_PRINTED, "seed"}}
+        scoring = {"tiny": [TINY_CLIPS, TINY_FRAMES], "base": "test"}[self.preset]
+        return fingerprint([self.preset, shared, scoring])
+
+    def fingerprint(self, variant: Variant, seed: int) -> str:
+        """Changes with every setting that can change the result, and with those of the model it starts from."""
+        start = self.fingerprint(self.variants[variant.start], seed) if variant.start else None
+        return fingerprint([self.protocol(), variant.overrides, seed, start])
+
+    def result_path(self, name: str, seed: int) -> Path:
+        return self.folder / "variants" / f"{name}-seed{seed}.json"
+
+    def run_folder(self, variant: Variant, seed: int, kind: str = "runs") -> Path:
+        return self.folder / kind / f"{variant.name}-seed{seed}-{self.fingerprint(variant, seed)}"
+
+    def finished(self, variant: Variant, seed: int) -> dict | None:
+        """The result of a variant, if it was trained with these settings."""
+        path = self.result_path(variant.name, seed)
+        result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return result if result and result["fingerprint"] == self.fingerprint(variant, seed) else None
