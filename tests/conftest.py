@@ -13,11 +13,14 @@ os.environ.update(start_for_suite().variables())
 
 import pytest
 import yaml
+from hypothesis import settings
 from tiny import VOCABULARY, build_tiny_config, build_tiny_inputs, build_tiny_labels, build_tiny_model
 from transformers import BertTokenizer
 
 from modeling_pjvlt import PJVLTImageProcessor, PJVLTProcessor
 
+settings.register_profile("pjvlt", deadline=None)  # a busy machine must not fail a test
+settings.load_profile("pjvlt")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with it ignored
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from modeling_pjvlt.cli.train import main as train
-from modeling_pjvlt.data.photograph_clips import KINDS, PhotographClip, colour_word, project, warp
+from modeling_pjvlt.data import photograph_clips
+from modeling_pjvlt.data.photograph_clips import KINDS, PhotographClip, colour_word, project, surrounded, warp
 from modeling_pjvlt.data.photograph_text import describe, vocabulary
 from modeling_pjvlt.data.photographs import PhotographFolder, Target, rectangle
 from modeling_pjvlt.data.sampling import PairCollator, PairCropper, PhotographPairs, TrackingPairs
@@ -23,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from contact_sheet import main as contact_sheet
 
 WIDTH, HEIGHT = 160, 120
+GREY = Image.new("RGB", (90, 70), (60, 60, 60))
 OBJECT = (60, 40, 40, 30)  # x, y, w, h of the red rectangle in every picture
 
 
@@ -123,6 +126,26 @@ def test_warp_shows_the_picture_where_the_matrix_puts_it():
     assert np.abs(quarter - wanted)[1:-1, 1:-1].max() <= 1
 
 
+def test_a_picture_goes_on_as_another_one():
+    picture = draw_photograph(0)
+    wide = np.asarray(surrounded(picture, GREY, (30, 20)))
+    assert wide.shape == (HEIGHT + 40, WIDTH + 60, 3)
+    np.testing.assert_array_equal(
+        wide[40:HEIGHT, 50 : WIDTH + 10], np.asarray(picture)[20 : HEIGHT - 20, 20 : WIDTH - 20]
+    )
+    for border in (wide[:20], wide[-20:], wide[:, :30], wide[:, -30:]):
+        assert (border == 60).all()
+    np.testing.assert_array_equal(
+        np.asarray(surrounded(picture, GREY, (0, 0)))[20:-20, 20:-20], np.asarray(picture)[20:-20, 20:-20]
+    )
+
+
+def test_most_large_targets_stand_in_a_whole_frame(photographs):
+    clips = [PhotographClip(photographs, seed, kind="camera", times=(0, 9)) for seed in range(60)]
+    whole = [clip for clip in clips if clip._background.size != clip.photographs.picture(clip._number).size]
+    assert 0.6 <= len(whole) / len(clips) <= 0.9
+
+
 @given(st.integers(0, 10_000), st.sampled_from(KINDS))
 def test_boxes_hold_the_target_and_nothing_else(seed, kind):
     """At difficulty 0, without rivals, the target is the only red thing in the clip."""
@@ -130,7 +153,8 @@ def test_boxes_hold_the_target_and_nothing_else(seed, kind):
     red.picture = lambda index: draw_photograph(index)
     red.draw_region = lambda rng, index: Target(rectangle(OBJECT))
     red.labelled, red.photographs = [], [None]
-    clip = PhotographClip(red, seed, num_frames=40, kind=kind, difficulty=0.0)
+    with patch.object(photograph_clips, "surrounded", lambda picture, _, margin: surrounded(picture, GREY, margin)):
+        clip = PhotographClip(red, seed, num_frames=40, kind=kind, difficulty=0.0)
     clip._layers = [layer for layer in clip._layers if layer.target.box.tolist() == list(OBJECT)][-1:]
     if kind == "pasted":  # over a background that is not red
         clip._background = Image.new("RGB", clip._background.size, (60, 60, 60))

@@ -1,7 +1,8 @@
 """Tracking clips made of photographs: endless, with real textures, and labelled to the pixel.
 
 A clip is a scene that moves. Its background is a photograph under a moving camera; its target either belongs to that
-photograph (`kind="camera"`: target and surroundings move together) or is cut out of it and laid over another one
+photograph (`kind="camera"`: target and surroundings move together, and most of these photographs go on as another one
+where they end, or most of what is around a large target would be black) or is cut out of it and laid over another one
 (`kind="pasted"`: only the target itself tells where it went). Distractors (of the target's class where there are some,
 or other parts of its picture) and an occluder move on their own; light, blur, noise and compression change with time.
 
@@ -26,6 +27,8 @@ FRAME_SIZE = (240, 320)  # height and width of a frame; less where the photograp
 LEAST_FRAME = 140  # pixels, of the shorter side of a whole photograph
 TARGET_SIDES = (16, 72)  # pixels, range of sqrt(w h) of a target in its first frame
 MAX_STRETCH = 2.5  # a picture is not enlarged more than that
+SURROUNDED_SHARE = 0.75  # of clips whose photograph goes on as another one, where it ends
+SEAM = 12  # pixels, where the two run into each other
 # what photographs show is duller than the figures of procedural clips, so some names have a second colour
 NAMED_COLOURS = [
     *COLOURS.items(),
@@ -79,6 +82,18 @@ def colour_word(picture: Image.Image, target: Target) -> str:
     colours = np.array([rgb for _, rgb in NAMED_COLOURS])
     distance = np.linalg.norm(colours - np.median(pixels, axis=0), axis=1)
     return NAMED_COLOURS[int(distance.argmin())][0]
+
+
+def surrounded(picture: Image.Image, other: Image.Image, margin: tuple[int, int]) -> Image.Image:
+    """A picture with a margin (left and right, above and below) that shows another picture; the seam is soft."""
+    width, height = picture.size
+    size = np.array((width + 2 * margin[0], height + 2 * margin[1]))
+    cover = np.ceil(np.array(other.size) * (size / other.size).max()).astype(int)
+    wide = other.resize(tuple(cover.tolist()), Image.Resampling.BILINEAR).crop((0, 0, *size.tolist()))
+    steps = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in (width, height)]
+    seam = np.minimum(*np.meshgrid(*steps)) * (255 / SEAM)
+    wide.paste(picture, margin, Image.fromarray(np.minimum(seam, 255).astype(np.uint8)))
+    return wide
 
 
 def _covered(boxes: np.ndarray, over: np.ndarray) -> np.ndarray:
@@ -223,20 +238,30 @@ class PhotographClip:
         x, y, w, h = target.box
         vigour = 0.4 + 0.6 * self.difficulty
         source_side = float(np.sqrt(w * h))
-        least = source_side * LEAST_FRAME / min(picture.size)  # a large target is shown large, with its surroundings
-        self._side = min(max(self._side, least), MAX_STRETCH * source_side)
+        surrounded_by = None
+        if self.kind == "camera" and rng.random() < SURROUNDED_SHARE:
+            surrounded_by = self.photographs.picture(int(rng.integers(len(self.photographs))))
+        else:
+            least = source_side * LEAST_FRAME / min(picture.size)  # a large target is shown large, with what is around
+            self._side = max(self._side, least)
+        self._side = min(self._side, MAX_STRETCH * source_side)
         reach = max(picture.size) if self.kind == "camera" else 0.0
         motion = _Motion(rng, self._t, self._side, source_side, vigour, reach)
         if self.kind == "camera":
-            extent = np.array(picture.size) * motion.scale[0] * 0.9
+            margin, background = np.zeros(2, int), picture
+            if surrounded_by is not None:
+                missing = np.array(FRAME_SIZE[::-1]) / (0.9 * motion.scale[0]) - picture.size
+                margin = np.clip(missing / 2, 0, picture.size).astype(int)
+                background = surrounded(picture, surrounded_by, tuple(margin.tolist()))
+            extent = np.array(background.size) * motion.scale[0] * 0.9
             width, height = np.clip(extent, 32, FRAME_SIZE[::-1]).astype(int).tolist()
             self.size = (height, width)
             places = self._path(rng, motion.scale)
             middle = np.array([x + w / 2, y + h / 2])
-            low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(picture.size) - middle)
-            high = motion.scale[:, None] * middle
+            low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(picture.size) + margin - middle)
+            high = motion.scale[:, None] * (middle + margin)
             places = np.where(low < high, np.clip(places, low, np.maximum(low, high)), (low + high) / 2)
-            self._background_number, self._background = self._number, picture
+            self._background_number, self._background, self._margin = self._number, background, margin
             self._camera = [motion.matrix(i, middle, p) for i, p in enumerate(places)]
             self._target_outline, self._layers = target.outline, []
             return
@@ -244,7 +269,7 @@ class PhotographClip:
         frame = np.array(self.size[::-1])
         same = rng.random() < 0.25
         self._background_number = self._number if same else int(rng.integers(len(self.photographs)))
-        self._background = self.photographs.picture(self._background_number)
+        self._background, self._margin = self.photographs.picture(self._background_number), np.zeros(2)
         shown = np.array(self._background.size)
         cover = (frame / shown).max() * rng.uniform(1.05, 1.6)
         camera = _Motion(rng, self._t, cover, 1.0, 0.3 * vigour)
@@ -360,7 +385,7 @@ class PhotographClip:
     def draw_other(self, rng: np.random.Generator) -> tuple[np.ndarray, str] | None:
         """Another target in the same frames: its boxes, as `boxes`, and its sentence.
 
-        It is a part of the background that all frames show well, and that neither the target nor a layer hides much of.
+        It is a part of the background, of a usual size, that all frames show well, and that neither the target nor a layer hides much of.
         None where five attempts found none.
         """
         number = self._background_number
@@ -376,11 +401,12 @@ class PhotographClip:
                 other = self.photographs.draw_region(rng, number)
             outlines = [project(matrix, other.outline) for matrix in self._camera]
             boxes = self._clipped(outlines)
-            large_enough = np.sqrt(boxes[:, 2:].prod(axis=1)) >= TARGET_SIDES[0]
-            if not (self._inside(outlines, boxes) & large_enough).all():
+            sides = np.sqrt(boxes[:, 2:].prod(axis=1))
+            fitting = (sides >= TARGET_SIDES[0]) & (sides <= 1.5 * TARGET_SIDES[1])
+            if not (self._inside(outlines, boxes) & fitting).all():
                 continue
             if max(_covered(boxes, over).max() for over in hiding) < 0.3:
-                return boxes, self._describe(rng, self._background, other)
+                return boxes, self._describe(rng, self.photographs.picture(number), other)
         return None
 
     def frame(self, index: int) -> np.ndarray:
@@ -388,12 +414,13 @@ class PhotographClip:
         if not 0 <= index < self.num_frames:
             raise IndexError(f"frame {index} of a clip of {self.num_frames}")
         height, width = self.size
-        canvas = warp(self._background, self._camera[index], (0, 0, width, height))
+        shown = self._camera[index] @ _translation(*-self._margin)
+        canvas = warp(self._background, shown, (0, 0, width, height))
         for layer in self._layers:
             layer.draw(canvas, index)
         if self._target_outline is not None and self._layers:  # rivals stay behind a target that is in the background
             outline = self._outline(index)
-            paste_outline(canvas, outline, lambda window: warp(self._background, self._camera[index], window), 0.5)
+            paste_outline(canvas, outline, lambda window: warp(self._background, shown, window), 0.5)
         if self._occluder is not None:
             self._occluder.draw(canvas, index)
         return self._spoil(canvas, index)

@@ -1,0 +1,111 @@
+"""Give a trained checkpoint other crops or patches, so that it can be trained on from there: faster, or finer.
+
+    python scripts/resize_checkpoint.py modeling_pjvlt/pretrained/pjvlt-tiny --patch_size 16 --template_size 80 \\
+      --search_size 160 --output_dir outputs/start
+    pjvlt-train --model_name_or_path outputs/start --dataset_name photographs --photographs my-pictures --output_dir outputs/mine
+
+PIM mixes a fixed number of patches, so a PJVLT takes crops of one size only. This makes a model of another size and fills
+it with what the old one has learned. Whatever belongs to a place in a crop is interpolated between the two grids: position
+tables (as for any ViT), and the token side of PIM, whose weights grow where tokens become fewer, so that its sums stay
+what they were. A patch that grows sees what the patches that it takes the place of saw, on the average (compare
+Beyer et al., "FlexiViT: one model for all patch sizes", 2023). All other weights are taken over as they are.
+
+The new model is a start, not a tracker: train it before you use it.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from modeling_pjvlt import PJVLTConfig, PJVLTImageProcessor, PJVLTModel, PJVLTProcessor
+
+
+def resize_tokens(values: Tensor, old: PJVLTConfig, new: PJVLTConfig) -> Tensor:
+    """(N, channels) values of the old grids' tokens, template first, to (N', channels) of the new grids'."""
+    parts = values.split([old.template_grid**2, old.search_grid**2])
+    return torch.cat(
+        [
+            resize_grid(part, grid) if grid**2 != len(part) else part
+            for part, grid in zip(parts, (new.template_grid, new.search_grid), strict=True)
+        ]
+    )
+
+
+def resize_grid(values: Tensor, grid: int) -> Tensor:
+    """(n * n, channels) values of a square grid to (grid * grid, channels)."""
+    side = round(len(values) ** 0.5)
+    plane = values.T.reshape(1, -1, side, side)
+    return interpolate(plane, (grid, grid), mode="bicubic", antialias=True, align_corners=False)[0].flatten(1).T
+
+
+def resize_weights(weights: dict[str, Tensor], old: PJVLTConfig, new: PJVLTConfig) -> dict[str, Tensor]:
+    """The weights of a model with the old config for one whose crops and patches are the new config's."""
+    resized = dict(weights)
+    density = torch.cat(
+        [
+            torch.full((after**2,), (before / after) ** 2)
+            for before, after in ((old.template_grid, new.template_grid), (old.search_grid, new.search_grid))
+        ]
+    )
+    for name, value in weights.items():
+        if name.endswith(".pim.fc1.weight"):
+            resized[name] = resize_tokens(value.T, old, new).T * density
+        elif name.endswith(".pim.fc3.weight"):
+            resized[name] = resize_tokens(value, old, new)
+        elif name.endswith(".pim.fc3.bias"):
+            resized[name] = resize_tokens(value[:, None], old, new)[:, 0]
+        elif name.endswith("template_position"):
+            resized[name] = resize_grid(value[0], new.template_grid)[None]
+        elif name.endswith("search_position"):
+            resized[name] = resize_grid(value[0], new.search_grid)[None]
+        elif name == "embeddings.projection.weight":
+            side = new.patch_size // 2 ** len(new.stem_channels)
+            shrink = (value.shape[-1] / side) ** 2
+            resized[name] = interpolate(value, (side, side), mode="area") * shrink
+    return resized
+
+
+def resize_model(model: PJVLTModel, **sizes: int) -> PJVLTModel:
+    """A model with other `patch_size`, `template_size` or `search_size`. Raises `ValueError` for sizes that do not fit."""
+    settings = {**model.config.to_diff_dict(), **sizes}
+    new = PJVLTConfig(
+        **{name: value for name, value in settings.items() if name not in ("model_type", "architectures")}
+    )
+    resized = PJVLTModel(new)
+    resized.load_state_dict(resize_weights(model.state_dict(), model.config, new))
+    return resized.eval()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="a folder or Hub id")
+    for name, what in (
+        ("patch", "side of a patch"),
+        ("template", "side of the template crop"),
+        ("search", "side of the search crop"),
+    ):
+        parser.add_argument(f"--{name}_size", type=int, help=f"{what} in pixels (default: as it was)")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    args = parser.parse_args(argv)
+    sizes = {name: getattr(args, name) for name in ("patch_size", "template_size", "search_size")}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    if not sizes:
+        parser.error("nothing to do: give --patch_size, --template_size or --search_size")
+    old = PJVLTModel.from_pretrained(args.checkpoint, dtype=torch.float32)
+    try:
+        model = resize_model(old, **sizes)
+    except ValueError as error:
+        parser.error(str(error))
+    processor = PJVLTProcessor.from_pretrained(args.checkpoint)
+    images = PJVLTImageProcessor(template_size=model.config.template_size, search_size=model.config.search_size)
+    model.save_pretrained(args.output_dir)
+    PJVLTProcessor(images, processor.tokenizer).save_pretrained(args.output_dir)
+    before, after = old.config.num_visual_tokens, model.config.num_visual_tokens
+    print(f"{args.output_dir}: {after} visual tokens instead of {before}; train it before you use it")
+
+
+if __name__ == "__main__":
+    main()
