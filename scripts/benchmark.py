@@ -27,6 +27,7 @@ from modeling_pjvlt import PJVLTConfig, PJVLTModel
 
 SENTENCE_TOKENS = 20
 EAGER, COMPILED = ["plain", "text", "fast", "baseline"], ["compiled", "compiled-baseline"]
+EXPORTED = ["onnx"]
 TRACKING_CASES = """cases:
   plain               the model itself in the loop, its sentence encoded once
   text                the same, with the sentence encoded again for every frame
@@ -34,10 +35,12 @@ TRACKING_CASES = """cases:
   baseline            the fast path of the same model without language (fusion="none")
   compiled            fast through torch.compile, on a GPU with CUDA graphs
   compiled-baseline   baseline through torch.compile
+  onnx                what pjvlt-export makes of the model, in onnxruntime; on a CPU, in fp32
 
 examples:
   benchmark.py tracking --models tiny                                 the quickest
   benchmark.py tracking --models base --targets 1 --precisions bf16
+  benchmark.py tracking --models tiny --targets 1 --cases plain fast baseline onnx
   benchmark.py tracking --targets 1 --compile --output times.json     compiling takes minutes on a CPU
 """
 
@@ -123,7 +126,10 @@ def add_tracking(commands) -> None:
     tracking.add_argument("--device", choices=["cpu", "cuda"], default=device, help=f"default here: {device}")
     tracking.add_argument("--models", nargs="+", help="base, tiny, folders or Hub ids (default: base tiny; GPU: base)")
     tracking.add_argument(
-        "--cases", nargs="+", choices=EAGER + COMPILED, help="what runs; see below (default: the first four)"
+        "--cases",
+        nargs="+",
+        choices=EAGER + COMPILED + EXPORTED,
+        help="what runs; see below (default: the first four)",
     )
     tracking.add_argument("--compile", action="store_true", help="the compiled cases too (on a GPU they always run)")
     tracking.add_argument(

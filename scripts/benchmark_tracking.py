@@ -6,11 +6,12 @@ fast                what sessions do: `model.prepare_for_tracking()`
 baseline            the fast path of the same model without language (`fusion="none"`): a one-stream tracker
 compiled            the fast path through `torch.compile`, on a GPU with CUDA graphs
 compiled-baseline   the baseline through `torch.compile`
+onnx                what `pjvlt-export` makes of the model, in onnxruntime: `OnnxTracker`, on a CPU and in fp32
 
 Every case is a session with its targets, and the cases take turns: a visit is a few frames, so that whatever else the
 machine does disturbs all of them alike. A frame is decoded from a video file, on a GPU taken from memory (that is the
 "decode" of the table), and given to `session.step`: crops, network, and the boxes, with the one wait for the device.
-The fast path of a small model on a CPU is also run as pjvlt-track and the pipeline run it, over the whole file with
+The fast path and the export of a small model on a CPU are also run as pjvlt-track and the pipeline run it, over the whole file with
 frames decoded ahead in a thread: "decoded ahead", opening of the file included. Compiled, network and boxes are one graph and are not told apart.
 
 The head of every model is set to answer the middle of its crop, so that all cases cut the same crops for ever; PJVLT-B
@@ -44,7 +45,9 @@ from modeling_pjvlt import (
     TrackingSession,
 )
 from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.export.folder import write_export
 from modeling_pjvlt.live_pjvlt import read_ahead
+from modeling_pjvlt.onnx_pjvlt import OnnxModel, OnnxTracker
 from modeling_pjvlt.processing_pjvlt import MAX_WORDS
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 
@@ -162,7 +165,7 @@ class Subject:
         self._count()
         for part in self.models.values():
             part.to(device)
-        self.plain = {}
+        self.plain, self.onnx = {}, None
         images = self.processor.image_processor
         normalize = images.normalize_crops
         images.normalize_crops = lambda crops: (normalize(crops), clock.mark("crop"))[0]
@@ -181,6 +184,7 @@ class Subject:
             "baseline": none,
             "compiled": padded,  # sentences of one length, so that none is compiled anew
             "compiled-baseline": none,
+            "onnx": fast,
         }
 
     @staticmethod
@@ -195,8 +199,10 @@ class Subject:
             frame_model(*crops, sentence)
         return counter.get_total_flops() // 2
 
-    def session(self, precision: str, path: str) -> TrackingSession:
+    def session(self, precision: str, path: str) -> TrackingSession | OnnxTracker:
         """A session without targets, whose network tells the clock when it is done."""
+        if path == "onnx":
+            return self._exported()
         dtype = DTYPES[precision]
         if path in ("plain", "text"):
             if precision not in self.plain:
@@ -210,6 +216,22 @@ class Subject:
         if not compiled:
             self._watch(session.frame_model)
         return session
+
+    def _exported(self) -> OnnxTracker:
+        if self.onnx is None:
+            with tempfile.TemporaryDirectory() as folder:
+                write_export(Path(folder), self.models["full"], self.processor, self.name)
+                self.onnx = OnnxModel(folder, torch.get_num_threads())
+            run = self.onnx.maps
+
+            def watched(inputs):
+                self.clock.mark("crop")
+                maps = run(inputs)
+                self.clock.mark("network")
+                return maps
+
+            self.onnx.maps = watched
+        return OnnxTracker(self.onnx)
 
     def _watch(self, network: torch.nn.Module) -> None:
         if not network.head._forward_hooks:  # sessions share it
@@ -285,7 +307,7 @@ class Contestant:
             for stage, seconds in told.items():
                 self.seconds[stage].append(seconds)
         self.visits.append(float(np.median([told["end to end"] for told in measured])))
-        if self.case.path == "fast" and self.frames > 1 and self.clip.path:
+        if self.case.path in ("fast", "onnx") and self.frames > 1 and self.clip.path:
             self.seconds["decoded ahead"].append(self._whole_clip())
 
     def _whole_clip(self) -> float:
@@ -342,6 +364,7 @@ def benchmark_tracking(
                 subject = Subject(name, device, Clock(device))
                 parts[name] = subject.parts
                 cases = [Case(name, n, precision, path) for path in paths for precision in precisions for n in targets]
+                cases = [c for c in cases if c.path != "onnx" or (c.precision == "fp32" and device.type == "cpu")]
                 racing = prepare(subject, cases, clip, compile_seconds)
                 contestants += racing
                 race(racing, repeats, peaks, device)

@@ -54,6 +54,9 @@ def build_ratios(contestants, rows: dict[tuple, dict], on_gpu: bool) -> list[dic
 
     for case, row in rows.items():
         base_on_cpu = case.model == "base" and not on_gpu
+        if case.path == "onnx":
+            compare(case._replace(path="fast"), case, "time of fast over onnx", None)
+            _tell_alone(case, row, False, on_gpu, tell)
         for path, baseline in PAIRS:
             if case.path != path:
                 continue

@@ -14,6 +14,7 @@ from tiny import build_tiny_config
 import modeling_pjvlt
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.cli.export import main
+from modeling_pjvlt.cli.track import main as track
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
 from modeling_pjvlt.image_processing_pjvlt import crop_image, to_rgb
@@ -71,6 +72,16 @@ def test_a_tracker_without_torch_finds_the_boxes_of_a_session(checkpoint, export
     model, processor = PJVLTModel.from_pretrained(checkpoint), PJVLTProcessor.from_pretrained(checkpoint)
     expected = run_both(TrackingSession(model, processor), clip)
     np.testing.assert_allclose(run_both(OnnxTracker(exported), clip), expected, atol=0.1)
+
+
+def test_pjvlt_track_takes_an_export(exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    track(["--seed", "3", "--max_frames", "3", "--model", str(exported), "--output", "clip.mp4"])
+    told = json.loads((tmp_path / "clip.json").read_text())
+    assert told["model"] == str(exported) and [len(frame["box"]) for frame in told["frames"]] == [4, 4, 4]
+    with pytest.raises(SystemExit):
+        track(["--seed", "3", "--model", str(exported), "--dtype", "bfloat16"])
+    assert "leave --device and --dtype out" in capsys.readouterr().err
 
 
 def test_torch_and_transformers_may_be_missing(checkpoint, exported, clip, tmp_path):

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_session(model: str, device: str, dtype: str):
-    """Load a checkpoint into a `TrackingSession`.
+    """Load a checkpoint into a `TrackingSession`, or what `pjvlt-export` made of one into an `OnnxTracker`.
 
     Args:
         model: folder or Hub repository.
@@ -83,9 +83,15 @@ def load_session(model: str, device: str, dtype: str):
         dtype: "float32", "bfloat16" or "float16".
 
     Raises:
-        ValueError: this machine lacks the device.
+        ValueError: this machine lacks the device, or an export is asked for another device or type than its own.
         OSError: there is no checkpoint.
     """
+    from ..onnx_pjvlt import SETTINGS_FILE, OnnxTracker
+
+    if (Path(model) / SETTINGS_FILE).is_file():
+        if device not in ("auto", "cpu") or dtype != "float32":
+            raise ValueError(f"{model} is an export, which runs on the CPU as it is: leave --device and --dtype out")
+        return OnnxTracker(model)
     import torch
     from transformers.utils import logging
 
@@ -171,7 +177,11 @@ def _build_parser() -> argparse.ArgumentParser:
         default=DETECTOR,
         help="finds the box if none is given (default: %(default)s)",
     )
-    add("--model", metavar="PATH_OR_REPO", help="checkpoint folder or Hub repository (default: the bundled one)")
+    add(
+        "--model",
+        metavar="PATH_OR_REPO",
+        help="checkpoint folder, Hub repository, or a folder that pjvlt-export wrote (default: the bundled one)",
+    )
     add(
         "--output",
         type=Path,

@@ -38,15 +38,7 @@ def export(args: Namespace) -> Path:
     model = PJVLTModel.from_pretrained(args.model, dtype=torch.float32).eval()
     processor = PJVLTProcessor.from_pretrained(args.model)
     with written_beside(output) as folder:
-        with said("tracing"):
-            programs = trace(model, getattr(torch, args.dtype))
-        for name, program in programs.items():
-            with said(f"writing {name}"):
-                if args.format == "onnx":
-                    write_onnx(program, folder / f"{name}.onnx")
-                else:
-                    write_torch(program, folder / f"{name}.pt2")
-        _write_settings(folder, args, model, processor)
+        write_export(folder, model, processor, Path(args.model).name, args.format, args.dtype, args.int8)
         if args.format == "onnx":
             exported = OnnxModel(folder, args.num_threads)
             run = onnx_runner(exported)
@@ -58,6 +50,49 @@ def export(args: Namespace) -> Path:
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in sorted(output.iterdir()))
     print(f"wrote {output}: {sizes}")
     return output
+
+
+def write_export(
+    folder: Path,
+    model: PJVLTModel,
+    processor: PJVLTProcessor,
+    name: str,
+    format: str = "onnx",
+    dtype: str = "float32",
+    int8: bool = False,
+) -> None:
+    """The files of an export, into a folder that is there: graphs, and all else that a tracker needs to know.
+
+    Args: `name` of the model, for people; `format`, "onnx" or "torch_export"; `dtype` of the per-frame graph; `int8`,
+    whether its matmuls are going to be made eight-bit ones.
+    """
+    with said("tracing"):
+        programs = trace(model, getattr(torch, dtype))
+    for part, program in programs.items():
+        with said(f"writing {part}"):
+            if format == "onnx":
+                write_onnx(program, folder / f"{part}.onnx")
+            else:
+                write_torch(program, folder / f"{part}.pt2")
+    images, tokenizer, config = processor.image_processor, processor.tokenizer, model.config
+    scale, shift = images.normalization()
+    crops = ("template_size", "search_size", "template_factor", "search_factor")
+    settings = {
+        "model": name,
+        "dtype": dtype,
+        "int8": int8,
+        "uses_language": config.uses_language,
+        **{crop: getattr(images, crop) for crop in crops},
+        "grid": config.search_grid,
+        "window_weight": config.window_weight,
+        "size_smoothing": config.size_smoothing,
+        "scale": scale.tolist(),
+        "shift": shift.tolist(),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    if config.uses_language:
+        (folder / TOKENIZER_FILE).write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
 
 
 def import_exporters(format: str) -> None:
@@ -107,31 +142,6 @@ def said(what: str):
     print(f"{time.perf_counter() - started:.0f} s")
 
 
-def _write_settings(folder: Path, args: Namespace, model: PJVLTModel, processor: PJVLTProcessor) -> None:
-    """All that a tracker needs to know beside the graphs."""
-    images, tokenizer, config = processor.image_processor, processor.tokenizer, model.config
-    scale, shift = images.normalization()
-    settings = {
-        "model": Path(args.model).name,
-        "dtype": args.dtype,
-        "int8": args.int8,
-        "uses_language": config.uses_language,
-        **{
-            name: getattr(images, name)
-            for name in ("template_size", "search_size", "template_factor", "search_factor")
-        },
-        "grid": config.search_grid,
-        "window_weight": config.window_weight,
-        "size_smoothing": config.size_smoothing,
-        "scale": scale.tolist(),
-        "shift": shift.tolist(),
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    if config.uses_language:
-        (folder / TOKENIZER_FILE).write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
-
-
 def _refuse_difference(difference: float, dtype: str) -> None:
     print(f"largest difference of the maps from PyTorch in float32: {difference:.1e}")
     if not difference <= TOLERANCE[dtype]:
@@ -179,4 +189,4 @@ def _sequences(args: Namespace):
             yield Path(name).name, load_sequences(name, args.eval_split)
 
 
-__all__ = ["export", "written_beside"]
+__all__ = ["export", "write_export", "written_beside"]
