@@ -306,7 +306,8 @@ class PJVLTFrameNorm(nn.Module):
         return functional.layer_norm(inputs, self.weight.shape, self.weight, self.bias, self.eps)
 
 
-def _onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
+def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this is a CPU on which oneDNN computes in that type; without it, bfloat16 is very slow."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -341,7 +342,7 @@ class PJVLTFrameModel(nn.Module):
         super().__init__()
         self.config = model.config
         self.dtype = dtype or model.dtype
-        fused = not (compile or portable) and _onednn_serves(model.device, self.dtype)
+        fused = not (compile or portable) and onednn_serves(model.device, self.dtype)
         build = _Builder(model.config, self.dtype, fused)
         embeddings, encoder = model.embeddings, model.encoder
         self.stem = nn.ModuleList(PJVLTFrameStem(m, build) for m in embeddings.stem if isinstance(m, nn.Conv2d))

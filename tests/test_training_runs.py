@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from modeling_pjvlt import PJVLTConfig, PJVLTModel
 from modeling_pjvlt.cli.train import main
 from modeling_pjvlt.data.sampling import ProceduralPairs
-from modeling_pjvlt.training import trainer
+from modeling_pjvlt.training import trainer, trouble
 from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments
 from modeling_pjvlt.training.loading import BatchesOfRank, build_model
 
@@ -296,3 +297,13 @@ def test_transformers_own_trainer_trains_the_model(tiny_model, tiny_processor, t
     result = own.train()
     assert result.global_step == 4 and result.training_loss > 0
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters() if name.endswith("weight"))
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "native", "told"),
+    [("cpu", "bf16", False, 1), ("cpu", "bf16", True, 0), ("cpu", "no", False, 0), ("cuda", "bf16", False, 0)],
+)
+def test_bf16_that_the_processor_has_not_is_said(device, precision, native, told, monkeypatch, caplog):
+    monkeypatch.setattr(trouble, "onednn_serves", lambda device, dtype: native)
+    trouble.warn_of_emulation(SimpleNamespace(device=torch.device(device), mixed_precision=precision))
+    assert [record.message.endswith("--mixed_precision no.") for record in caplog.records] == [True] * told

@@ -20,7 +20,7 @@ from .arguments import STABLE, TrainArguments
 from .checkpoints import Checkpoints
 from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .run_log import RunLog
-from .trouble import check_finite, save_failure
+from .trouble import check_finite, save_failure, warn_of_emulation
 from .validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
         project_dir=args.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    warn_of_emulation(accelerator)
     set_seed(args.seed)
     model, processor = build_model(args)
     checkpoints = Checkpoints(args, accelerator, processor)

@@ -1,6 +1,7 @@
-"""When a loss is not finite: stop, and keep what is needed to find out why."""
+"""What goes wrong in a run: a precision that the processor has not, and losses that are not finite."""
 
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -9,8 +10,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.sampling import normalize_pairs
+from ..frame_pjvlt import onednn_serves
 from .arguments import TrainArguments
 from .loading import samples_of_batch
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_emulation(accelerator: Accelerator) -> None:
+    """Say so where bf16 is asked of a CPU that has no such arithmetic."""
+    on_cpu = accelerator.device.type == "cpu"
+    if on_cpu and accelerator.mixed_precision == "bf16" and not onednn_serves(accelerator.device, torch.bfloat16):
+        logger.warning(
+            "This processor has no bfloat16 arithmetic, so bf16 is much slower here than float32: --mixed_precision no."
+        )
 
 
 def check_finite(accelerator: Accelerator, loss: Tensor, norm: Tensor) -> None:
