@@ -17,6 +17,7 @@ from modeling_pjvlt.data.crops import (
     cut,
     reduction_of,
     search_window,
+    shared_window,
     window_around,
 )
 from modeling_pjvlt.data.dataset import TrackingSequence
@@ -132,6 +133,45 @@ def test_samples_of_twins_depend_on_seed_epoch_and_index_alone():
         assert not torch.equal(left["labels"], right["labels"])
     alone.set_epoch(1)
     assert not torch.equal(alone[5]["pixel_values"], samples[5]["pixel_values"])
+
+
+def test_twins_that_both_fit_share_their_search_region():
+    pairs = TrackingPairs(ProceduralPairs(4, words_share=1.0), PLAIN, length=40, seed=3, twins=True)
+    shared = 0
+    for index in range(0, 40, 2):
+        one, two = pairs[index], pairs[index + 1]
+        same = torch.equal(one["pixel_values"], two["pixel_values"])
+        assert not same or one["text"] != two["text"]
+        shared += same
+    assert shared >= 15
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    offset=st.tuples(st.floats(-250, 250), st.floats(-250, 250)),
+    ratio=st.floats(0.3, 3),
+)
+def test_a_shared_search_region_holds_both_targets_or_there_is_none(seed, offset, ratio):
+    boxes = [(100, 80, 30, 40), (115 + offset[0] - 15 * ratio, 100 + offset[1] - 20 * ratio, 30 * ratio, 40 * ratio)]
+    window = shared_window(np.random.default_rng(seed), boxes, 4.0, 64, 3.0, scale_jitter=0.0)
+    if window is None:
+        assert max(ratio, 1 / ratio) > 1.9 or max(map(abs, offset)) > 55
+        return
+    assert max(ratio, 1 / ratio) <= 2 + 1e-6
+    for x, y, w, h in boxes:
+        assert window.left <= x + w / 2 <= window.left + window.side
+        assert window.top <= y + h / 2 <= window.top + window.side
+
+
+def test_where_a_shared_search_region_lies_does_not_tell_its_target():
+    boxes = [(0, 0, 20, 20), (28, 0, 20, 20)]
+    left, right = [], []
+    for seed in range(2000):
+        window = shared_window(np.random.default_rng(seed), boxes, 4.0, 64, 3.0, 0.25)
+        middle = window.left + window.side / 2
+        left.append(abs(middle - 10))
+        right.append(abs(middle - 38))
+    assert abs(np.mean(left) - np.mean(right)) < 1  # pixels; drawn around the first alone, 13
 
 
 def test_sources_without_twins_are_drawn_as_ever():

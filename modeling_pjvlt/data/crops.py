@@ -19,6 +19,7 @@ from .dataset import TrackingSequence
 
 MAX_CENTRE = 0.45  # of the search crop's side: how far from its middle a target may be put
 MAX_REDUCTION = 8  # of a JPEG
+MAX_TWIN_RATIO = 2.0  # of the sides of two targets that share a search region
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,29 @@ def search_window(rng, box_xywh, factor: float, size: int, centre_jitter: float,
     limit = min(MAX_CENTRE * side, max(side / 2 - reduction_of(side, size), 0))  # also after going to whole pixels
     dx, dy = (min(max(v * centre_jitter * target, -limit), limit) for v in rng.uniform(-0.5, 0.5, 2))
     return window_around(x + w / 2 + dx, y + h / 2 + dy, side, size)
+
+
+def shared_window(
+    rng, boxes_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float
+) -> Window | None:
+    """A search region for two targets of one picture, drawn so that it does not tell which of the two is meant.
+
+    It is [`search_window`]'s around either of them by chance, moved until both centres lie in it. None where their
+    sizes are too different, or their distance too large, for one region.
+
+    Around the target alone, a rival beside it is near the region's edge more often than the target is, and never the
+    other way round; a model that learns this mistrusts what is in the middle, where a tracker has its target.
+    """
+    boxes = np.asarray(boxes_xywh, dtype=float)
+    centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
+    side = math.ceil(float(rng.choice(targets)) * factor * math.exp(scale_jitter * rng.standard_normal()))
+    limit = min(MAX_CENTRE * side, max(side / 2 - reduction_of(side, size), 0))
+    low, high = centres.max(axis=0) - limit, centres.min(axis=0) + limit
+    jitter = rng.uniform(-0.5, 0.5, 2) * centre_jitter * side / factor
+    middle = centres[rng.integers(2)] + jitter
+    if targets.max() > MAX_TWIN_RATIO * targets.min() or (low > high).any():
+        return None
+    return window_around(*np.clip(middle, low, high).tolist(), side, size)
 
 
 def window_around(x: float, y: float, side: int, size: int) -> Window:

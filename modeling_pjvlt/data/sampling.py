@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..image_processing_pjvlt import PJVLTImageProcessor, check_box
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from .crops import SequenceFrame, cut, search_window, template_window
+from .crops import SequenceFrame, Window, cut, search_window, shared_window, template_window
 from .photograph_clips import PhotographClip
 from .photographs import PhotographFolder
 from .procedural import ProceduralClip
@@ -246,8 +246,20 @@ class PairCropper:
         self.images, self.centre_jitter, self.scale_jitter = images, centre_jitter, scale_jitter
         self.flip_probability, self.brightness_jitter = flip_probability, brightness_jitter
 
-    def __call__(self, pair: FramePair, rng: np.random.Generator) -> dict[str, Tensor | str]:
-        """One sample. Raises `ValueError` naming a frame that cannot be decoded or a box that is none.
+    def shared_window(self, rng: np.random.Generator, boxes_xywh: list[np.ndarray]) -> Window | None:
+        """One search region for two targets of a picture, or None; see [`shared_window`] of `crops`."""
+        images = self.images
+        boxes = [check_box(box) for box in boxes_xywh]
+        return shared_window(
+            rng, boxes, images.search_factor, images.search_size, self.centre_jitter, self.scale_jitter
+        )
+
+    def __call__(
+        self, pair: FramePair, rng: np.random.Generator, window: Window | None = None
+    ) -> dict[str, Tensor | str]:
+        """One sample, its search region drawn around the target, or the given `window`.
+
+        Raises `ValueError` naming a frame that cannot be decoded or a box that is none.
 
         `pixel_values`, `template_pixel_values`: (3, S, S) uint8, the search and the template crop. `brightness`: (2,)
         the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop.
@@ -256,7 +268,7 @@ class PairCropper:
         images = self.images
         template = template_window(check_box(pair.template_box), images.template_factor, images.template_size)
         x, y, w, h = box = check_box(pair.search_box)
-        search = search_window(
+        search = window or search_window(
             rng, box, images.search_factor, images.search_size, self.centre_jitter, self.scale_jitter
         )
         label = [(x + w / 2 - search.left) / search.side, (y + h / 2 - search.top) / search.side]
@@ -323,8 +335,9 @@ class TrackingPairs(Dataset):
         length: samples in an epoch.
         seed: with the epoch and the index, it decides a sample.
         weights: of the sources, by name; by default all equal.
-        twins: samples 2 i and 2 i + 1 share their pictures, not their target, where a source has `draw_twins`. That
-            halves the time it takes to draw them, and only template and sentence tell which target is meant.
+        twins: samples 2 i and 2 i + 1 share their pictures and, where it can hold both targets, their search region,
+            where a source has `draw_twins`. That halves the time it takes to draw them, and only template and sentence
+            tell which target is meant.
 
     A pair that cannot be read is skipped, counted and logged; more than 1 % of a source's raise `ValueError`.
     """
@@ -343,7 +356,7 @@ class TrackingPairs(Dataset):
         self.mixture = Mixture(names, None if weights is None else [weights[name] for name in names])
         self.cropper, self.length, self.seed = cropper, length, seed
         self.epoch, self.twins = 0, twins
-        self._last_twins = None, None  # what they follow from, and the two pairs
+        self._last_twins = None, None, None  # what they follow from, the two pairs, and their search region
         self.failures = FailureCount()  # of this process
 
     def set_epoch(self, epoch: int) -> None:
@@ -368,10 +381,19 @@ class TrackingPairs(Dataset):
                     return self.cropper(source.draw(rng), rng)
                 key = self.epoch, index // 2, attempt
                 if self._last_twins[0] != key:
-                    self._last_twins = key, source.draw_twins(shared)
-                return self.cropper(self._last_twins[1][index % 2], rng)
+                    twins = source.draw_twins(shared)
+                    self._last_twins = key, twins, self._window_of(twins, shared)
+                _, twins, window = self._last_twins
+                return self.cropper(twins[index % 2], rng, window)
             except ValueError as error:
                 self.failures.add(name, index, error)
+
+    def _window_of(self, twins: tuple[FramePair, FramePair], rng: np.random.Generator) -> Window | None:
+        """The search region that two targets of one picture share; None for other twins."""
+        boxes = [twin.search_box for twin in twins]
+        if twins[0].search is not twins[1].search or np.array_equal(*boxes):
+            return None
+        return self.cropper.shared_window(rng, boxes)
 
 
 class PairCollator:
