@@ -6,7 +6,7 @@ from typing import Any
 
 from .geometry_pjvlt import Box
 
-LOST_SCORE, LOST_AFTER = 0.2, 5  # with the bundled model no box below that score overlapped its target
+LOST_SCORE, LOST_AFTER = 0.2, 5  # chosen on real clips, with an earlier checkpoint
 GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
 
 

@@ -70,8 +70,8 @@ def shared_window(
     It is [`search_window`]'s around either of them by chance, moved until both centres lie in it. None where their
     sizes are too different, or their distance too large, for one region.
 
-    Around the target alone, a rival beside it is near the region's edge more often than the target is, and never the
-    other way round; a model that learns this mistrusts what is in the middle, where a tracker has its target.
+    Around the target alone, what lies near the region's edge is a rival more often than the target. A model that learns
+    this does not come back to its target, once the tracker follows a rival.
     """
     boxes = np.asarray(boxes_xywh, dtype=float)
     centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
