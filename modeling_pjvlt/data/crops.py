@@ -56,8 +56,8 @@ def search_window(rng, box_xywh, factor: float, size: int, centre_jitter: float,
     """
     x, y, w, h = box_xywh
     target = math.sqrt(w * h)
-    side = math.ceil(target * factor * math.exp(scale_jitter * rng.standard_normal()))
-    limit = min(MAX_CENTRE * side, max(side / 2 - reduction_of(side, size), 0))  # also after going to whole pixels
+    side = _jittered_side(rng, target, factor, scale_jitter)
+    limit = _reach(side, size)
     dx, dy = (min(max(v * centre_jitter * target, -limit), limit) for v in rng.uniform(-0.5, 0.5, 2))
     return window_around(x + w / 2 + dx, y + h / 2 + dy, side, size)
 
@@ -67,22 +67,34 @@ def shared_window(
 ) -> Window | None:
     """A search region for two targets of one picture, drawn so that it does not tell which of the two is meant.
 
-    It is [`search_window`]'s around either of them by chance, moved until both centres lie in it. None where their
-    sizes are too different, or their distance too large, for one region.
+    As [`search_window`], but chance decides, each for itself, by which of the two targets it is measured and around which
+    it lies; then it is moved until both centres lie in it. None where their sizes are too different, or their distance
+    too large, for one region.
 
     Around the target alone, what lies near the region's edge is a rival more often than the target. A model that learns
     this does not come back to its target, once the tracker follows a rival.
     """
     boxes = np.asarray(boxes_xywh, dtype=float)
     centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
-    side = math.ceil(float(rng.choice(targets)) * factor * math.exp(scale_jitter * rng.standard_normal()))
-    limit = min(MAX_CENTRE * side, max(side / 2 - reduction_of(side, size), 0))
-    low, high = centres.max(axis=0) - limit, centres.min(axis=0) + limit
-    jitter = rng.uniform(-0.5, 0.5, 2) * centre_jitter * side / factor
-    middle = centres[rng.integers(2)] + jitter
-    if targets.max() > MAX_TWIN_RATIO * targets.min() or (low > high).any():
+    if targets.max() > MAX_TWIN_RATIO * targets.min():
         return None
-    return window_around(*np.clip(middle, low, high).tolist(), side, size)
+    side = _jittered_side(rng, float(rng.choice(targets)), factor, scale_jitter)
+    limit = _reach(side, size)
+    low, high = centres.max(axis=0) - limit, centres.min(axis=0) + limit
+    if (low > high).any():
+        return None
+    jitter = rng.uniform(-0.5, 0.5, 2) * centre_jitter * side / factor
+    middle = np.clip(centres[rng.integers(2)] + jitter, low, high)
+    return window_around(*middle.tolist(), side, size)
+
+
+def _jittered_side(rng, target: float, factor: float, scale_jitter: float) -> int:
+    return math.ceil(target * factor * math.exp(scale_jitter * rng.standard_normal()))
+
+
+def _reach(side: int, size: int) -> float:
+    """How far from a region's middle a target's centre may lie each way, also after going to whole pixels."""
+    return min(MAX_CENTRE * side, max(side / 2 - reduction_of(side, size), 0))
 
 
 def window_around(x: float, y: float, side: int, size: int) -> Window:
