@@ -26,8 +26,12 @@ from .sources import Benchmark, PictureFile, Reference, SourceSequence
 ROWS_PER_GROUP = 100  # what `datasets` writes for pictures: small enough to stream and to preview
 FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
 CHECKS = ("fast", "full")
-# What zipfile raises for damaged data, by where the damage is; the last one for a garbled compression method.
-DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+DAMAGED_ARCHIVE = (  # what zipfile raises where the damage is in ...
+    zipfile.BadZipFile,  # ... a header or a checksum
+    zlib.error,  # ... the compressed data
+    EOFError,  # ... its end, which is missing
+    NotImplementedError,  # ... the number of the compression method, which zipfile then takes for one that it lacks
+)
 
 
 @dataclass
