@@ -438,7 +438,8 @@ def test_full_check_finds_a_picture_that_is_damaged_inside(tmp_path):
     assert read_videos(tmp_path / "full", "train")[0].rows[1].frame == 3
 
 
-def test_trackingnet_drops_the_frame_that_is_damaged_inside_its_archive(tmp_path):
+@pytest.mark.parametrize("where", ["compressed data", "compression method"])
+def test_trackingnet_drops_the_frame_that_is_damaged_inside_its_archive(tmp_path, where):
     miniature = build_trackingnet(tmp_path / "raw")
     archive = miniature.root / "TRAIN_1" / "zips" / "A1RSx6j_ra0_10.zip"
     with zipfile.ZipFile(archive) as old:
@@ -448,7 +449,11 @@ def test_trackingnet_drops_the_frame_that_is_damaged_inside_its_archive(tmp_path
             new.writestr(name, content)
         start = new.getinfo("2.jpg").header_offset + 30 + len("2.jpg")
     data = bytearray(archive.read_bytes())
-    data[start : start + 40] = b"\xff" * 40
+    if where == "compressed data":
+        data[start : start + 40] = b"\xff" * 40
+    else:
+        method = data.rindex(b"2.jpg") - 46 + 10  # in its entry of the central directory
+        data[method : method + 2] = b"\xff\xff"
     archive.write_bytes(data)
     report = convert_miniature(miniature, tmp_path / "converted", splits=["train"]).report["train"]
     (video,) = [v for v in read_videos(tmp_path / "converted", "train") if v.name == "A1RSx6j_ra0_10"]

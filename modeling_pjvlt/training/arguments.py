@@ -109,7 +109,10 @@ class TrainArguments:
     )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare pairs."})
     twins: bool = field(
-        default=False, metadata={"help": "Draw procedural and photograph pairs in twos: same pictures, other target."}
+        default=False,
+        metadata={
+            "help": "Draw procedural and photograph pairs in twos: same pictures and search region, other target."
+        },
     )
     words_share: float = field(default=0.5, metadata={"help": "Procedural pairs that only the sentence can decide."})
     wrong_text_share: float = field(default=0.1, metadata={"help": "Other drawn pairs with a wrong sentence."})
