@@ -27,7 +27,7 @@ TRACKER_FILE, TEXT_FILE, TOKENIZER_FILE, SETTINGS_FILE = (
     "pjvlt_onnx.json",
 )
 SENTENCE = ("keys", "values", "mask")  # what text.onnx makes of a sentence and tracker.onnx takes
-FILTERED_ROWS = 16  # output rows of a crop that are filtered by one matmul
+FILTERED_ROWS = 8  # output rows of a crop that are filtered by one matmul, too small for BLAS to wake its threads for
 
 
 class OnnxModel:
@@ -109,6 +109,8 @@ def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None
         raise ImportError("Running an exported model needs onnxruntime: pip install 'pjvlt[export]'.") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads or 0
+    # Threads that wait for work by spinning would take the cores from the decoder.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=providers or ["CPUExecutionProvider"])
 
 
@@ -124,14 +126,16 @@ def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: i
 
 
 def _filter_rows(table: np.ndarray, places: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sums (size, M) of the rows of a table (n, M), at `places` (size, K), consecutive in each row."""
-    filtered = np.empty((len(places), table.shape[1]), dtype=np.float32)
-    for start in range(0, len(places), FILTERED_ROWS):
-        part = slice(start, start + FILTERED_ROWS)
-        first, last = places[part].min(), places[part].max() + 1
-        dense = np.zeros((len(places[part]), last - first), dtype=np.float32)
-        np.put_along_axis(dense, places[part] - first, weights[part], axis=1)
-        np.matmul(dense, table[first:last].astype(np.float32), out=filtered[part])
+    """Weighted sums (size, M) of the rows of a table (n, M), at `places` (size, K), consecutive and never falling."""
+    size = len(places)
+    dense = np.zeros((size, len(table)), dtype=np.float32)
+    dense[np.arange(size)[:, None], places] = weights
+    filtered = np.empty((size, table.shape[1]), dtype=np.float32)
+    for start in range(0, size, FILTERED_ROWS):
+        stop = min(start + FILTERED_ROWS, size)
+        first, last = places[start, 0], places[stop - 1, -1] + 1
+        seen = table[first:last].astype(np.float32, copy=False)
+        np.matmul(dense[start:stop, first:last], seen, out=filtered[start:stop])
     return filtered
 
 
