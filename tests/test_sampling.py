@@ -107,6 +107,23 @@ def test_words_clips_give_their_first_frame_as_template():
         assert pair.text == clip.text
 
 
+def test_rivals_differ_in_the_attributes_that_are_asked_for():
+    """One source that wants forms nearly always; clips where the first frame tells are as they come."""
+    source = ProceduralPairs(4, words_share=0.5, attribute_weights=[1e-9, 1e-9, 1])
+    rng = np.random.default_rng(0)
+    clips = [source._draw_clip(rng)[0] for _ in range(40)]
+    for clip in clips:
+        target, rival = clip.looks[:2]
+        assert clip.kind == "appearance" or target == rival._replace(form=target.form)
+    assert {clip.kind for clip in clips} == {"words", "appearance"}
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [1, 0, 1], [1, 2, float("nan")]])
+def test_attribute_weights_are_three_positive_numbers(weights):
+    with pytest.raises(ValueError, match=r"positive weight for each of .*colour"):
+        ProceduralPairs(attribute_weights=weights)
+
+
 @pytest.mark.parametrize("kind", ["words", "appearance"])
 def test_twins_share_their_pictures_and_not_their_target(kind):
     source = ProceduralPairs(4, words_share=float(kind == "words"), wrong_text_share=0.0, no_text_share=0.0)

@@ -174,6 +174,7 @@ def test_full_disk_costs_no_earlier_checkpoint(recipe, tmp_path, monkeypatch, ca
     ("change", "message"),
     [
         (["--flip_probability", "2"], "--flip_probability must lie between 0 and 1"),
+        (["--attribute_weights", "1", "1"], "--attribute_weights must be three positive numbers"),
         (["--lr_scheduler_type", "step"], "--lr_drop_step and --lr_scheduler_type step need each other"),
         (["--num_decay_steps", "2"], "--num_decay_steps and --lr_scheduler_type warmup_stable_decay need each other"),
         (["--report_to", "trackio"], "pip install trackio"),

@@ -187,6 +187,15 @@ def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
     return looks
 
 
+def draw_cast(seed: int, kind: str | None = None) -> tuple[np.random.Generator, str, str, list[Look]]:
+    """Who plays in the clip of a seed: its first random stream, kind, variant, and the looks, the target's first."""
+    rng = np.random.default_rng([seed, 0])
+    drawn, variant = str(rng.choice(KINDS)), str(rng.choice(WORD_VARIANTS))
+    kind = kind or drawn
+    variant = variant if kind == "words" else "clear"
+    return rng, kind, variant, _draw_looks(rng, variant)
+
+
 class ProceduralClip:
     """A clip of one target among distractors, a sentence for it, and a sentence for a distractor.
 
@@ -214,11 +223,7 @@ class ProceduralClip:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         self.seed, self.num_frames, self.size = seed, num_frames, size
         self.name = f"procedural-{seed:06d}"
-        rng = self._stream(0)
-        drawn, variant = str(rng.choice(KINDS)), str(rng.choice(WORD_VARIANTS))
-        self.kind = kind or drawn
-        self.variant = variant if self.kind == "words" else "clear"
-        self.looks = _draw_looks(rng, self.variant)
+        rng, self.kind, self.variant, self.looks = draw_cast(seed, kind)
         self.text = describe(rng, self.looks[0], self.looks[1:])
         self.wrong_text = describe(rng, self.looks[1], [self.looks[0], *self.looks[2:]])
         self._unit = min(size[0] / 240, size[1] / 320)

@@ -6,7 +6,7 @@ a sample. A sample depends only on (seed, epoch, index), so the number of worker
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +20,8 @@ from ..processing_pjvlt import DEFAULT_SENTENCE
 from .crops import SequenceFrame, Window, cut, search_window, shared_window, template_window
 from .photograph_clips import PhotographClip
 from .photographs import PhotographFolder
-from .procedural import ProceduralClip
+from .procedural import ProceduralClip, draw_cast
+from .procedural_text import Look
 from .text import swap_left_right
 
 logger = logging.get_logger(__name__)
@@ -62,6 +63,10 @@ class ProceduralPairs:
         wrong_text_share: share of the other clips that come with a distractor's sentence, to learn that a clear
             template outweighs a wrong sentence.
         no_text_share: share of those clips that come with "the target" for a sentence.
+        attribute_weights: of colour, pattern and form, in which the rival of a "words" clip differs from its target; of
+            any sum. By default as the clips come: 8 : 5 : 5.
+
+    Raises `ValueError` for attribute weights that are not three positive numbers.
     """
 
     def __init__(
@@ -70,11 +75,13 @@ class ProceduralPairs:
         words_share: float = 0.5,
         wrong_text_share: float = 0.1,
         no_text_share: float = 0.1,
+        attribute_weights: Sequence[float] | None = None,
     ):
         self.num_frames = num_frames
         self.words_share = words_share
         self.wrong_text_share = wrong_text_share
         self.no_text_share = no_text_share
+        self.attributes = None if attribute_weights is None else Mixture(list(Look._fields), attribute_weights)
 
     def draw(self, rng: np.random.Generator) -> FramePair:
         """One pair; the first frame is the template where only the sentence can decide, as in tracking."""
@@ -100,11 +107,22 @@ class ProceduralPairs:
     def _draw_clip(self, rng: np.random.Generator) -> tuple[ProceduralClip, int, int]:
         """A clip, its template frame and its search frame."""
         kind = "words" if rng.random() < self.words_share else "appearance"
-        clip = ProceduralClip(int(rng.integers(2**31, 2**62)), self.num_frames, kind=kind)
+        clip = ProceduralClip(self._draw_seed(rng, kind), self.num_frames, kind=kind)
         visible = np.flatnonzero(clip.visible)
         later = visible[visible > 0]
         first = 0 if kind == "words" or not len(visible) else int(rng.choice(visible))
         return clip, first, int(rng.choice(later)) if len(later) else 0
+
+    def _draw_seed(self, rng: np.random.Generator, kind: str) -> int:
+        """The seed of a clip; of one whose rival differs from the target in the attribute that is its turn."""
+        wanted = self.attributes.draw(rng) if self.attributes and kind == "words" else None
+        while True:
+            seed = int(rng.integers(2**31, 2**62))
+            if wanted is None:
+                return seed
+            target, rival, *_ = draw_cast(seed, kind)[-1]
+            if getattr(target, wanted) != getattr(rival, wanted):
+                return seed
 
     def _pair(self, rng, clip: ProceduralClip, frames, boxes, of_rival: bool) -> FramePair:
         right, wrong = (clip.wrong_text, clip.text) if of_rival else (clip.text, clip.wrong_text)

@@ -1,6 +1,7 @@
 """What a training run can be told. A recipe is a YAML file of these fields; the command line overrides it."""
 
 import json
+import math
 import sys
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -115,6 +116,13 @@ class TrainArguments:
         },
     )
     words_share: float = field(default=0.5, metadata={"help": "Procedural pairs that only the sentence can decide."})
+    attribute_weights: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "How often the rival of such a pair differs in colour, pattern and form: three weights; by default "
+            "8 5 5, as the clips come."
+        },
+    )
     wrong_text_share: float = field(default=0.1, metadata={"help": "Other drawn pairs with a wrong sentence."})
     no_text_share: float = field(default=0.1, metadata={"help": "Other drawn pairs without a sentence."})
     centre_jitter: float = field(default=3.0, metadata={"help": "Shift of the search crop, in target sizes."})
@@ -186,6 +194,9 @@ class TrainArguments:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        weights = self.attribute_weights
+        if weights is not None and not (len(weights) == 3 and all(0 < w < math.inf for w in weights)):
+            raise ValueError(f"--attribute_weights must be three positive numbers, got {weights}.")
         if (self.lr_scheduler_type == "step") != (self.lr_drop_step is not None):
             raise ValueError("--lr_drop_step and --lr_scheduler_type step need each other.")
         if (self.lr_scheduler_type == STABLE) != (self.num_decay_steps is not None):

@@ -76,7 +76,10 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
     sources = {name: SequencePairs(dataset, args.max_gap) for name, dataset in loaded.items()}
     if PROCEDURAL in args.dataset_name:
         sources[PROCEDURAL] = ProceduralPairs(
-            words_share=args.words_share, wrong_text_share=args.wrong_text_share, no_text_share=args.no_text_share
+            words_share=args.words_share,
+            wrong_text_share=args.wrong_text_share,
+            no_text_share=args.no_text_share,
+            attribute_weights=args.attribute_weights,
         )
     if PHOTOGRAPHS in args.dataset_name:
         sources[PHOTOGRAPHS] = PhotographPairs(
