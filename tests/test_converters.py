@@ -438,7 +438,7 @@ def test_full_check_finds_a_picture_that_is_damaged_inside(tmp_path):
     assert read_videos(tmp_path / "full", "train")[0].rows[1].frame == 3
 
 
-@pytest.mark.parametrize("where", ["compressed data", "compression method"])
+@pytest.mark.parametrize("where", ["compressed data", "compression method", "flags"])
 def test_trackingnet_drops_the_frame_that_is_damaged_inside_its_archive(tmp_path, where):
     miniature = build_trackingnet(tmp_path / "raw")
     archive = miniature.root / "TRAIN_1" / "zips" / "A1RSx6j_ra0_10.zip"
@@ -452,8 +452,9 @@ def test_trackingnet_drops_the_frame_that_is_damaged_inside_its_archive(tmp_path
     if where == "compressed data":
         data[start : start + 40] = b"\xff" * 40
     else:
-        method = data.rindex(b"2.jpg") - 46 + 10  # in its entry of the central directory
-        data[method : method + 2] = b"\xff\xff"
+        entry = data.rindex(b"2.jpg") - 46  # of the central directory
+        field = entry + {"flags": 8, "compression method": 10}[where]
+        data[field : field + 2] = b"\x01\x00" if where == "flags" else b"\xff\xff"
     archive.write_bytes(data)
     report = convert_miniature(miniature, tmp_path / "converted", splits=["train"]).report["train"]
     (video,) = [v for v in read_videos(tmp_path / "converted", "train") if v.name == "A1RSx6j_ra0_10"]

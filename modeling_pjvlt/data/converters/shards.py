@@ -30,7 +30,7 @@ DAMAGED_ARCHIVE = (  # what zipfile raises where the damage is in ...
     zipfile.BadZipFile,  # ... a header or a checksum
     zlib.error,  # ... the compressed data
     EOFError,  # ... its end, which is missing
-    NotImplementedError,  # ... the number of the compression method, which zipfile then takes for one that it lacks
+    RuntimeError,  # ... the compression method (NotImplementedError) or the flags, which then say that it is encrypted
 )
 
 
