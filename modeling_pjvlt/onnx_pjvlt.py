@@ -7,6 +7,7 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ TRACKER_FILE, TEXT_FILE, TOKENIZER_FILE, SETTINGS_FILE = (
     "pjvlt_onnx.json",
 )
 SENTENCE = ("keys", "values", "mask")  # what text.onnx makes of a sentence and tracker.onnx takes
-FILTERED_ROWS = 8  # output rows of a crop that are filtered by one matmul, too small for BLAS to wake its threads for
+BAND = 8  # rows or columns of a crop that are filtered by one matmul, too small for BLAS to wake its threads for
 
 
 class OnnxModel:
@@ -99,7 +100,10 @@ class OnnxModel:
 
     def crop(self, frame: np.ndarray, crop: tuple[float, float, float], size: int) -> np.ndarray:
         """(3, size, size) float32, normalised: what the crop (left, top, scale) shows of a frame (H, W, 3)."""
-        return crop_array(frame, *crop, size) * self._scale - self._shift
+        pixels = crop_array(frame, *crop, size)
+        pixels *= self._scale
+        pixels -= self._shift
+        return pixels
 
 
 def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None):
@@ -120,23 +124,28 @@ def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: i
     x0, x1, *columns = axis_taps(left, scale, size, frame.shape[1])
     if y1 <= y0 or x1 <= x0:
         return np.zeros((3, size, size), dtype=np.float32)
-    seen = _filter_rows(frame[y0:y1, x0:x1].reshape(y1 - y0, -1), *rows)
-    seen = seen.reshape(size, x1 - x0, 3).transpose(1, 0, 2).reshape(x1 - x0, -1)
-    return _filter_rows(seen, *columns).reshape(size, size, 3).transpose(2, 1, 0)
+    height, width = y1 - y0, x1 - x0
+    pixels = frame[y0:y1, x0:x1].reshape(height, -1)
+    low = np.empty((size, width * 3), dtype=np.float32)
+    for part, seen, weights in _bands(*rows, height):
+        np.matmul(weights, pixels[seen].astype(np.float32), out=low[part])
+    low = np.ascontiguousarray(low.reshape(size, width, 3).transpose(2, 0, 1)).reshape(3 * size, width)
+    crop = np.empty((3 * size, size), dtype=np.float32)
+    for part, seen, weights in _bands(*columns, width):
+        np.matmul(low[:, seen], weights.T, out=crop[:, part])
+    return crop.reshape(3, size, size)
 
 
-def _filter_rows(table: np.ndarray, places: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sums (size, M) of the rows of a table (n, M), at `places` (size, K), consecutive and never falling."""
+def _bands(places: np.ndarray, weights: np.ndarray, length: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """A filter of `length` pixels, with `weights` (size, K) at `places` (size, K) that never fall, a few outputs at a time:
+    which outputs, which pixels they read, and the weights between them as a matrix."""
     size = len(places)
-    dense = np.zeros((size, len(table)), dtype=np.float32)
+    dense = np.zeros((size, length), dtype=np.float32)
     dense[np.arange(size)[:, None], places] = weights
-    filtered = np.empty((size, table.shape[1]), dtype=np.float32)
-    for start in range(0, size, FILTERED_ROWS):
-        stop = min(start + FILTERED_ROWS, size)
-        first, last = places[start, 0], places[stop - 1, -1] + 1
-        seen = table[first:last].astype(np.float32, copy=False)
-        np.matmul(dense[start:stop, first:last], seen, out=filtered[start:stop])
-    return filtered
+    for start in range(0, size, BAND):
+        stop = min(start + BAND, size)
+        part, seen = slice(start, stop), slice(places[start, 0], places[stop - 1, -1] + 1)
+        yield part, seen, dense[part, seen]
 
 
 def rgb_array(frame) -> np.ndarray:
