@@ -26,11 +26,12 @@ from .sources import Benchmark, PictureFile, Reference, SourceSequence
 ROWS_PER_GROUP = 100  # what `datasets` writes for pictures: small enough to stream and to preview
 FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
 CHECKS = ("fast", "full")
+ENCRYPTED = 1  # in the flags of an archive's entry; no benchmark has such archives, so it means damage
 DAMAGED_ARCHIVE = (  # what zipfile raises where the damage is in ...
     zipfile.BadZipFile,  # ... a header or a checksum
     zlib.error,  # ... the compressed data
     EOFError,  # ... its end, which is missing
-    RuntimeError,  # ... the compression method (NotImplementedError) or the flags, which then say that it is encrypted
+    NotImplementedError,  # ... the number of the compression method, which zipfile then takes for one that it lacks
 )
 
 
@@ -215,7 +216,10 @@ class _PictureReader:
             self.close()
             self._archive = zipfile.ZipFile(picture.path)
         try:
-            return self._archive.read(picture.member)
+            entry = self._archive.getinfo(picture.member)
+            if entry.flag_bits & ENCRYPTED:  # for which zipfile raises a bare RuntimeError
+                raise zipfile.BadZipFile("its flags say that it is encrypted")
+            return self._archive.read(entry)
         except DAMAGED_ARCHIVE as error:
             raise ValueError(f"damaged inside its archive ({error})") from error
 
