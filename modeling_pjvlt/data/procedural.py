@@ -188,7 +188,8 @@ def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
 
 
 def draw_cast(seed: int, kind: str | None = None) -> tuple[np.random.Generator, str, str, list[Look]]:
-    """Who plays in the clip of a seed: its first random stream, kind, variant, and the looks, the target's first."""
+    """What is decided first about the clip of a seed: its kind, its variant, and the looks of its figures (the target,
+    the close rival, others). With them the generator that decided it, for what follows."""
     rng = np.random.default_rng([seed, 0])
     drawn, variant = str(rng.choice(KINDS)), str(rng.choice(WORD_VARIANTS))
     kind = kind or drawn

@@ -114,15 +114,12 @@ class ProceduralPairs:
         return clip, first, int(rng.choice(later)) if len(later) else 0
 
     def _draw_seed(self, rng: np.random.Generator, kind: str) -> int:
-        """The seed of a clip; of one whose rival differs from the target in the attribute that is its turn."""
+        """The seed of a clip, drawn anew until its rival differs in the attribute that is wanted, if one is."""
         wanted = self.attributes.draw(rng) if self.attributes and kind == "words" else None
-        while True:
-            seed = int(rng.integers(2**31, 2**62))
-            if wanted is None:
-                return seed
-            target, rival, *_ = draw_cast(seed, kind)[-1]
-            if getattr(target, wanted) != getattr(rival, wanted):
-                return seed
+        seed = _any_seed(rng)
+        while wanted and not _rival_differs(seed, kind, wanted):
+            seed = _any_seed(rng)
+        return seed
 
     def _pair(self, rng, clip: ProceduralClip, frames, boxes, of_rival: bool) -> FramePair:
         right, wrong = (clip.wrong_text, clip.text) if of_rival else (clip.text, clip.wrong_text)
@@ -130,6 +127,17 @@ class ProceduralPairs:
         if clip.kind == "appearance":
             text = spoil_text(rng, right, lambda: wrong, self.wrong_text_share, self.no_text_share)
         return FramePair(frames[0], boxes[0], frames[1], boxes[1], text)
+
+
+def _any_seed(rng: np.random.Generator) -> int:
+    """Of a clip for training: tests and evaluation have the smaller ones."""
+    return int(rng.integers(2**31, 2**62))
+
+
+def _rival_differs(seed: int, kind: str, attribute: str) -> bool:
+    """Whether the first distractor of a clip, which is not drawn for this, differs from the target in one attribute."""
+    *_, (target, rival, *_) = draw_cast(seed, kind)
+    return getattr(target, attribute) != getattr(rival, attribute)
 
 
 def spoil_text(rng: np.random.Generator, text: str, wrong: Callable[[], str], wrong_share: float, no_share: float):
@@ -323,10 +331,10 @@ class FailureCount:
 
 
 class Mixture:
-    """Chooses among named sources by weight.
+    """Chooses among names by weight.
 
     Args:
-        names: of the sources. weights: one for each, of any sum; by default all equal.
+        names: of sources, or of anything else. weights: one for each, of any sum; by default all equal.
 
     Raises `ValueError` for weights that are not positive numbers, one for each name.
     """
