@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
@@ -147,6 +147,7 @@ def test_most_large_targets_stand_in_a_whole_frame(photographs):
 
 
 @given(st.integers(0, 10_000), st.sampled_from(KINDS))
+@example(675, "pasted")  # its lowest corner lies beside the frame
 def test_boxes_hold_the_target_and_nothing_else(seed, kind):
     """At difficulty 0, without rivals, the target is the only red thing in the clip."""
     red = PhotographFolder.__new__(PhotographFolder)

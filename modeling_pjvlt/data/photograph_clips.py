@@ -166,6 +166,26 @@ def paste_outline(canvas: Image.Image, outline: np.ndarray, texture, softness: f
     canvas.paste(texture(window), window[:2], mask)
 
 
+def _cut_outline(outline: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """The part of an outline (k, 2) inside a frame of `limit` (width, height); all of it where no part is.
+
+    One side of the frame after the other cuts the polygon (Sutherland and Hodgman, "Reentrant polygon clipping", 1974).
+    """
+    cut = outline
+    for axis, side, edge in ((0, 1, 0), (1, 1, 0), (0, -1, limit[0]), (1, -1, limit[1])):
+        depth = side * (cut[:, axis] - edge)  # of each corner behind the side, negative outside
+        if (depth < 0).all():
+            return outline
+        if (depth >= 0).all():
+            continue
+        after, deeper = np.roll(cut, -1, axis=0), np.roll(depth, -1)
+        crossing = (depth < 0) != (deeper < 0)
+        share = depth / np.where(crossing, depth - deeper, 1)
+        both = np.stack([cut, cut + share[:, None] * (after - cut)], axis=1)
+        cut = both[np.stack([depth >= 0, crossing], axis=1)]
+    return cut
+
+
 class PhotographClip:
     """A clip of one target in moving photographs, and a sentence for it.
 
@@ -370,7 +390,8 @@ class PhotographClip:
     def _clipped(self, outlines: list[np.ndarray]) -> np.ndarray:
         """Boxes (n, 4) of the parts of outlines that are in the frame."""
         limit = np.array(self.size[::-1])
-        corners = [np.clip((outline.min(axis=0), outline.max(axis=0)), 0, limit) for outline in outlines]
+        seen = [_cut_outline(outline, limit) for outline in outlines]
+        corners = [np.clip((outline.min(axis=0), outline.max(axis=0)), 0, limit) for outline in seen]
         return np.array([(*low, *(high - low)) for low, high in corners], np.float32)
 
     @cached_property
