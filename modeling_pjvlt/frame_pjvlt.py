@@ -4,11 +4,12 @@
 and larger operations. Letters in shapes: B batch, N = N_z + N_x visual tokens (template first), T words, H heads of the
 SAIEL, C channels, D latent channels, F fused layers, G search grid.
 
-Notable: attention is linear in its values and the weights of a head sum to one, so modulation (Eq. 5) and the language
-half of W_o (Eq. 7) go into the values, once per sentence; the keys and values of all heads lie in one block-diagonal
-matrix, so a SAIEL needs two plain matmuls for its attention and no transpose; the instance norm of the query is a layer
-norm of its transpose; query, key and value of a vision layer are one matmul; batch norm is folded into the
-convolutions, and the three branches of the head run as one.
+Notable: attention is linear in its values and the weights of a head sum to one, so modulation (Eq. 5), the language
+half of W_o and the bias of Eq. 7 go into the values, once per sentence, and the bias of a vision layer's values into that
+of its output; the bias of its keys adds the same to all scores of a query, which is nothing to a softmax; the keys and
+values of all heads lie in one block-diagonal matrix, so a SAIEL needs two plain matmuls for its attention and no
+transpose; the instance norm of the query is a layer norm of its transpose; query, key and value of a vision layer are one
+matmul; batch norm is folded into the convolutions, and the three branches of the head run as one.
 """
 
 from typing import NamedTuple
@@ -93,22 +94,28 @@ class PJVLTFrameVision(nn.Module):
         super().__init__()
         attention = layer.attention
         self.heads = attention.config.num_attention_heads
-        self.plain_attention = build.fused and build.dtype == torch.bfloat16  # oneDNN's matmuls beat the fused kernel
+        # oneDNN's matmuls beat the fused kernel in bfloat16; an export of it is more operations than attention written out.
+        self.plain_attention = build.portable or (build.fused and build.dtype == torch.bfloat16)
         self.norm1, self.norm2 = build.norm(layer.norm1), build.norm(layer.norm2)
         query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
-        self.qkv = build.linear(
-            torch.cat([query.weight * attention.scaling, key.weight, value.weight]),
-            torch.cat([query.bias * attention.scaling, key.bias, value.bias]),
-        )
-        self.output = build.linear(attention.o_proj.weight, attention.o_proj.bias)
+        scaled = query.weight * attention.scaling, query.bias * attention.scaling
+        if build.portable:  # one matmul for all three would have to be split, which onnxruntime does by copying
+            parts = scaled, (key.weight, None), (value.weight, None)
+        else:
+            weight = torch.cat([scaled[0], key.weight, value.weight])
+            parts = ((weight, functional.pad(scaled[1], (0, len(weight) - len(scaled[1])))),)
+        self.qkv = nn.ModuleList(build.linear(*part) for part in parts)
+        output = attention.o_proj
+        self.output = build.linear(output.weight, output.bias + output.weight @ value.bias)
         named = attention.config.hidden_act
         activation = named if named in GELUS else layer.activation
         self.fc1 = build.linear(layer.fc1.weight, layer.fc1.bias, activation)
         self.fc2 = build.linear(layer.fc2.weight, layer.fc2.bias)
 
     def attend(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
-        # (B, N, 3 C) to three of (B, heads, N, C / heads)
-        query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        parts = [part(hidden_states) for part in self.qkv]  # three of (B, N, C), or one of (B, N, 3 C)
+        parts = parts if len(parts) == 3 else parts[0].chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         if self.plain_attention:
             weights = torch.matmul(query, key.transpose(2, 3)).softmax(dim=-1)
             return torch.matmul(weights, value).transpose(1, 2).flatten(2)
@@ -132,13 +139,17 @@ class PJVLTFrameSAIEL(nn.Module):
         self.visual = build.linear(saiel.visual.weight, saiel.visual.bias, "gelu")
         weight, bias = saiel.output.weight, saiel.output.bias
         both = self.mode == "concat"
-        self.output = build.linear(weight[:, :latent] if both else weight, bias)
+        self.output = build.linear(weight[:, :latent] if both else weight, None)
+        self.register_buffer("bias", build.share(bias))
         self.register_buffer("language", build.share(weight[:, latent:] if both else weight))
         self.register_buffer("layer_scale", build.share(saiel.layer_scale))
 
     def forward(self, visual: Tensor, keys: Tensor, values: Tensor, mask: Tensor, heads: int, folded: bool) -> Tensor:
         """V (B, N, C) and one layer of the sentence to A (B, N, C)."""
-        query = _left_matmul(self.query, visual.transpose(1, 2), fused=self.fused)  # (B, D, N)
+        if self.fused:
+            query = _left_matmul(self.query, visual.mT, fused=True)  # (B, D, N)
+        else:
+            query = functional.linear(visual, self.query).mT
         query = functional.layer_norm(query, query.shape[-1:])  # the instance norm of Eq. 1, whose eps is the same
         scores = torch.matmul(query.transpose(1, 2), keys).add_(mask)  # (B, N, H T)
         weights = scores.unflatten(-1, (heads, -1)).softmax(dim=-1).flatten(2)
@@ -148,7 +159,7 @@ class PJVLTFrameSAIEL(nn.Module):
         elif folded:
             fused = torch.baddbmm(self.output(latent), weights, values)
         else:
-            fused = self._fuse(latent, torch.matmul(weights, values))
+            fused = self._fuse(latent, torch.matmul(weights, values)) + self.bias
         aligned = functional.gelu(fused)  # Eq. 7
         return aligned if self.layer_scale is None else torch.addcmul(visual, aligned, self.layer_scale)
 
@@ -184,27 +195,27 @@ class PJVLTFrameCCPIL(nn.Module):
             self.fc1 = build.linear(ccpil.pim.fc1.weight, ccpil.pim.fc1.bias, "gelu")
             self.fc2 = build.linear(ccpil.pim.fc2.weight, ccpil.pim.fc2.bias, "gelu")
             self.register_buffer("fc3_weight", build.share(ccpil.pim.fc3.weight))
-            self.register_buffer("fc3_bias", build.share(ccpil.pim.fc3.bias)[:, None])
+            bias = ccpil.pim.fc3.bias[:, None]  # (N, 1), with a scale per channel (N, C)
+            self.register_buffer("fc3_bias", build.share(bias if self.layer_scale is None else bias * ccpil.layer_scale))
 
     def pim(self, tokens: Tensor, add: Tensor) -> Tensor:
-        """Eq. 10, plus `add`. Both (B, N, C)."""
+        """Eq. 10 without the bias of its last map, scaled, plus `add`. Both (B, N, C)."""
         mixed = self.fc2(self.fc1(tokens.mT.contiguous()))  # (B, C, hidden)
+        if self.layer_scale is not None:
+            mixed = mixed * self.layer_scale[:, None]  # before the map to all tokens there is less of it
         return _left_matmul(self.fc3_weight, mixed.mT, add, self.fused)
 
     def forward(self, aligned: Tensor) -> Tensor:  # (B, N, C)
         gate, communicated = None, aligned
         if self.has_ccm:
             gate = self.expand(self.reduce(torch.matmul(self.ones, aligned))).sigmoid()  # Eq. 8
-            communicated = torch.addcmul(aligned, aligned, gate)  # C, Eq. 9
-        if self.layer_scale is not None:
-            change = aligned * gate if self.has_ccm else None
-            if self.has_pim:
-                change = self.pim(communicated, self.fc3_bias if change is None else change + self.fc3_bias)
-            return torch.addcmul(aligned, change, self.layer_scale)
-        if not self.has_pim:
-            return communicated
-        kept = aligned if gate is None else torch.addcmul(aligned, aligned, 1 + gate)
-        return self.pim(communicated, kept + self.fc3_bias)  # Eq. 11
+            communicated = aligned * (1 + gate)  # C, Eq. 9
+        kept = communicated
+        if gate is not None and self.layer_scale is not None:
+            kept = aligned * (1 + gate * self.layer_scale)
+        elif gate is not None and self.has_pim:
+            kept = aligned * (2 + gate)  # C + A
+        return self.pim(communicated, kept + self.fc3_bias) if self.has_pim else kept  # Eq. 11
 
 
 class PJVLTFrameStem(nn.Module):
@@ -273,8 +284,8 @@ def _fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tens
 class _Builder:
     """Takes weights over: shared where nothing changes, copied in the wanted type where it does."""
 
-    def __init__(self, config, dtype: torch.dtype, fused: bool):
-        self.dtype, self.fused = dtype, fused
+    def __init__(self, config, dtype: torch.dtype, fused: bool, portable: bool):
+        self.dtype, self.fused, self.portable = dtype, fused, portable
         self.num_tokens, self.grid = config.num_visual_tokens, config.search_grid
 
     def cast(self, tensor: Tensor) -> Tensor:
@@ -343,7 +354,7 @@ class PJVLTFrameModel(nn.Module):
         self.config = model.config
         self.dtype = dtype or model.dtype
         fused = not (compile or portable) and onednn_serves(model.device, self.dtype)
-        build = _Builder(model.config, self.dtype, fused)
+        build = _Builder(model.config, self.dtype, fused, portable)
         embeddings, encoder = model.embeddings, model.encoder
         self.stem = nn.ModuleList(PJVLTFrameStem(m, build) for m in embeddings.stem if isinstance(m, nn.Conv2d))
         self.register_buffer("projection", build.cast(embeddings.projection.weight))
@@ -397,9 +408,11 @@ class PJVLTFrameModel(nn.Module):
         alpha, beta, gamma = modulation.unbind(dim=1)  # each (F, B, H, 1, D / H)
         values = gamma * ((1 + alpha) * values + beta)  # Eq. 5
         if self._folded(num_words):
-            language = torch.stack([s.language.float() for s in self.layers if isinstance(s, PJVLTFrameSAIEL)])
+            saiels = [layer for layer in self.layers if isinstance(layer, PJVLTFrameSAIEL)]
+            language = torch.stack([s.language.float() for s in saiels])
             language = language.transpose(1, 2).unflatten(1, (heads, dim))  # (F, H, D / H, C)
             values = torch.matmul(values, language[:, None]).flatten(2, 3)  # (F, B, H T, C)
+            values = values + torch.stack([s.bias.float() for s in saiels])[:, None, None] / heads
         else:
             values = _block_diagonal(values)
         keys = _block_diagonal(keys.transpose(3, 4) * dim**-0.5)

@@ -221,6 +221,7 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
     with _open_container(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = max(1, (os.cpu_count() or 1) // 2)  # the other cores have a network to run
         try:
             for frame in container.decode(stream):
                 yield upright(frame)
