@@ -1,4 +1,4 @@
-"""What is left of PJVLT to do for every frame, once all that a sentence decides has been done beforehand.
+"""What is left of PJVLT to do for every frame, once all that a sentence and a template decide has been done beforehand.
 
 [`PJVLTFrameModel`] is made from a loaded model by [`PJVLTModel.prepare_for_tracking`] and gives the same maps with fewer
 and larger operations. Letters in shapes: B batch, N = N_z + N_x visual tokens (template first), T words, H heads of the
@@ -196,7 +196,9 @@ class PJVLTFrameCCPIL(nn.Module):
             self.fc2 = build.linear(ccpil.pim.fc2.weight, ccpil.pim.fc2.bias, "gelu")
             self.register_buffer("fc3_weight", build.share(ccpil.pim.fc3.weight))
             bias = ccpil.pim.fc3.bias[:, None]  # (N, 1), with a scale per channel (N, C)
-            self.register_buffer("fc3_bias", build.share(bias if self.layer_scale is None else bias * ccpil.layer_scale))
+            self.register_buffer(
+                "fc3_bias", build.share(bias if self.layer_scale is None else bias * ccpil.layer_scale)
+            )
 
     def pim(self, tokens: Tensor, add: Tensor) -> Tensor:
         """Eq. 10 without the bias of its last map, scaled, plus `add`. Both (B, N, C)."""
@@ -339,6 +341,7 @@ class PJVLTFrameModel(nn.Module):
     Example:
         >>> frame_model = model.prepare_for_tracking()  # doctest: +SKIP
         >>> sentence = frame_model.sentence(model.encode_text(input_ids, attention_mask))  # doctest: +SKIP
+        >>> template = frame_model.template(template_pixels)  # doctest: +SKIP
         >>> score_map, offset_map, size_map = frame_model(pixels, template, sentence)  # doctest: +SKIP
     """
 
@@ -358,8 +361,8 @@ class PJVLTFrameModel(nn.Module):
         embeddings, encoder = model.embeddings, model.encoder
         self.stem = nn.ModuleList(PJVLTFrameStem(m, build) for m in embeddings.stem if isinstance(m, nn.Conv2d))
         self.register_buffer("projection", build.cast(embeddings.projection.weight))
-        position = torch.cat([embeddings.template_position, embeddings.search_position], dim=1)
-        self.register_buffer("position", build.cast(position + embeddings.projection.bias))
+        for name in ("template_position", "search_position"):
+            self.register_buffer(name, build.cast(getattr(embeddings, name) + embeddings.projection.bias))
         self.layers = nn.ModuleList()
         for layer in encoder.all_layers():
             if layer.vision is not None:
@@ -420,40 +423,53 @@ class PJVLTFrameModel(nn.Module):
         mask = ((1 - mask.float()) * MASKED)[:, None].repeat(1, 1, heads)
         return PJVLTSentence(keys.to(self.dtype), values.to(self.dtype), mask.to(self.dtype))
 
-    def _check(self, pixel_values: Tensor, template_pixel_values: Tensor, sentence: PJVLTSentence | None) -> None:
-        sizes = self.config.search_size, self.config.template_size
-        for pixels, size in zip((pixel_values, template_pixel_values), sizes, strict=True):
-            if tuple(pixels.shape[1:]) != (self.config.num_channels, size, size):
-                raise ValueError(f"Expected crops of {size} x {size} pixels, got {tuple(pixels.shape)}.")
+    @torch.no_grad()
+    def template(self, template_pixel_values: Tensor) -> Tensor:
+        """What the frames need of the templates: their tokens (B, N_z, C).
+
+        Args: `template_pixel_values` (B, 3, template_size, template_size), normalised. Raises `ValueError` for another size.
+        """
+        self._check_crops(template_pixel_values, self.config.template_size)
+        return self._tokens(template_pixel_values, self.template_position)
+
+    def _check_crops(self, pixels: Tensor, size: int) -> None:
+        if tuple(pixels.shape[1:]) != (self.config.num_channels, size, size):
+            raise ValueError(f"Expected crops of {size} x {size} pixels, got {tuple(pixels.shape)}.")
+
+    def _check(self, pixel_values: Tensor, template: Tensor, sentence: PJVLTSentence | None) -> None:
+        self._check_crops(pixel_values, self.config.search_size)
+        if template.shape[1:] != self.template_position.shape[1:]:
+            raise ValueError(
+                f"Expected the tokens of a template, {tuple(self.template_position.shape[1:])} for each target, got "
+                f"{tuple(template.shape)}: make them with `frame_model.template(template_pixel_values)`."
+            )
         if self.config.uses_language and sentence is None:
             raise ValueError("This model reads a sentence: make one with `frame_model.sentence(text_features)`.")
 
-    def tokens(self, pixel_values: Tensor, template_pixel_values: Tensor) -> Tensor:
-        """Both crops to (B, N, C)."""
-        patches = []
-        for pixels in (template_pixel_values, pixel_values):
-            pixels = pixels.to(self.dtype)
-            for convolution in self.stem:
-                pixels = convolution(pixels)
-            patches.append(functional.conv2d(pixels, self.projection, stride=self.projection.shape[-1]).flatten(2))
-        return torch.cat(patches, dim=2).transpose(1, 2) + self.position
+    def _tokens(self, pixels: Tensor, position: Tensor) -> Tensor:
+        """Crops to tokens (B, N_z or N_x, C)."""
+        pixels = pixels.to(self.dtype)
+        for convolution in self.stem:
+            pixels = convolution(pixels)
+        patches = functional.conv2d(pixels, self.projection, stride=self.projection.shape[-1])
+        return patches.flatten(2).transpose(1, 2) + position
 
     def forward(
-        self, pixel_values: Tensor, template_pixel_values: Tensor, sentence: PJVLTSentence | None = None
+        self, pixel_values: Tensor, template: Tensor, sentence: PJVLTSentence | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The maps of [`PJVLTOutput`].
 
-        Args: `pixel_values` (B, 3, search_size, search_size) and `template_pixel_values`
-        (B, 3, template_size, template_size), normalised, and the `sentence`, where the model reads one. Returns
-        score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32. Raises `ValueError` for crops
-        of another size than the config's, and where the sentence is missing.
+        Args: `pixel_values` (B, 3, search_size, search_size), normalised, the `template` (B, N_z, C), from
+        [`PJVLTFrameModel.template`], and the `sentence`, where the model reads one. Returns score_map (B, 1, G, G),
+        offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32. Raises `ValueError` for crops of another size than the
+        config's, for a template that is none, and where the sentence is missing.
         """
-        self._check(pixel_values, template_pixel_values, sentence)
-        maps = self._run_maps(pixel_values, template_pixel_values, sentence)
+        self._check(pixel_values, template, sentence)
+        maps = self._run_maps(pixel_values, template, sentence)
         return tuple(part.clone() for part in maps) if self.compiled else maps  # a CUDA graph overwrites its outputs
 
-    def _maps(self, pixel_values, template_pixel_values, sentence) -> tuple[Tensor, Tensor, Tensor]:
-        hidden_states = self.tokens(pixel_values, template_pixel_values)
+    def _maps(self, pixel_values, template, sentence) -> tuple[Tensor, Tensor, Tensor]:
+        hidden_states = torch.cat([template, self._tokens(pixel_values, self.search_position)], dim=1)
         words = iter(())
         if sentence is not None:
             heads = self.config.num_saiel_heads
@@ -471,7 +487,7 @@ class PJVLTFrameModel(nn.Module):
     def locate(
         self,
         pixel_values: Tensor,
-        template_pixel_values: Tensor,
+        template: Tensor,
         sentence: PJVLTSentence | None = None,
         window: Tensor | None = None,
     ) -> Tensor:
@@ -479,12 +495,12 @@ class PJVLTFrameModel(nn.Module):
 
         Args: as for a call, and a `window` (G, G) that the scores are multiplied by before the cell is chosen.
         """
-        self._check(pixel_values, template_pixel_values, sentence)
-        found = self._run_locate(pixel_values, template_pixel_values, sentence, window)
+        self._check(pixel_values, template, sentence)
+        found = self._run_locate(pixel_values, template, sentence, window)
         return found.clone() if self.compiled else found
 
-    def _locate(self, pixel_values, template_pixel_values, sentence, window) -> Tensor:
-        boxes, scores = decode_boxes(*self._maps(pixel_values, template_pixel_values, sentence), window)
+    def _locate(self, pixel_values, template, sentence, window) -> Tensor:
+        boxes, scores = decode_boxes(*self._maps(pixel_values, template, sentence), window)
         return torch.cat([boxes, scores[:, None]], dim=1)
 
 

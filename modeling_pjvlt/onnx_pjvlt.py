@@ -23,11 +23,10 @@ from .targets_pjvlt import (
     weighted,
 )
 
-TRACKER_FILE, TEXT_FILE, TOKENIZER_FILE, SETTINGS_FILE = (
-    *("tracker.onnx", "text.onnx", "tokenizer.json"),
-    "pjvlt_onnx.json",
-)
+TRACKER_FILE, TEMPLATE_FILE, TEXT_FILE = "tracker.onnx", "template.onnx", "text.onnx"
+TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "pjvlt_onnx.json"
 SENTENCE = ("keys", "values", "mask")  # what text.onnx makes of a sentence and tracker.onnx takes
+MAPS = ("score_map", "offset_map", "size_map")
 BAND = 8  # rows or columns of a crop that are filtered by one matmul, too small for BLAS to wake its threads for
 
 
@@ -43,15 +42,19 @@ class OnnxModel:
         settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and `shift`, for
             value * scale - shift.
 
-    Raises `ImportError` without onnxruntime and `FileNotFoundError` for a folder without an export.
+    Raises `ImportError` without onnxruntime and `FileNotFoundError` for a folder without an export, or with one of an
+    older version.
     """
 
     def __init__(self, folder: str | os.PathLike, num_threads: int | None = None, providers: list[str] | None = None):
         folder = Path(folder)
         if not (folder / SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: make it with scripts/export.py.")
+        if not (folder / TEMPLATE_FILE).is_file():
+            raise FileNotFoundError(f"{folder} holds no {TEMPLATE_FILE}: it is of an older version, export it again.")
         self.settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         self._tracker = _open_graph(folder / TRACKER_FILE, num_threads, providers)
+        self._template = _open_graph(folder / TEMPLATE_FILE, num_threads, providers)
         self._text = self._tokenizer = None
         if self.settings["uses_language"]:
             from tokenizers import Tokenizer
@@ -90,13 +93,18 @@ class OnnxModel:
         tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         return dict(zip(SENTENCE, self._text.run(list(SENTENCE), tokens), strict=True))
 
+    def encode_templates(self, template_pixel_values: np.ndarray) -> dict[str, np.ndarray]:
+        """`template`: what the frames need of B template crops (B, 3, template_size, template_size), float32."""
+        (template,) = self._template.run(["template"], {"template_pixel_values": template_pixel_values})
+        return {"template": template}
+
     def maps(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """score (B, 1, G, G), offset (B, 2, G, G) and size (B, 2, G, G), float32.
 
-        Args: `pixel_values` (B, 3, search_size, search_size) and `template_pixel_values`
-        (B, 3, template_size, template_size), float32, and what [`OnnxModel.encode_text`] gave.
+        Args: `pixel_values` (B, 3, search_size, search_size), float32, and what [`OnnxModel.encode_templates`] and
+        [`OnnxModel.encode_text`] gave.
         """
-        return self._tracker.run(["score_map", "offset_map", "size_map"], inputs)
+        return self._tracker.run(list(MAPS), inputs)
 
     def crop(self, frame: np.ndarray, crop: tuple[float, float, float], size: int) -> np.ndarray:
         """(3, size, size) float32, normalised: what the crop (left, top, scale) shows of a frame (H, W, 3)."""
@@ -253,7 +261,7 @@ class OnnxTracker(TargetSession):
         cropped = time.perf_counter()
         if self._batch is None:
             sentence = self.model.encode_text([t.text for t in targets])
-            self._batch = {"template_pixel_values": np.concatenate([t.template for t in targets]), **sentence}
+            self._batch = self.model.encode_templates(np.concatenate([t.template for t in targets])) | sentence
         maps = self.model.maps({"pixel_values": pixel_values, **self._batch})
         boxes, scores = decode_maps(*maps, self.window)
         boxes = crops_to_frames(boxes, geometry, size, image.shape[:2])

@@ -239,13 +239,16 @@ class TrackingSession(TargetSession):
         return targets + targets[-1:] * ((1 << (len(targets) - 1).bit_length()) - len(targets))
 
     def _batched(self) -> tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None]:
+        """Templates and sentences of all the targets, as the network takes them."""
         if self._batch is None:
             targets = self._padded(list(self._targets.values()))
             words = [t.text_features for t in targets]
             words = stack_text_features(words) if words[0] is not None else None
+            template = torch.cat([t.template for t in targets])
             if self.frame_model is not None:
                 words = self.frame_model.sentence(words, MAX_WORDS if self.frame_model.compiled else None)
-            self._batch = torch.cat([t.template for t in targets]), words
+                template = self.frame_model.template(template)
+            self._batch = template, words
         return self._batch
 
 

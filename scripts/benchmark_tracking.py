@@ -190,13 +190,13 @@ class Subject:
     @staticmethod
     def _fast_macs(model: PJVLTModel, words: int | None = None) -> int:
         config, frame_model = model.config, model.prepare_for_tracking(portable=True)  # whose operations are counted
-        crops = [torch.zeros(1, 3, size, size) for size in (config.search_size, config.template_size)]
+        search, template = (torch.zeros(1, 3, size, size) for size in (config.search_size, config.template_size))
         sentence = None
         if config.uses_language:
             sentence = model.encode_text(torch.ones(1, SENTENCE_TOKENS, dtype=torch.long))
-        sentence = frame_model.sentence(sentence, words)
+        sentence, template = frame_model.sentence(sentence, words), frame_model.template(template)
         with FlopCounterMode(display=False) as counter:
-            frame_model(*crops, sentence)
+            frame_model(search, template, sentence)
         return counter.get_total_flops() // 2
 
     def session(self, precision: str, path: str) -> TrackingSession | OnnxTracker:

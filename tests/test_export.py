@@ -138,11 +138,12 @@ def test_int8_is_smaller_and_stays_near(exported, clip, tmp_path):
     generator = np.random.default_rng(0)
     inputs = {
         "pixel_values": generator.standard_normal((2, 3, 32, 32), dtype=np.float32),
-        "template_pixel_values": generator.standard_normal((2, 3, 16, 16), dtype=np.float32),
     }
+    template = generator.standard_normal((2, 3, 16, 16), dtype=np.float32)
     maps = []
     for model in (OnnxModel(exported), OnnxModel(small)):
-        maps.append(model.maps(inputs | model.encode_text(["white dog", "a red car"])))
+        words = model.encode_text(["white dog", "a red car"])
+        maps.append(model.maps(inputs | model.encode_templates(template) | words))
     for large, quantized in zip(*maps, strict=True):
         assert np.abs(large - quantized).max() < 0.1
     assert np.isfinite(run_both(OnnxTracker(small), clip)).all()
@@ -154,8 +155,10 @@ def test_torch_export_comes_back_equal(checkpoint, tmp_path):
     model, processor = PJVLTModel.from_pretrained(checkpoint), PJVLTProcessor.from_pretrained(checkpoint)
     pixels, template = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 16, 16)
     words = processor.encode_text("white dog on the grass")
-    sentence = torch.export.load(output / "text.pt2").module()(words["input_ids"], words["attention_mask"])
-    maps = torch.export.load(output / "tracker.pt2").module()(pixels, template, *sentence)
+    text, tracker, templates = (
+        torch.export.load(output / f"{n}.pt2").module() for n in ("text", "tracker", "template")
+    )
+    maps = tracker(pixels, templates(template), *text(words["input_ids"], words["attention_mask"]))
     with torch.no_grad():
         expected = model(pixel_values=pixels, template_pixel_values=template, **words)
     for found, wanted in zip(maps, (expected.score_map, expected.offset_map, expected.size_map), strict=True):
@@ -208,6 +211,9 @@ def test_only_exports_are_replaced(exported, tmp_path, capsys):
 
 def test_a_folder_without_an_export_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"pjvlt_onnx\.json"):
+        OnnxTracker(tmp_path)
+    (tmp_path / "pjvlt_onnx.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="of an older version, export it again"):
         OnnxTracker(tmp_path)
 
 

@@ -42,10 +42,17 @@ def boxes_of_all_cells(score_map, offset_map, size_map):
 
 
 @torch.no_grad()
+def prepared(model, inputs, *options, **settings):
+    """A frame model and what it takes: pixels, template and sentence."""
+    frame_model = model.prepare_for_tracking(*options, **settings)
+    template = frame_model.template(inputs["template_pixel_values"])
+    return frame_model, (inputs["pixel_values"], template, frame_model.sentence(features(model, inputs)))
+
+
+@torch.no_grad()
 def assert_equal_to_plain(model, inputs, **tolerance):
-    frame_model = model.prepare_for_tracking()
-    sentence = frame_model.sentence(features(model, inputs))
-    maps = frame_model(inputs["pixel_values"], inputs["template_pixel_values"], sentence)
+    frame_model, given = prepared(model, inputs)
+    maps = frame_model(*given)
     plain = model(**inputs)
     plain = (plain.score_map, plain.offset_map, plain.size_map)
     for ours, theirs in zip(maps, plain, strict=True):
@@ -70,17 +77,14 @@ def test_sentences_of_any_length_equal_the_plain_path(words, fusion):
 def test_each_target_of_a_batch_gets_what_it_gets_alone():
     model = stirred_model()
     inputs = build_tiny_inputs(model.config, batch=3, words=12)
-    frame_model, words = model.prepare_for_tracking(), features(model, inputs)
-    together = frame_model.locate(
-        inputs["pixel_values"], inputs["template_pixel_values"], frame_model.sentence(words, 16)
-    )
+    frame_model, (pixels, template, _) = prepared(model, inputs)
+    together = frame_model.locate(pixels, template, frame_model.sentence(features(model, inputs), 16))
     for row in range(3):
         one = {key: value[row : row + 1] for key, value in inputs.items()}
         length = int(one["attention_mask"].sum())
         one |= {key: one[key][:, :length] for key in ("input_ids", "attention_mask")}
-        alone = frame_model.locate(
-            one["pixel_values"], one["template_pixel_values"], frame_model.sentence(features(model, one))
-        )
+        frame_model, given = prepared(model, one)
+        alone = frame_model.locate(*given)
         assert_close(alone[0], together[row], **TOLERANCE)
 
 
@@ -88,8 +92,7 @@ def test_each_target_of_a_batch_gets_what_it_gets_alone():
 def test_boxes_are_decoded_as_the_plain_model_decodes_them():
     model = stirred_model()
     inputs = build_tiny_inputs(model.config)
-    frame_model, window = model.prepare_for_tracking(), hann_window(model.config.search_grid)
-    pixels = inputs["pixel_values"], inputs["template_pixel_values"], frame_model.sentence(features(model, inputs))
+    (frame_model, pixels), window = prepared(model, inputs), hann_window(model.config.search_grid)
     for laid in (None, window):
         boxes, scores = decode_boxes(*frame_model(*pixels), laid)
         assert torch.equal(frame_model.locate(*pixels, laid), torch.cat([boxes, scores[:, None]], dim=1))
@@ -108,9 +111,8 @@ def test_the_portable_form_is_the_same(variant):
     inputs = build_tiny_inputs(model.config, batch=1)
     maps = []
     for portable in (False, True):
-        frame_model = model.prepare_for_tracking(portable=portable)
-        sentence = frame_model.sentence(features(model, inputs))
-        maps.append(frame_model(inputs["pixel_values"], inputs["template_pixel_values"], sentence))
+        frame_model, given = prepared(model, inputs, portable=portable)
+        maps.append(frame_model(*given))
     for ours, theirs in zip(*maps, strict=True):
         assert_close(ours, theirs, **TOLERANCE)
 
@@ -121,10 +123,8 @@ def test_the_portable_form_is_the_same(variant):
 def test_low_precision_answers_in_float32_and_close(dtype, fusion):
     model = build_tiny_model(stirred=True, saiel_fusion=fusion)
     inputs = build_tiny_inputs(model.config)
-    frame_model = model.prepare_for_tracking(dtype)
-    maps = frame_model(
-        inputs["pixel_values"], inputs["template_pixel_values"], frame_model.sentence(features(model, inputs))
-    )
+    frame_model, given = prepared(model, inputs, dtype)
+    maps = frame_model(*given)
     plain = model(**inputs)
     for ours, theirs in zip(maps, (plain.score_map, plain.offset_map, plain.size_map), strict=True):
         assert ours.dtype == torch.float32
@@ -148,9 +148,8 @@ def test_the_model_stays_as_it_is_and_shares_its_large_weights(tmp_path):
     model = stirred_model()
     model.save_pretrained(tmp_path / "before")
     storages = {p.data_ptr() for p in model.parameters()}
-    frame_model = model.prepare_for_tracking()
-    inputs = build_tiny_inputs(model.config)
-    frame_model(inputs["pixel_values"], inputs["template_pixel_values"], frame_model.sentence(features(model, inputs)))
+    frame_model, given = prepared(model, build_tiny_inputs(model.config))
+    frame_model(*given)
     model.prepare_for_tracking(torch.bfloat16)
     model.save_pretrained(tmp_path / "after")
     for path in (tmp_path / "before").iterdir():
@@ -162,12 +161,12 @@ def test_the_model_stays_as_it_is_and_shares_its_large_weights(tmp_path):
 
 def test_what_does_not_fit_is_refused():
     model = build_tiny_model()
-    inputs, frame_model = build_tiny_inputs(model.config), model.prepare_for_tracking()
-    search, template = inputs["pixel_values"], inputs["template_pixel_values"]
-    sentence = frame_model.sentence(features(model, inputs))
+    frame_model, (search, template, sentence) = prepared(model, build_tiny_inputs(model.config))
     with pytest.raises(ValueError, match="32 x 32"):
         frame_model(search[..., :16], template, sentence)
     with pytest.raises(ValueError, match="16 x 16"):
+        frame_model.template(search)
+    with pytest.raises(ValueError, match=r"frame_model\.template"):
         frame_model.locate(search, search, sentence)
     with pytest.raises(ValueError, match="reads a sentence"):
         frame_model(search, template)

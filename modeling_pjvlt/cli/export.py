@@ -13,10 +13,10 @@ EVALUATED_CLIPS = 20  # where int8 asks for a comparison
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pjvlt-export",
-        description="Write a checkpoint as a folder that runs elsewhere. ONNX: tracker.onnx (search crop, template crop\n"
-        "and the sentence constants in, three maps out), text.onnx (a tokenised sentence in, its constants out),\n"
-        "tokenizer.json and pjvlt_onnx.json (sizes and factors of the crops, normalisation). Any number of targets in\n"
-        "one batch, sentences of up to 40 tokens. An export whose maps differ from PyTorch's is not kept.",
+        description="Write a checkpoint as a folder that runs elsewhere. ONNX: tracker.onnx (search crop and the constants\n"
+        "of template and sentence in, three maps out), template.onnx (template crop in, its constants out), text.onnx\n"
+        "(a tokenised sentence in, its constants out), tokenizer.json and pjvlt_onnx.json (sizes and factors of the\n"
+        "crops, normalisation). Any number of targets in one batch, sentences of up to 40 tokens. An export whose maps differ from PyTorch's is not kept.",
         epilog="examples:\n"
         "  pjvlt-export --output_dir pjvlt-onnx\n"
         "  pjvlt-export --model my-name/my-pjvlt --int8 --eval_dataset_name my-clips --output_dir pjvlt-int8\n"

@@ -12,9 +12,8 @@ from ..data.procedural import KINDS, ProceduralClip
 from ..evaluation.procedural import FIRST_SEED
 from ..evaluation.tracking import track_sequence, visible_auc
 from ..modeling_pjvlt import PJVLTModel
-from ..onnx_pjvlt import OnnxModel, OnnxTracker
+from ..onnx_pjvlt import MAPS, OnnxModel, OnnxTracker
 from ..targets_pjvlt import TargetSession
-from .graphs import MAPS
 
 CHECKED = ((1, 3), (2, 8), (3, 17))  # targets and words of the batches that are compared
 TIMED_RUNS, WARM_RUNS = 60, 10
@@ -23,26 +22,26 @@ Runner = Callable[[dict[str, torch.Tensor]], list]  # inputs of a `PJVLTModel` t
 
 
 def onnx_runner(model: OnnxModel) -> Runner:
-    """Both graphs of an ONNX export, one after the other."""
+    """The graphs of an ONNX export, one after the other."""
 
     def run(inputs: dict[str, torch.Tensor]) -> list:
         arrays = {name: value.numpy() for name, value in inputs.items()}
-        return model.maps(
-            model.encode_tokens(arrays) | {n: v for n, v in arrays.items() if n.endswith("pixel_values")}
-        )
+        template = model.encode_templates(arrays["template_pixel_values"])
+        return model.maps({"pixel_values": arrays["pixel_values"]} | template | model.encode_tokens(arrays))
 
     return run
 
 
 def torch_runner(folder: Path) -> Runner:
-    """Both graphs of a `torch.export` export, one after the other."""
-    tracker = torch.export.load(folder / "tracker.pt2").module()
-    text = torch.export.load(folder / "text.pt2").module() if (folder / "text.pt2").exists() else None
+    """The graphs of a `torch.export` export, one after the other."""
+    graphs = {path.stem: torch.export.load(path).module() for path in folder.glob("*.pt2")}
+    text = graphs.get("text")
 
     @torch.no_grad()
     def run(inputs: dict[str, torch.Tensor]) -> list:
         sentence = () if text is None else text(inputs["input_ids"], inputs["attention_mask"])
-        return list(tracker(inputs["pixel_values"], inputs["template_pixel_values"], *sentence))
+        template = graphs["template"](inputs["template_pixel_values"])
+        return list(graphs["tracker"](inputs["pixel_values"], template, *sentence))
 
     return run
 

@@ -1,7 +1,7 @@
-"""The two graphs of an export, and how they are written.
+"""The three graphs of an export, and how they are written.
 
-`TrackerGraph` is what runs for every frame: crops and the sentence constants in, maps out. `TextGraph` is what runs once
-for every sentence. Both take any number of targets, and of words up to 40.
+`TrackerGraph` is what runs for every frame: crops and what the other two made in, maps out. `TemplateGraph` runs once for
+every target, `TextGraph` once for every sentence. All take any number of targets, and of words up to 40.
 """
 
 import warnings
@@ -13,12 +13,16 @@ from torch.export import Dim, ExportedProgram
 
 from ..frame_pjvlt import PJVLTFrameModel, PJVLTSentence
 from ..modeling_pjvlt import PJVLTModel
-from ..onnx_pjvlt import SENTENCE
+from ..onnx_pjvlt import MAPS, SENTENCE
 from ..sentences_pjvlt import MAX_WORDS
 
-MAPS = ("score_map", "offset_map", "size_map")
 TRACED_TARGETS, TRACED_WORDS = 2, 6  # of the example that is traced; neither is special
 TEXT_INPUTS = ("input_ids", "attention_mask")
+NAMES = {  # of what goes into each graph and of what comes out; a model that reads no sentence takes fewer
+    "text": (TEXT_INPUTS, SENTENCE),
+    "template": (("template_pixel_values",), ("template",)),
+    "tracker": (("pixel_values", "template", *SENTENCE), MAPS),
+}
 
 
 class PortableFrameModel(PJVLTFrameModel):
@@ -31,8 +35,19 @@ class PortableFrameModel(PJVLTFrameModel):
         return super()._folded(MAX_WORDS)
 
 
+class TemplateGraph(nn.Module):
+    """Template crops (B, 3, S, S), float32 in any precision, to tokens (B, N_z, C)."""
+
+    def __init__(self, frame_model: PortableFrameModel):
+        super().__init__()
+        self.frame_model = frame_model
+
+    def forward(self, template_pixel_values: Tensor) -> Tensor:
+        return self.frame_model.template(template_pixel_values)
+
+
 class TrackerGraph(nn.Module):
-    """Crops (B, 3, S, S) and the parts of a [`PJVLTSentence`] to the three maps. Pixels are float32 in any precision."""
+    """Search crops (B, 3, S, S), float32 in any precision, template and parts of a [`PJVLTSentence`] to the three maps."""
 
     def __init__(self, frame_model: PortableFrameModel):
         super().__init__()
@@ -41,13 +56,13 @@ class TrackerGraph(nn.Module):
     def forward(
         self,
         pixel_values: Tensor,
-        template_pixel_values: Tensor,
+        template: Tensor,
         keys: Tensor | None = None,
         values: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         sentence = None if keys is None else PJVLTSentence(keys, values, mask)
-        return self.frame_model(pixel_values, template_pixel_values, sentence)
+        return self.frame_model(pixel_values, template, sentence)
 
 
 class TextGraph(nn.Module):
@@ -64,13 +79,14 @@ class TextGraph(nn.Module):
 
 @torch.no_grad()
 def trace(model: PJVLTModel, dtype: torch.dtype | None = None) -> dict[str, ExportedProgram]:
-    """`tracker` and, for a model that reads sentences, `text` as exported programs. `dtype`: of the frames' arithmetic."""
+    """`tracker`, `template` and, for a model that reads sentences, `text`. `dtype`: of the frames' arithmetic."""
     config = model.config
     frame_model = PortableFrameModel(model.eval(), dtype)
     targets, words = Dim("targets"), Dim("words", min=2, max=MAX_WORDS)
-    inputs = [torch.zeros(TRACED_TARGETS, 3, size, size) for size in (config.search_size, config.template_size)]
-    dynamic: list = [{0: targets}, {0: targets}]
-    programs = {}
+    search, crops = (torch.zeros(TRACED_TARGETS, 3, size, size) for size in (config.search_size, config.template_size))
+    inputs, dynamic = [search, frame_model.template(crops)], [{0: targets}, {0: targets}]
+    template = TemplateGraph(frame_model).eval()
+    programs = {"template": torch.export.export(template, (crops,), dynamic_shapes=({0: targets},))}
     if config.uses_language:
         text = TextGraph(model, frame_model).eval()
         tokens = tuple(torch.ones(TRACED_TARGETS, TRACED_WORDS, dtype=torch.long) for _ in TEXT_INPUTS)
@@ -85,9 +101,9 @@ def trace(model: PJVLTModel, dtype: torch.dtype | None = None) -> dict[str, Expo
 
 def write_onnx(program: ExportedProgram, path: Path) -> None:
     """One `.onnx` file that holds its weights."""
-    is_text = path.stem == "text"
-    inputs = TEXT_INPUTS if is_text else ("pixel_values", "template_pixel_values", *SENTENCE)
     import onnx
+
+    inputs, outputs = NAMES[path.stem]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of axes that share a name, and of what the exporter deprecates in itself
@@ -96,7 +112,7 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
             dynamo=True,
             verbose=False,
             input_names=inputs[: len(program.graph_signature.user_inputs)],
-            output_names=SENTENCE if is_text else MAPS,
+            output_names=outputs,
         )
     graph = written.model_proto
     for node in [*graph.graph.node, *(node for function in graph.functions for node in function.node)]:
@@ -112,4 +128,13 @@ def write_torch(program: ExportedProgram, path: Path) -> None:
         torch.export.save(program, path)
 
 
-__all__ = ["MAPS", "PortableFrameModel", "TextGraph", "TrackerGraph", "trace", "write_onnx", "write_torch"]
+__all__ = [
+    "NAMES",
+    "PortableFrameModel",
+    "TemplateGraph",
+    "TextGraph",
+    "TrackerGraph",
+    "trace",
+    "write_onnx",
+    "write_torch",
+]
