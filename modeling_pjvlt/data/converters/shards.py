@@ -26,12 +26,13 @@ from .sources import Benchmark, PictureFile, Reference, SourceSequence
 ROWS_PER_GROUP = 100  # what `datasets` writes for pictures: small enough to stream and to preview
 FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
 CHECKS = ("fast", "full")
-ENCRYPTED = 1  # in the flags of an archive's entry; no benchmark has such archives, so it means damage
+# What zipfile reads. An entry of an archive that says otherwise is damaged: no benchmark has encrypted or patched ones.
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+UNREADABLE_FLAGS = 0x1 | 0x20 | 0x40  # encrypted, patched data, strongly encrypted
 DAMAGED_ARCHIVE = (  # what zipfile raises where the damage is in ...
     zipfile.BadZipFile,  # ... a header or a checksum
     zlib.error,  # ... the compressed data
     EOFError,  # ... its end, which is missing
-    NotImplementedError,  # ... the number of the compression method, which zipfile then takes for one that it lacks
 )
 
 
@@ -217,8 +218,8 @@ class _PictureReader:
             self._archive = zipfile.ZipFile(picture.path)
         try:
             entry = self._archive.getinfo(picture.member)
-            if entry.flag_bits & ENCRYPTED:  # for which zipfile raises a bare RuntimeError
-                raise zipfile.BadZipFile("its flags say that it is encrypted")
+            if entry.flag_bits & UNREADABLE_FLAGS or entry.compress_type not in METHODS:
+                raise zipfile.BadZipFile(f"compression method {entry.compress_type}, flags {entry.flag_bits:#x}")
             return self._archive.read(entry)
         except DAMAGED_ARCHIVE as error:
             raise ValueError(f"damaged inside its archive ({error})") from error
