@@ -1,7 +1,7 @@
 """What is left of PJVLT to do for every frame, once all that a sentence and a template decide has been done beforehand.
 
 [`PJVLTFrameModel`] is made from a loaded model by [`PJVLTModel.prepare_for_tracking`] and gives the same maps with fewer
-and larger operations. Letters in shapes: B batch, N = N_z + N_x visual tokens (template first), T words, H heads of the
+and larger operations; its layers are those of `frame_layers_pjvlt`. Letters in shapes: B batch, N = N_z + N_x visual tokens (template first), T words, H heads of the
 SAIEL, C channels, D latent channels, F fused layers, G search grid.
 
 Notable: attention is linear in its values and the weights of a head sum to one, so modulation (Eq. 5), the language
@@ -9,7 +9,7 @@ half of W_o and the bias of Eq. 7 go into the values, once per sentence, and the
 of its output; the bias of its keys adds the same to all scores of a query, which is nothing to a softmax; the keys and
 values of all heads lie in one block-diagonal matrix, so a SAIEL needs two plain matmuls for its attention and no
 transpose; the instance norm of the query is a layer norm of its transpose; query, key and value of a vision layer are one
-matmul; batch norm is folded into the convolutions, and the three branches of the head run as one.
+matmul (in an export three); batch norm is folded into the convolutions, and the three branches of the head run as one.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .decoding_pjvlt import SCORE_EPS, decode_boxes
+from .decoding_pjvlt import decode_boxes
+from .frame_layers_pjvlt import (
+    FrameBuilder,
+    PJVLTFrameCCPIL,
+    PJVLTFrameHead,
+    PJVLTFrameSAIEL,
+    PJVLTFrameStem,
+    PJVLTFrameVision,
+    onednn_serves,
+)
 
 WORD_BLOCK = 8  # sentences are padded to multiples of this many words, so that there are few different shapes
-GELUS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}  # names of activations that can be fused, and torch's for them
-PACKED_ROWS = 320  # rows of input for which oneDNN's order of weights is chosen; others work as well
-PACKED_WEIGHTS = 2**18  # shared weights of fewer numbers are copied into oneDNN's order all the same
 MASKED = -3e4  # added to the scores of padding; float16 can hold it
 
 
@@ -47,285 +53,6 @@ def _block_diagonal(heads: Tensor) -> Tensor:
     return (heads[..., None, :] * own).flatten(-2).flatten(-3, -2)
 
 
-class PJVLTFrameLinear(nn.Module):
-    """Linear layer with fixed weights, its activation (its name, or a function) and what is added to it.
-
-    On a CPU with oneDNN that is one operation, for which the weights are brought into the order it likes best, unless they
-    are large and shared with the model: a second copy would cost more memory than the order saves time.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, activation=None, fused: bool = False, pack: bool = False):
-        super().__init__()
-        self.fused, self.activation = fused, activation
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS) if pack else None
-        self.register_buffer("weight", None if pack else weight)
-        self.register_buffer("bias", bias)
-
-    def forward(self, inputs: Tensor, add: Tensor | None = None) -> Tensor:
-        if self.fused:
-            weight = self.weight if self.packed is None else self.packed
-            return fused_linear(inputs, weight, self.bias, self.activation, add)
-        outputs = functional.linear(inputs, self.weight, self.bias)
-        outputs = _activate(outputs, self.activation)
-        return outputs if add is None else outputs.add_(add)
-
-
-def _activate(inputs: Tensor, activation) -> Tensor:
-    if activation is None:
-        return inputs
-    if activation in GELUS:
-        return functional.gelu(inputs, approximate=GELUS[activation])
-    return activation(inputs)
-
-
-def fused_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation=None, add: Tensor | None = None):
-    """act(x W^T + b), or x W^T + b + add, in one oneDNN operation where it knows the activation."""
-    if add is not None:
-        return torch.ops.mkldnn._linear_pointwise.binary(inputs, add, weight, bias, "add")
-    if activation in GELUS:
-        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "gelu", [], GELUS[activation])
-    return _activate(torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], ""), activation)
-
-
-class PJVLTFrameVision(nn.Module):
-    """[`PJVLTVisionLayer`] with query, key and value in one matmul and the scale inside the query."""
-
-    def __init__(self, layer: nn.Module, build: "_Builder"):
-        super().__init__()
-        attention = layer.attention
-        self.heads = attention.config.num_attention_heads
-        # oneDNN's matmuls beat the fused kernel in bfloat16; an export of it is more operations than attention written out.
-        self.plain_attention = build.portable or (build.fused and build.dtype == torch.bfloat16)
-        self.norm1, self.norm2 = build.norm(layer.norm1), build.norm(layer.norm2)
-        query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
-        scaled = query.weight * attention.scaling, query.bias * attention.scaling
-        if build.portable:  # one matmul for all three would have to be split, which onnxruntime does by copying
-            parts = scaled, (key.weight, None), (value.weight, None)
-        else:
-            weight = torch.cat([scaled[0], key.weight, value.weight])
-            parts = ((weight, functional.pad(scaled[1], (0, len(weight) - len(scaled[1])))),)
-        self.qkv = nn.ModuleList(build.linear(*part) for part in parts)
-        output = attention.o_proj
-        self.output = build.linear(output.weight, output.bias + output.weight @ value.bias)
-        named = attention.config.hidden_act
-        activation = named if named in GELUS else layer.activation
-        self.fc1 = build.linear(layer.fc1.weight, layer.fc1.bias, activation)
-        self.fc2 = build.linear(layer.fc2.weight, layer.fc2.bias)
-
-    def attend(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
-        parts = [part(hidden_states) for part in self.qkv]  # three of (B, N, C), or one of (B, N, 3 C)
-        parts = parts if len(parts) == 3 else parts[0].chunk(3, dim=-1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        if self.plain_attention:
-            weights = torch.matmul(query, key.transpose(2, 3)).softmax(dim=-1)
-            return torch.matmul(weights, value).transpose(1, 2).flatten(2)
-        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return attended.transpose(1, 2).flatten(2)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
-        hidden_states = self.output(self.attend(self.norm1(hidden_states)), add=hidden_states)
-        return self.fc2(self.fc1(self.norm2(hidden_states)), add=hidden_states)
-
-
-class PJVLTFrameSAIEL(nn.Module):
-    """The half of [`PJVLTSAIEL`] that sees the image, and the sentence's half that no frame changes."""
-
-    def __init__(self, saiel: nn.Module, build: "_Builder"):
-        super().__init__()
-        latent = saiel.visual.out_features
-        self.mode = saiel.config.saiel_fusion
-        self.fused = build.fused
-        self.register_buffer("query", build.share(saiel.query.weight))
-        self.visual = build.linear(saiel.visual.weight, saiel.visual.bias, "gelu")
-        weight, bias = saiel.output.weight, saiel.output.bias
-        both = self.mode == "concat"
-        self.output = build.linear(weight[:, :latent] if both else weight, None)
-        self.register_buffer("bias", build.share(bias))
-        self.register_buffer("language", build.share(weight[:, latent:] if both else weight))
-        self.register_buffer("layer_scale", build.share(saiel.layer_scale))
-
-    def forward(self, visual: Tensor, keys: Tensor, values: Tensor, mask: Tensor, heads: int, folded: bool) -> Tensor:
-        """V (B, N, C) and one layer of the sentence to A (B, N, C)."""
-        if self.fused:
-            query = _left_matmul(self.query, visual.mT, fused=True)  # (B, D, N)
-        else:
-            query = functional.linear(visual, self.query).mT
-        query = functional.layer_norm(query, query.shape[-1:])  # the instance norm of Eq. 1, whose eps is the same
-        scores = torch.matmul(query.transpose(1, 2), keys).add_(mask)  # (B, N, H T)
-        weights = scores.unflatten(-1, (heads, -1)).softmax(dim=-1).flatten(2)
-        latent = self.visual(visual)  # V_o, Eq. 6
-        if folded and self.fused and len(values) == 1:
-            fused = fused_linear(weights, values[0].mT, None, add=self.output(latent))
-        elif folded:
-            fused = torch.baddbmm(self.output(latent), weights, values)
-        else:
-            fused = self._fuse(latent, torch.matmul(weights, values)) + self.bias
-        aligned = functional.gelu(fused)  # Eq. 7
-        return aligned if self.layer_scale is None else torch.addcmul(visual, aligned, self.layer_scale)
-
-    def _fuse(self, latent: Tensor, language: Tensor) -> Tensor:
-        if self.mode == "concat":
-            return self.output(latent) + functional.linear(language, self.language)
-        return self.output(latent + language if self.mode == "sum" else latent * language)
-
-
-def _left_matmul(weight: Tensor, inputs: Tensor, add: Tensor | None = None, fused: bool = False) -> Tensor:
-    """W (m, k) times x (B, k, n), plus `add` (B, m, n). With oneDNN x plays the weight, and likes to be transposed."""
-    if fused and len(inputs) == 1:
-        add = None if add is None else add[0]
-        return fused_linear(weight, inputs[0].mT, None, add=add)[None]
-    outputs = torch.matmul(weight, inputs)
-    return outputs if add is None else outputs.add_(add)
-
-
-class PJVLTFrameCCPIL(nn.Module):
-    """[`PJVLTCCPIL`] with few passes over the tokens; the mean is a matmul, which is faster than a reduction."""
-
-    def __init__(self, ccpil: nn.Module, build: "_Builder"):
-        super().__init__()
-        self.fused = build.fused
-        self.has_ccm, self.has_pim = ccpil.ccm is not None, ccpil.pim is not None
-        self.register_buffer("layer_scale", build.share(ccpil.layer_scale))
-        if self.has_ccm:
-            tokens = build.num_tokens
-            self.register_buffer("ones", build.cast(torch.ones(1, tokens, device=ccpil.ccm.reduce.weight.device)))
-            self.reduce = build.linear(ccpil.ccm.reduce.weight / tokens, ccpil.ccm.reduce.bias, "gelu")
-            self.expand = build.linear(ccpil.ccm.expand.weight, ccpil.ccm.expand.bias)
-        if self.has_pim:
-            self.fc1 = build.linear(ccpil.pim.fc1.weight, ccpil.pim.fc1.bias, "gelu")
-            self.fc2 = build.linear(ccpil.pim.fc2.weight, ccpil.pim.fc2.bias, "gelu")
-            self.register_buffer("fc3_weight", build.share(ccpil.pim.fc3.weight))
-            bias = ccpil.pim.fc3.bias[:, None]  # (N, 1), with a scale per channel (N, C)
-            self.register_buffer(
-                "fc3_bias", build.share(bias if self.layer_scale is None else bias * ccpil.layer_scale)
-            )
-
-    def pim(self, tokens: Tensor, add: Tensor) -> Tensor:
-        """Eq. 10 without the bias of its last map, scaled, plus `add`. Both (B, N, C)."""
-        mixed = self.fc2(self.fc1(tokens.mT.contiguous()))  # (B, C, hidden)
-        if self.layer_scale is not None:
-            mixed = mixed * self.layer_scale[:, None]  # before the map to all tokens there is less of it
-        return _left_matmul(self.fc3_weight, mixed.mT, add, self.fused)
-
-    def forward(self, aligned: Tensor) -> Tensor:  # (B, N, C)
-        gate, communicated = None, aligned
-        if self.has_ccm:
-            gate = self.expand(self.reduce(torch.matmul(self.ones, aligned))).sigmoid()  # Eq. 8
-            communicated = aligned * (1 + gate)  # C, Eq. 9
-        kept = communicated
-        if gate is not None and self.layer_scale is not None:
-            kept = aligned * (1 + gate * self.layer_scale)
-        elif gate is not None and self.has_pim:
-            kept = aligned * (2 + gate)  # C + A
-        return self.pim(communicated, kept + self.fc3_bias) if self.has_pim else kept  # Eq. 11
-
-
-class PJVLTFrameStem(nn.Module):
-    """A convolution of the stem, and ReLU."""
-
-    def __init__(self, convolution: nn.Conv2d, build: "_Builder"):
-        super().__init__()
-        weight = build.cast(convolution.weight)
-        self.register_buffer("weight", weight.to(memory_format=torch.channels_last))
-        self.register_buffer("bias", build.cast(convolution.bias))
-
-    def forward(self, inputs: Tensor) -> Tensor:  # (B, c, S, S) to (B, c', S / 2, S / 2)
-        return functional.conv2d(inputs, self.weight, self.bias, stride=2, padding=1).relu_()
-
-
-class PJVLTFrameConvolution(nn.Module):
-    """3x3 convolution in one or three groups, and ReLU; one operation where oneDNN is used."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, grouped: bool, build: "_Builder"):
-        super().__init__()
-        self.groups = 3 if grouped else 1
-        self.packed = None
-        if build.fused:
-            shape = [1, weight.shape[1] * self.groups, build.grid, build.grid]
-            settings = [1, 1], [1, 1], [1, 1], self.groups
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *settings, shape)
-        self.register_buffer("weight", None if build.fused else weight.to(memory_format=torch.channels_last))
-        self.register_buffer("bias", bias)
-
-    def forward(self, inputs: Tensor) -> Tensor:  # (B, C, G, G)
-        if self.packed is None:
-            return functional.conv2d(inputs, self.weight, self.bias, padding=1, groups=self.groups).relu_()
-        settings = [1, 1], [1, 1], [1, 1], self.groups  # padding, stride, dilation
-        return torch.ops.mkldnn._convolution_pointwise(inputs, self.packed, self.bias, *settings, "relu", [], "")
-
-
-class PJVLTFrameHead(nn.Module):
-    """[`PJVLTBoxHead`] as one branch: the first convolutions together, the next ones in three groups."""
-
-    def __init__(self, head: nn.Module, build: "_Builder"):
-        super().__init__()
-        branches = [head.score, head.offset, head.size]
-        self.convolutions = nn.ModuleList()
-        for depth in range((len(head.score) - 1) // 3):  # convolution, batch norm, ReLU
-            folded = [_fold_batch_norm(branch[3 * depth], branch[3 * depth + 1]) for branch in branches]
-            weight, bias = (torch.cat(part) for part in zip(*folded, strict=True))
-            self.convolutions.append(PJVLTFrameConvolution(build.cast(weight), build.cast(bias), depth > 0, build))
-        last = [branch[-1].weight.flatten(1) for branch in branches]
-        self.last = build.linear(torch.block_diag(*last), torch.cat([branch[-1].bias for branch in branches]))
-
-    def forward(self, search_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
-        for convolution in self.convolutions:
-            search_map = convolution(search_map)
-        maps = self.last(search_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float().sigmoid()
-        score, offset, size = maps.split([1, 2, 2], dim=1)
-        return score.clamp(SCORE_EPS, 1 - SCORE_EPS), offset, size
-
-
-def _fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does what convolution and batch norm do in eval mode."""
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return convolution.weight * scale[:, None, None, None], (convolution.bias - norm.running_mean) * scale + norm.bias
-
-
-class _Builder:
-    """Takes weights over: shared where nothing changes, copied in the wanted type where it does."""
-
-    def __init__(self, config, dtype: torch.dtype, fused: bool, portable: bool):
-        self.dtype, self.fused, self.portable = dtype, fused, portable
-        self.num_tokens, self.grid = config.num_visual_tokens, config.search_grid
-
-    def cast(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to(self.dtype)
-
-    def share(self, tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else self.cast(tensor)
-
-    def linear(self, weight: Tensor, bias: Tensor | None, activation=None) -> PJVLTFrameLinear:
-        taken = self.cast(weight)
-        shared = isinstance(weight, nn.Parameter) and taken.dtype == weight.dtype
-        pack = self.fused and (not shared or weight.numel() < PACKED_WEIGHTS)
-        return PJVLTFrameLinear(taken, self.share(bias), activation, self.fused, pack)
-
-    def norm(self, norm: nn.LayerNorm) -> "PJVLTFrameNorm":
-        return PJVLTFrameNorm(self.cast(norm.weight), self.cast(norm.bias), norm.eps)
-
-
-class PJVLTFrameNorm(nn.Module):
-    """Layer norm with fixed weights."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, eps: float):
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-        self.eps = eps
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return functional.layer_norm(inputs, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this is a CPU on which oneDNN computes in that type; without it, bfloat16 is very slow."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 class PJVLTFrameModel(nn.Module):
     """The per-frame half of a [`PJVLTModel`], for inference. Made by [`PJVLTModel.prepare_for_tracking`].
 
@@ -336,7 +63,7 @@ class PJVLTFrameModel(nn.Module):
         model: a [`PJVLTModel`] in eval mode.
         dtype: of weights and arithmetic; default: the model's. The maps are float32 in any case.
         compile: run through `torch.compile`; the name of one of its backends stands for itself.
-        portable: use no operation that only torch on a CPU knows, as exports need it.
+        portable: use no operation that only torch on a CPU knows, and write attention out, as exports need it.
 
     Example:
         >>> frame_model = model.prepare_for_tracking()  # doctest: +SKIP
@@ -357,7 +84,7 @@ class PJVLTFrameModel(nn.Module):
         self.config = model.config
         self.dtype = dtype or model.dtype
         fused = not (compile or portable) and onednn_serves(model.device, self.dtype)
-        build = _Builder(model.config, self.dtype, fused, portable)
+        build = FrameBuilder(model.config, self.dtype, fused, portable)
         embeddings, encoder = model.embeddings, model.encoder
         self.stem = nn.ModuleList(PJVLTFrameStem(m, build) for m in embeddings.stem if isinstance(m, nn.Conv2d))
         self.register_buffer("projection", build.cast(embeddings.projection.weight))

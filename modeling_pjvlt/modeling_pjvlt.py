@@ -389,7 +389,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
             dtype: of the new form's weights and arithmetic; default: the model's. Weights that are used as they are
                 are shared, not copied, where the type is the same.
             compile: run it through `torch.compile`, which takes its time at the first frame. A string names a backend.
-            portable: use no operation that only torch on a CPU knows, as exports need it.
+            portable: use no operation that only torch on a CPU knows, and write attention out, as exports need it.
 
         Raises `ValueError` in training mode, where batch norm and word selection are others.
         """

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
-from modeling_pjvlt.frame_pjvlt import PJVLTFrameVision
+from modeling_pjvlt.frame_layers_pjvlt import PJVLTFrameVision
 
 ALL = pytest.mark.parametrize("variant", VARIANTS + TABLES, ids=name)
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
