@@ -1,15 +1,15 @@
 """What is left of PJVLT to do for every frame, once all that a sentence and a template decide has been done beforehand.
 
 [`PJVLTFrameModel`] is made from a loaded model by [`PJVLTModel.prepare_for_tracking`] and gives the same maps with fewer
-and larger operations; its layers are those of `frame_layers_pjvlt`. Letters in shapes: B batch, N = N_z + N_x visual tokens (template first), T words, H heads of the
-SAIEL, C channels, D latent channels, F fused layers, G search grid.
+and larger operations; its layers are in `frame_layers_pjvlt`. Letters in shapes: B batch, N = N_z + N_x visual tokens
+(template first), T words, H heads of the SAIEL, C channels, D latent channels, F fused layers, G search grid.
 
 Notable: attention is linear in its values and the weights of a head sum to one, so modulation (Eq. 5), the language
 half of W_o and the bias of Eq. 7 go into the values, once per sentence, and the bias of a vision layer's values into that
 of its output; the bias of its keys adds the same to all scores of a query, which is nothing to a softmax; the keys and
 values of all heads lie in one block-diagonal matrix, so a SAIEL needs two plain matmuls for its attention and no
 transpose; the instance norm of the query is a layer norm of its transpose; query, key and value of a vision layer are one
-matmul (in an export three); batch norm is folded into the convolutions, and the three branches of the head run as one.
+matmul, in an export three; batch norm is folded into the convolutions, and the three branches of the head run as one.
 """
 
 from typing import NamedTuple
