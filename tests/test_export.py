@@ -126,14 +126,12 @@ def test_every_variant_passes_its_own_check(variant, tiny_processor, tmp_path, c
     assert (output / "text.onnx").exists() == (output / "tokenizer.json").exists() == language
 
 
-def test_int8_is_smaller_and_stays_near(exported, clip, tmp_path):
-    from modeling_pjvlt.export.int8 import quantize_tracker
-
+def test_int8_is_smaller_and_stays_near(checkpoint, exported, clip, tmp_path, capsys):
     small = tmp_path / "int8"
-    small.mkdir()
-    for path in exported.iterdir():
-        (small / path.name).write_bytes(path.read_bytes())
-    quantize_tracker(exported / "tracker.onnx", small / "tracker.onnx")
+    arguments = ["--model", str(checkpoint), "--output_dir", str(small), "--num_threads", "1"]
+    assert main([*arguments, "--int8", "--eval_clips", "1"]) == 0
+    assert "int8 loses" in capsys.readouterr().out
+    assert {path.name for path in small.iterdir()} == {path.name for path in exported.iterdir()}
     assert (small / "tracker.onnx").stat().st_size < (exported / "tracker.onnx").stat().st_size
     generator = np.random.default_rng(0)
     inputs = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..modeling_pjvlt import PJVLTModel
-from ..onnx_pjvlt import SETTINGS_FILE, TEXT_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker
+from ..onnx_pjvlt import SETTINGS_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker
 from ..processing_pjvlt import PJVLTProcessor
 from ..tracking_pjvlt import TrackingSession
 from .checks import (
@@ -156,10 +156,7 @@ def _measure(folder: Path, args: Namespace, exported: OnnxModel, model: PJVLTMod
     models = {args.dtype: exported}
     if args.int8:
         small = folder / "int8"
-        small.mkdir()
-        for name in (SETTINGS_FILE, TOKENIZER_FILE, TEXT_FILE):
-            if (folder / name).exists():
-                shutil.copy(folder / name, small)
+        shutil.copytree(folder, small, ignore=shutil.ignore_patterns(small.name, TRACKER_FILE))
         with said("int8"):
             quantize_tracker(folder / TRACKER_FILE, small / TRACKER_FILE)
         models["int8"] = OnnxModel(small, args.num_threads)
