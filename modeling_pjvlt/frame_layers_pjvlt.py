@@ -1,7 +1,9 @@
 """The layers of a [`PJVLTFrameModel`]: each does for a frame what the layer it is made from does, in fewer operations.
 
 Letters in shapes are those of `frame_pjvlt`. None of the layers changes the one it is made from; `FrameBuilder` says which
-weights they share with it.
+weights they share with it. Between them, tokens are rows (N B, C): the first token of every target, then the second ones,
+and so on. So for any B a linear layer is one matmul of two matrices with its bias, what mixes tokens is one of (N, B C),
+and onnxruntime reads the heads of attention, (N, B H, C / H), where they lie.
 """
 
 import torch
@@ -29,12 +31,13 @@ class PJVLTFrameLinear(nn.Module):
         self.register_buffer("weight", None if pack else weight)
         self.register_buffer("bias", bias)
 
-    def forward(self, inputs: Tensor, add: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, add: Tensor | None = None) -> Tensor:  # (rows, c) to (rows, c')
         if self.fused:
             weight = self.weight if self.packed is None else self.packed
             return fused_linear(inputs, weight, self.bias, self.activation, add)
-        outputs = functional.linear(inputs, self.weight, self.bias)
-        outputs = _activate(outputs, self.activation)
+        if add is not None and self.bias is None:
+            return torch.addmm(add, inputs, self.weight.T)
+        outputs = _activate(functional.linear(inputs, self.weight, self.bias), self.activation)
         return outputs if add is None else outputs.add_(add)
 
 
@@ -60,8 +63,8 @@ class PJVLTFrameVision(nn.Module):
 
     def __init__(self, layer: nn.Module, build: "FrameBuilder"):
         super().__init__()
-        attention = layer.attention
-        self.heads = attention.config.num_attention_heads
+        attention, self.tokens = layer.attention, build.num_tokens
+        self.width = layer.attention.q_proj.out_features // attention.config.num_attention_heads
         # oneDNN's matmuls beat the fused kernel in bfloat16; an export of it is more operations than attention written out.
         self.plain_attention = build.portable or (build.fused and build.dtype == torch.bfloat16)
         self.norm1, self.norm2 = build.norm(layer.norm1), build.norm(layer.norm2)
@@ -80,19 +83,22 @@ class PJVLTFrameVision(nn.Module):
         self.fc1 = build.linear(layer.fc1.weight, layer.fc1.bias, activation)
         self.fc2 = build.linear(layer.fc2.weight, layer.fc2.bias)
 
-    def attend(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
-        parts = [part(hidden_states) for part in self.qkv]  # three of (B, N, C), or one of (B, N, 3 C)
-        parts = parts if len(parts) == 3 else parts[0].chunk(3, dim=-1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+    def attend(self, rows: Tensor) -> Tensor:  # (N B, C)
+        parts = [part(rows) for part in self.qkv]  # three of (N B, C), or one of (N B, 3 C)
+        if len(parts) == 3:  # (B H, N, C / H)
+            query, key, value = (part.reshape(self.tokens, -1, self.width).transpose(0, 1) for part in parts)
+        else:  # (B, H, N, C / H)
+            parts = (part.unflatten(-1, (-1, self.width)) for part in parts[0].chunk(3, dim=-1))
+            query, key, value = (part.unflatten(0, (self.tokens, -1)).permute(1, 2, 0, 3) for part in parts)
         if self.plain_attention:
-            weights = torch.matmul(query, key.transpose(2, 3)).softmax(dim=-1)
-            return torch.matmul(weights, value).transpose(1, 2).flatten(2)
-        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return attended.transpose(1, 2).flatten(2)
+            attended = torch.matmul(torch.matmul(query, key.mT).softmax(dim=-1), value)
+        else:
+            attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return attended.movedim(-2, 0).reshape(-1, rows.shape[-1])
 
-    def forward(self, hidden_states: Tensor) -> Tensor:  # (B, N, C)
-        hidden_states = self.output(self.attend(self.norm1(hidden_states)), add=hidden_states)
-        return self.fc2(self.fc1(self.norm2(hidden_states)), add=hidden_states)
+    def forward(self, rows: Tensor) -> Tensor:  # (N B, C)
+        rows = self.output(self.attend(self.norm1(rows)), add=rows)
+        return self.fc2(self.fc1(self.norm2(rows)), add=rows)
 
 
 class PJVLTFrameSAIEL(nn.Module):
@@ -101,9 +107,8 @@ class PJVLTFrameSAIEL(nn.Module):
     def __init__(self, saiel: nn.Module, build: "FrameBuilder"):
         super().__init__()
         latent = saiel.visual.out_features
-        self.mode = saiel.config.saiel_fusion
-        self.fused = build.fused
-        self.register_buffer("query", build.share(saiel.query.weight))
+        self.mode, self.tokens = saiel.config.saiel_fusion, build.num_tokens
+        self.query = build.linear(saiel.query.weight, None)
         self.visual = build.linear(saiel.visual.weight, saiel.visual.bias, "gelu")
         weight, bias = saiel.output.weight, saiel.output.bias
         both = self.mode == "concat"
@@ -112,24 +117,17 @@ class PJVLTFrameSAIEL(nn.Module):
         self.register_buffer("language", build.share(weight[:, latent:] if both else weight))
         self.register_buffer("layer_scale", build.share(saiel.layer_scale))
 
-    def forward(self, visual: Tensor, keys: Tensor, values: Tensor, mask: Tensor, heads: int, folded: bool) -> Tensor:
-        """V (B, N, C) and one layer of the sentence to A (B, N, C)."""
-        if self.fused:
-            query = _left_matmul(self.query, visual.mT, fused=True)  # (B, D, N)
-        else:
-            query = functional.linear(visual, self.query).mT
+    def forward(self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor, heads: int, folded: bool) -> Tensor:
+        """V (N B, C) and one layer of the sentence to A (N B, C)."""
+        query = self.query(rows).unflatten(0, (self.tokens, -1)).permute(1, 2, 0).contiguous()  # (B, D, N)
         query = functional.layer_norm(query, query.shape[-1:])  # the instance norm of Eq. 1, whose eps is the same
         scores = torch.matmul(query.transpose(1, 2), keys).add_(mask)  # (B, N, H T)
         weights = scores.unflatten(-1, (heads, -1)).softmax(dim=-1).flatten(2)
-        latent = self.visual(visual)  # V_o, Eq. 6
-        if folded and self.fused and len(values) == 1:
-            fused = fused_linear(weights, values[0].mT, None, add=self.output(latent))
-        elif folded:
-            fused = torch.baddbmm(self.output(latent), weights, values)
-        else:
-            fused = self._fuse(latent, torch.matmul(weights, values)) + self.bias
+        language = torch.matmul(weights, values).transpose(0, 1).flatten(0, 1)  # (N B, C) or (N B, D)
+        latent = self.visual(rows)  # V_o, Eq. 6
+        fused = self.output(latent, add=language) if folded else self._fuse(latent, language) + self.bias
         aligned = functional.gelu(fused)  # Eq. 7
-        return aligned if self.layer_scale is None else torch.addcmul(visual, aligned, self.layer_scale)
+        return aligned if self.layer_scale is None else torch.addcmul(rows, aligned, self.layer_scale)
 
     def _fuse(self, latent: Tensor, language: Tensor) -> Tensor:
         if self.mode == "concat":
@@ -137,55 +135,50 @@ class PJVLTFrameSAIEL(nn.Module):
         return self.output(latent + language if self.mode == "sum" else latent * language)
 
 
-def _left_matmul(weight: Tensor, inputs: Tensor, add: Tensor | None = None, fused: bool = False) -> Tensor:
-    """W (m, k) times x (B, k, n), plus `add` (B, m, n). With oneDNN x plays the weight, and likes to be transposed."""
-    if fused and len(inputs) == 1:
-        add = None if add is None else add[0]
-        return fused_linear(weight, inputs[0].mT, None, add=add)[None]
-    outputs = torch.matmul(weight, inputs)
-    return outputs if add is None else outputs.add_(add)
-
-
 class PJVLTFrameCCPIL(nn.Module):
     """[`PJVLTCCPIL`] with few passes over the tokens; the mean is a matmul, which is faster than a reduction."""
 
     def __init__(self, ccpil: nn.Module, build: "FrameBuilder"):
         super().__init__()
-        self.fused = build.fused
+        self.fused, self.tokens = build.fused, build.num_tokens
         self.has_ccm, self.has_pim = ccpil.ccm is not None, ccpil.pim is not None
         self.register_buffer("layer_scale", build.share(ccpil.layer_scale))
         if self.has_ccm:
-            tokens = build.num_tokens
-            self.register_buffer("ones", build.cast(torch.ones(1, tokens, device=ccpil.ccm.reduce.weight.device)))
-            self.reduce = build.linear(ccpil.ccm.reduce.weight / tokens, ccpil.ccm.reduce.bias, "gelu")
+            self.register_buffer("ones", build.cast(torch.ones(1, self.tokens, device=ccpil.ccm.reduce.weight.device)))
+            self.reduce = build.linear(ccpil.ccm.reduce.weight / self.tokens, ccpil.ccm.reduce.bias, "gelu")
             self.expand = build.linear(ccpil.ccm.expand.weight, ccpil.ccm.expand.bias)
         if self.has_pim:
             self.fc1 = build.linear(ccpil.pim.fc1.weight, ccpil.pim.fc1.bias, "gelu")
             self.fc2 = build.linear(ccpil.pim.fc2.weight, ccpil.pim.fc2.bias, "gelu")
             self.register_buffer("fc3_weight", build.share(ccpil.pim.fc3.weight))
-            bias = ccpil.pim.fc3.bias[:, None]  # (N, 1), with a scale per channel (N, C)
+            bias = ccpil.pim.fc3.bias[:, None, None]  # (N, 1, 1), with a scale per channel (N, 1, C)
             self.register_buffer(
                 "fc3_bias", build.share(bias if self.layer_scale is None else bias * ccpil.layer_scale)
             )
 
     def pim(self, tokens: Tensor, add: Tensor) -> Tensor:
-        """Eq. 10 without the bias of its last map, scaled, plus `add`. Both (B, N, C)."""
-        mixed = self.fc2(self.fc1(tokens.mT.contiguous()))  # (B, C, hidden)
-        if self.layer_scale is not None:
-            mixed = mixed * self.layer_scale[:, None]  # before the map to all tokens there is less of it
-        return _left_matmul(self.fc3_weight, mixed.mT, add, self.fused)
+        """Eq. 10 without the bias of its last map, scaled, plus `add`. Both (N, B, C)."""
+        mixed = self.fc2(self.fc1(tokens.flatten(1).T))  # (B C, hidden)
+        if self.layer_scale is not None:  # before the map to all tokens there is less of it
+            mixed = (mixed.unflatten(0, tokens.shape[1:]) * self.layer_scale[:, None]).flatten(0, 1)
+        if self.fused:  # for oneDNN the tokens play the weight
+            return fused_linear(self.fc3_weight, mixed, None, add=add.flatten(1))
+        return torch.addmm(add.flatten(1), self.fc3_weight, mixed.T)
 
-    def forward(self, aligned: Tensor) -> Tensor:  # (B, N, C)
-        gate, communicated = None, aligned
+    def forward(self, rows: Tensor) -> Tensor:  # (N B, C)
+        tokens = rows.unflatten(0, (self.tokens, -1))  # (N, B, C)
+        gate, communicated = None, tokens
         if self.has_ccm:
-            gate = self.expand(self.reduce(torch.matmul(self.ones, aligned))).sigmoid()  # Eq. 8
-            communicated = aligned * (1 + gate)  # C, Eq. 9
+            mean = torch.matmul(self.ones, tokens.flatten(1)).view(tokens.shape[1:])
+            gate = self.expand(self.reduce(mean)).sigmoid()  # Eq. 8
+            communicated = tokens * (1 + gate)  # C, Eq. 9
         kept = communicated
         if gate is not None and self.layer_scale is not None:
-            kept = aligned * (1 + gate * self.layer_scale)
+            kept = tokens * (1 + gate * self.layer_scale)
         elif gate is not None and self.has_pim:
-            kept = aligned * (2 + gate)  # C + A
-        return self.pim(communicated, kept + self.fc3_bias) if self.has_pim else kept  # Eq. 11
+            kept = tokens * (2 + gate)  # C + A
+        kept = self.pim(communicated, kept + self.fc3_bias) if self.has_pim else kept  # Eq. 11
+        return kept.reshape(rows.shape)
 
 
 class PJVLTFrameStem(nn.Module):

@@ -7,9 +7,9 @@ and larger operations; its layers are in `frame_layers_pjvlt`. Letters in shapes
 Notable: attention is linear in its values and the weights of a head sum to one, so modulation (Eq. 5), the language
 half of W_o and the bias of Eq. 7 go into the values, once per sentence, and the bias of a vision layer's values into that
 of its output; the bias of its keys adds the same to all scores of a query, which is nothing to a softmax; the keys and
-values of all heads lie in one block-diagonal matrix, so a SAIEL needs two plain matmuls for its attention and no
-transpose; the instance norm of the query is a layer norm of its transpose; query, key and value of a vision layer are one
-matmul, in an export three; batch norm is folded into the convolutions, and the three branches of the head run as one.
+values of all heads lie in one block-diagonal matrix, so a SAIEL needs two plain matmuls for its attention; the instance
+norm of the query is a layer norm of its transpose; query, key and value of a vision layer are one matmul, in an export
+three; batch norm is folded into the convolutions, and the three branches of the head run as one.
 """
 
 from typing import NamedTuple
@@ -196,7 +196,8 @@ class PJVLTFrameModel(nn.Module):
         return tuple(part.clone() for part in maps) if self.compiled else maps  # a CUDA graph overwrites its outputs
 
     def _maps(self, pixel_values, template, sentence) -> tuple[Tensor, Tensor, Tensor]:
-        hidden_states = torch.cat([template, self._tokens(pixel_values, self.search_position)], dim=1)
+        tokens = self._tokens(pixel_values, self.search_position)
+        rows = torch.cat([template.transpose(0, 1), tokens.transpose(0, 1)]).flatten(0, 1)  # (N B, C)
         words = iter(())
         if sentence is not None:
             heads = self.config.num_saiel_heads
@@ -204,11 +205,11 @@ class PJVLTFrameModel(nn.Module):
             words = zip(sentence.keys.unbind(0), sentence.values.unbind(0), strict=True)
         for layer in self.layers:
             if isinstance(layer, PJVLTFrameSAIEL):
-                hidden_states = layer(hidden_states, *next(words), sentence.mask, heads, folded)
+                rows = layer(rows, *next(words), sentence.mask, heads, folded)
             else:
-                hidden_states = layer(hidden_states)
+                rows = layer(rows)
         grid = self.config.search_grid
-        search = self.norm(hidden_states[:, -grid * grid :])
+        search = self.norm(rows.unflatten(0, (self.config.num_visual_tokens, -1))[-grid * grid :].transpose(0, 1))
         return self.head(search.unflatten(1, (grid, grid)).permute(0, 3, 1, 2))
 
     def locate(
