@@ -27,7 +27,7 @@ from modeling_pjvlt import PJVLTConfig, PJVLTModel
 
 SENTENCE_TOKENS = 20
 EAGER, COMPILED = ["plain", "text", "fast", "baseline"], ["compiled", "compiled-baseline"]
-EXPORTED = ["onnx"]
+EXPORTED = ["onnx", "onnx-int8"]
 TRACKING_CASES = """cases:
   plain               the model itself in the loop, its sentence encoded once
   text                the same, with the sentence encoded again for every frame
@@ -36,6 +36,7 @@ TRACKING_CASES = """cases:
   compiled            fast through torch.compile, on a GPU with CUDA graphs
   compiled-baseline   baseline through torch.compile
   onnx                what pjvlt-export makes of the model, in onnxruntime; on a CPU, in fp32
+  onnx-int8           the same, made with --int8
 
 examples:
   benchmark.py tracking --models tiny                                 the quickest

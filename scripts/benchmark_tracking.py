@@ -7,11 +7,12 @@ baseline            the fast path of the same model without language (`fusion="n
 compiled            the fast path through `torch.compile`, on a GPU with CUDA graphs
 compiled-baseline   the baseline through `torch.compile`
 onnx                what `pjvlt-export` makes of the model, in onnxruntime: `OnnxTracker`, on a CPU and in fp32
+onnx-int8           the same with the matmuls that `pjvlt-export --int8` makes of them
 
 Every case is a session with its targets, and the cases take turns: a visit is a few frames, so that whatever else the
 machine does disturbs all of them alike. A frame is decoded from a video file, on a GPU taken from memory (that is the
 "decode" of the table), and given to `session.step`: crops, network, and the boxes, with the one wait for the device.
-The fast path and the export of a small model on a CPU are also run as pjvlt-track and the pipeline run it, over the whole file with
+The fast path and the exports of a small model on a CPU are also run as pjvlt-track and the pipeline run it, over the whole file with
 frames decoded ahead in a thread: "decoded ahead", opening of the file included. Compiled, network and boxes are one graph and are not told apart.
 
 The head of every model is set to answer the middle of its crop, so that all cases cut the same crops for ever; PJVLT-B
@@ -46,8 +47,9 @@ from modeling_pjvlt import (
 )
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.export.folder import write_export
+from modeling_pjvlt.export.int8 import quantize_tracker
 from modeling_pjvlt.live_pjvlt import read_ahead
-from modeling_pjvlt.onnx_pjvlt import OnnxModel, OnnxTracker
+from modeling_pjvlt.onnx_pjvlt import TRACKER_FILE, OnnxModel, OnnxTracker
 from modeling_pjvlt.processing_pjvlt import MAX_WORDS
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 
@@ -59,6 +61,7 @@ BOX = (72.0, 56.0)  # width and height of a target, pixels
 QUARTER = -1.1015625  # exact in every type; its sigmoid is a hair under 1/4, so crops, which round up, keep their size
 CASE_SECONDS, LEAST_VISITS = 8.0, 3  # a case gets fewer visits than were asked for when they would take longer
 VISIT_SECONDS, VISIT_FRAMES = 0.2, 20  # a visit of a fast case has more than one frame
+AHEAD = ("fast", "onnx", "onnx-int8")  # what is also run over the whole file, with frames decoded ahead
 WARM_UPS = {"cpu": 1, "cuda": 5}  # CUDA graphs are captured in the first few frames
 
 
@@ -165,7 +168,7 @@ class Subject:
         self._count()
         for part in self.models.values():
             part.to(device)
-        self.plain, self.onnx = {}, None
+        self.plain, self.exports = {}, {}
         images = self.processor.image_processor
         normalize = images.normalize_crops
         images.normalize_crops = lambda crops: (normalize(crops), clock.mark("crop"))[0]
@@ -185,6 +188,7 @@ class Subject:
             "compiled": padded,  # sentences of one length, so that none is compiled anew
             "compiled-baseline": none,
             "onnx": fast,
+            "onnx-int8": fast,
         }
 
     @staticmethod
@@ -201,8 +205,8 @@ class Subject:
 
     def session(self, precision: str, path: str) -> TrackingSession | OnnxTracker:
         """A session without targets, whose network tells the clock when it is done."""
-        if path == "onnx":
-            return self._exported()
+        if path.startswith("onnx"):
+            return OnnxTracker(self._exported(path))
         dtype = DTYPES[precision]
         if path in ("plain", "text"):
             if precision not in self.plain:
@@ -217,21 +221,31 @@ class Subject:
             self._watch(session.frame_model)
         return session
 
-    def _exported(self) -> OnnxTracker:
-        if self.onnx is None:
-            with tempfile.TemporaryDirectory() as folder:
-                write_export(Path(folder), self.models["full"], self.processor, self.name)
-                self.onnx = OnnxModel(folder, torch.get_num_threads())
-            run = self.onnx.maps
+    def _exported(self, path: str) -> OnnxModel:
+        """The model exported as `path` says; both exports are made at once, because tracing takes long."""
+        if not self.exports:
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                write_export(folder, self.models["full"], self.processor, self.name)
+                self.exports["onnx"] = self._opened(folder)
+                quantize_tracker(folder / TRACKER_FILE, folder / "int8.onnx")
+                (folder / "int8.onnx").replace(folder / TRACKER_FILE)
+                self.exports["onnx-int8"] = self._opened(folder)
+        return self.exports[path]
 
-            def watched(inputs):
-                self.clock.mark("crop")
-                maps = run(inputs)
-                self.clock.mark("network")
-                return maps
+    def _opened(self, folder: Path) -> OnnxModel:
+        """An export that tells the clock when its network begins and ends."""
+        model = OnnxModel(folder, torch.get_num_threads())
+        run = model.maps
 
-            self.onnx.maps = watched
-        return OnnxTracker(self.onnx)
+        def watched(inputs):
+            self.clock.mark("crop")
+            maps = run(inputs)
+            self.clock.mark("network")
+            return maps
+
+        model.maps = watched
+        return model
 
     def _watch(self, network: torch.nn.Module) -> None:
         if not network.head._forward_hooks:  # sessions share it
@@ -307,7 +321,7 @@ class Contestant:
             for stage, seconds in told.items():
                 self.seconds[stage].append(seconds)
         self.visits.append(float(np.median([told["end to end"] for told in measured])))
-        if self.case.path in ("fast", "onnx") and self.frames > 1 and self.clip.path:
+        if self.case.path in AHEAD and self.frames > 1 and self.clip.path:
             self.seconds["decoded ahead"].append(self._whole_clip())
 
     def _whole_clip(self) -> float:
@@ -364,7 +378,11 @@ def benchmark_tracking(
                 subject = Subject(name, device, Clock(device))
                 parts[name] = subject.parts
                 cases = [Case(name, n, precision, path) for path in paths for precision in precisions for n in targets]
-                cases = [c for c in cases if c.path != "onnx" or (c.precision == "fp32" and device.type == "cpu")]
+                cases = [
+                    c
+                    for c in cases
+                    if not c.path.startswith("onnx") or (c.precision == "fp32" and device.type == "cpu")
+                ]
                 racing = prepare(subject, cases, clip, compile_seconds)
                 contestants += racing
                 race(racing, repeats, peaks, device)

@@ -54,8 +54,8 @@ def build_ratios(contestants, rows: dict[tuple, dict], on_gpu: bool) -> list[dic
 
     for case, row in rows.items():
         base_on_cpu = case.model == "base" and not on_gpu
-        if case.path == "onnx":
-            compare(case._replace(path="fast"), case, "time of fast over onnx", None)
+        if case.path.startswith("onnx"):
+            compare(case._replace(path="fast"), case, f"time of fast over {case.path}", None)
             _tell_alone(case, row, False, on_gpu, tell)
         for path, baseline in PAIRS:
             if case.path != path:

@@ -80,7 +80,7 @@ def test_fast_cases_also_run_the_whole_file_decoded_ahead(checkpoint, tmp_path, 
         assert ("fast end to end, decoded ahead" in whats) == (path == "fast")
 
 
-def test_the_export_is_a_case(checkpoint, tmp_path, monkeypatch, capsys):
+def test_the_exports_are_cases(checkpoint, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxscript")
     output = tmp_path / "times.json"
     command = [
@@ -95,15 +95,17 @@ def test_the_export_is_a_case(checkpoint, tmp_path, monkeypatch, capsys):
         "--repeats",
         "1",
     ]
-    command += ["--cases", "fast", "onnx", "--precisions", "fp32", "bf16", "--output", str(output)]
+    command += ["--cases", "fast", "onnx", "onnx-int8", "--precisions", "fp32", "bf16", "--output", str(output)]
     monkeypatch.setattr(script, "VISIT_SECONDS", 0.1)
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
     told = json.loads(output.read_text())
-    row = next(row for row in told["cases"] if row["path"] == "onnx")
-    assert row["precision"] == "fp32" and {"crop", "network", "box"} < set(row["milliseconds"])
+    rows = [row for row in told["cases"] if row["path"].startswith("onnx")]
+    assert [row["path"] for row in rows] == ["onnx", "onnx-int8"]
+    for row in rows:
+        assert row["precision"] == "fp32" and {"crop", "network", "box"} < set(row["milliseconds"])
     whats = [ratio["what"] for ratio in told["ratios"] if ratio["precision"] == "fp32"]
-    assert {"time of fast over onnx", "onnx end to end", "onnx end to end, decoded ahead"} < set(whats)
+    assert {"time of fast over onnx", "onnx end to end", "onnx-int8 end to end, decoded ahead"} < set(whats)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
