@@ -438,7 +438,9 @@ def test_full_check_finds_a_picture_that_is_damaged_inside(tmp_path):
     assert read_videos(tmp_path / "full", "train")[0].rows[1].frame == 3
 
 
-@pytest.mark.parametrize("where", ["compressed data", "compression method", "flags", "flag of a patch"])
+@pytest.mark.parametrize(
+    "where", ["compressed data", "compression method", "another method", "flags", "flag of a patch"]
+)
 def test_trackingnet_drops_the_frame_that_is_damaged_inside_its_archive(tmp_path, where):
     miniature = build_trackingnet(tmp_path / "raw")
     archive = miniature.root / "TRAIN_1" / "zips" / "A1RSx6j_ra0_10.zip"
@@ -453,7 +455,12 @@ def test_trackingnet_drops_the_frame_that_is_damaged_inside_its_archive(tmp_path
         data[start : start + 40] = b"\xff" * 40
     else:
         entry = data.rindex(b"2.jpg") - 46  # of the central directory
-        offset, number = {"flags": (8, 1), "flag of a patch": (8, 0x20), "compression method": (10, 0xFFFF)}[where]
+        offset, number = {
+            "flags": (8, 1),
+            "flag of a patch": (8, 0x20),
+            "compression method": (10, 0xFFFF),
+            "another method": (10, zipfile.ZIP_LZMA),
+        }[where]
         data[entry + offset : entry + offset + 2] = number.to_bytes(2, "little")
     archive.write_bytes(data)
     report = convert_miniature(miniature, tmp_path / "converted", splits=["train"]).report["train"]

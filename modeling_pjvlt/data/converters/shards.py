@@ -26,8 +26,8 @@ from .sources import Benchmark, PictureFile, Reference, SourceSequence
 ROWS_PER_GROUP = 100  # what `datasets` writes for pictures: small enough to stream and to preview
 FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
 CHECKS = ("fast", "full")
-# What zipfile reads. An entry of an archive that says otherwise is damaged: no benchmark has encrypted or patched ones.
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+# An entry of an archive that says otherwise is damaged: no benchmark has encrypted or patched ones, or other compression.
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 UNREADABLE_FLAGS = 0x1 | 0x20 | 0x40  # encrypted, patched data, strongly encrypted
 DAMAGED_ARCHIVE = (  # what zipfile raises where the damage is in ...
     zipfile.BadZipFile,  # ... a header or a checksum
