@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from .trouble import check_finite, save_failure, warn_of_emulation
 from .validation import Validation
 
 logger = logging.getLogger(__name__)
+
+ECHO_SECONDS = 3.0  # so long after a signal another one is the same, passed on by a launcher that got it, too
 
 
 @dataclass(frozen=True)
@@ -174,15 +177,21 @@ def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, 
 def interruptible(accelerator: Accelerator) -> Iterator:
     """Within it, SIGINT and SIGTERM only make the function that it gives return True, on all processes at once.
 
-    A second signal acts as usual.
+    A second signal acts as usual, but not within `ECHO_SECONDS`: Ctrl-C in a terminal reaches a launcher and its
+    processes alike, and the launcher sends them another one.
     """
-    caught: list[int] = []
+    caught: list[float] = []  # when
     before = {}
 
-    def note(number, frame):
-        caught.append(number)
+    def restore():
         for name, handler in before.items():
             signal.signal(name, handler)
+
+    def note(number, frame):
+        caught.append(time.monotonic())
+        if caught[-1] - caught[0] > ECHO_SECONDS:
+            restore()
+            signal.raise_signal(number)
 
     def interrupted() -> bool:
         if accelerator.num_processes == 1:
@@ -198,5 +207,4 @@ def interruptible(accelerator: Accelerator) -> Iterator:
     try:
         yield interrupted
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        restore()
