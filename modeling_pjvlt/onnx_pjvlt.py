@@ -114,9 +114,18 @@ class OnnxModel:
         return pixels
 
 
+def import_onnxruntime():
+    """onnxruntime, told to report nothing to its makers, which its builds do by themselves: what a camera does is nobody
+    else's business. Who wants it otherwise sets `ORT_DISABLE_TELEMETRY=0`."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is first imported
+    import onnxruntime
+
+    return onnxruntime
+
+
 def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None):
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ModuleNotFoundError as error:
         raise ImportError("Running an exported model needs onnxruntime: pip install 'pjvlt[export]'.") from error
     options = onnxruntime.SessionOptions()

@@ -10,6 +10,7 @@ import signal
 from hub_server import start_for_suite
 
 os.environ.update(start_for_suite().variables())
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as the package sets it; tests import onnxruntime before the package does
 
 import pytest
 import yaml

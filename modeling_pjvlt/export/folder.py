@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..modeling_pjvlt import PJVLTModel
-from ..onnx_pjvlt import SETTINGS_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker
+from ..onnx_pjvlt import SETTINGS_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker, import_onnxruntime
 from ..processing_pjvlt import PJVLTProcessor
 from ..tracking_pjvlt import TrackingSession
 from .checks import (
@@ -98,8 +98,8 @@ def write_export(
 def import_exporters(format: str) -> None:
     """Ask for what the format needs before the work begins. Raises `ModuleNotFoundError`."""
     if format == "onnx":
+        import_onnxruntime()
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
 
 

@@ -6,11 +6,14 @@ Dynamic ranges need no data to calibrate on. Convolutions stay as they are, beca
 import logging
 from pathlib import Path
 
+from ..onnx_pjvlt import import_onnxruntime
+
 QUANTIZED = ("MatMul", "Gemm")  # with weights; attention, which multiplies activations, stays in float
 
 
 def quantize_tracker(source: Path, target: Path) -> None:
     """Write `source`, a tracker.onnx in float32, with eight-bit matmuls to `target`."""
+    import_onnxruntime()
     from onnxruntime.quantization import quantize_dynamic
 
     root = logging.getLogger()
