@@ -12,12 +12,13 @@ onnx-int8           the same with the matmuls that `pjvlt-export --int8` makes o
 Every case is a session with its targets, and the cases take turns: a visit is a few frames, so that whatever else the
 machine does disturbs all of them alike. A frame is decoded from a video file, on a GPU taken from memory (that is the
 "decode" of the table), and given to `session.step`: crops, network, and the boxes, with the one wait for the device.
-The fast path and the exports of a small model on a CPU are also run as pjvlt-track and the pipeline run it, over the whole file with
-frames decoded ahead in a thread: "decoded ahead", opening of the file included. Compiled, network and boxes are one graph and are not told apart.
+The fast path and the exports of a small model on a CPU are also run as pjvlt-track and the pipeline run it, over the
+whole file with frames decoded ahead in a thread: "decoded ahead", opening of the file included. Compiled, network and
+boxes are one graph and are not told apart.
 
 The head of every model is set to answer the middle of its crop, so that all cases cut the same crops for ever; PJVLT-B
 ("base") is random elsewhere, and so is every baseline. MACs are those that a path really does for one target. The peak
-is the best large matrix product of the whole run in that precision.
+is the best large matrix product of the whole run in that precision; int8 exports are held against the one in fp32.
 """
 
 import copy
@@ -31,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from benchmark import SENTENCE_TOKENS, count_macs, parts_of
+from benchmark import EXPORTED, SENTENCE_TOKENS, count_macs, parts_of
 from benchmark_machine import describe_machine, has_native, matmul_peak
 from benchmark_tracking_report import report
 from torch.utils.flop_counter import FlopCounterMode
@@ -61,7 +62,7 @@ BOX = (72.0, 56.0)  # width and height of a target, pixels
 QUARTER = -1.1015625  # exact in every type; its sigmoid is a hair under 1/4, so crops, which round up, keep their size
 CASE_SECONDS, LEAST_VISITS = 8.0, 3  # a case gets fewer visits than were asked for when they would take longer
 VISIT_SECONDS, VISIT_FRAMES = 0.2, 20  # a visit of a fast case has more than one frame
-AHEAD = ("fast", "onnx", "onnx-int8")  # what is also run over the whole file, with frames decoded ahead
+AHEAD = ("fast", *EXPORTED)  # what is also run over the whole file, with frames decoded ahead
 WARM_UPS = {"cpu": 1, "cuda": 5}  # CUDA graphs are captured in the first few frames
 
 
@@ -205,7 +206,7 @@ class Subject:
 
     def session(self, precision: str, path: str) -> TrackingSession | OnnxTracker:
         """A session without targets, whose network tells the clock when it is done."""
-        if path.startswith("onnx"):
+        if path in EXPORTED:
             return OnnxTracker(self._exported(path))
         dtype = DTYPES[precision]
         if path in ("plain", "text"):
@@ -379,9 +380,7 @@ def benchmark_tracking(
                 parts[name] = subject.parts
                 cases = [Case(name, n, precision, path) for path in paths for precision in precisions for n in targets]
                 cases = [
-                    c
-                    for c in cases
-                    if not c.path.startswith("onnx") or (c.precision == "fp32" and device.type == "cpu")
+                    c for c in cases if c.path not in EXPORTED or (c.precision == "fp32" and device.type == "cpu")
                 ]
                 racing = prepare(subject, cases, clip, compile_seconds)
                 contestants += racing

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmark import EXPORTED
 
 STAGES = ("decode", "crop", "network", "box", "end to end")
 PAIRS = (("fast", "baseline"), ("compiled", "compiled-baseline"))  # a path, and what it is without language
@@ -54,7 +55,7 @@ def build_ratios(contestants, rows: dict[tuple, dict], on_gpu: bool) -> list[dic
 
     for case, row in rows.items():
         base_on_cpu = case.model == "base" and not on_gpu
-        if case.path.startswith("onnx"):
+        if case.path in EXPORTED:
             compare(case._replace(path="fast"), case, f"time of fast over {case.path}", None)
             _tell_alone(case, row, False, on_gpu, tell)
         for path, baseline in PAIRS:
