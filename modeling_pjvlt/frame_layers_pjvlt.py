@@ -18,7 +18,7 @@ PACKED_WEIGHTS = 2**18  # shared weights of fewer numbers are copied into oneDNN
 
 
 class PJVLTFrameLinear(nn.Module):
-    """Linear layer with fixed weights, its activation (its name, or a function) and what is added to it.
+    """Linear layer with fixed weights, and its activation (its name, or a function) or what is added to it.
 
     On a CPU with oneDNN that is one operation, for which the weights are brought into the order it likes best, unless they
     are large and shared with the model: a second copy would cost more memory than the order saves time.
@@ -35,7 +35,7 @@ class PJVLTFrameLinear(nn.Module):
         if self.fused:
             weight = self.weight if self.packed is None else self.packed
             return fused_linear(inputs, weight, self.bias, self.activation, add)
-        if add is not None and self.bias is None:
+        if add is not None and self.bias is None:  # for onnxruntime one operation
             return torch.addmm(add, inputs, self.weight.T)
         outputs = _activate(functional.linear(inputs, self.weight, self.bias), self.activation)
         return outputs if add is None else outputs.add_(add)
@@ -64,7 +64,7 @@ class PJVLTFrameVision(nn.Module):
     def __init__(self, layer: nn.Module, build: "FrameBuilder"):
         super().__init__()
         attention, self.tokens = layer.attention, build.num_tokens
-        self.width = layer.attention.q_proj.out_features // attention.config.num_attention_heads
+        self.width = attention.q_proj.out_features // attention.config.num_attention_heads
         # oneDNN's matmuls beat the fused kernel in bfloat16; an export of it is more operations than attention written out.
         self.plain_attention = build.portable or (build.fused and build.dtype == torch.bfloat16)
         self.norm1, self.norm2 = build.norm(layer.norm1), build.norm(layer.norm2)
