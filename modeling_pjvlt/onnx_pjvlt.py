@@ -115,8 +115,10 @@ class OnnxModel:
 
 
 def import_onnxruntime():
-    """onnxruntime, told to report nothing to its makers, which its builds do by themselves: what a camera does is nobody
-    else's business. Who wants it otherwise sets `ORT_DISABLE_TELEMETRY=0`."""
+    """onnxruntime with its usage reports off, which its official builds otherwise send to Microsoft (its Privacy.md).
+
+    `ORT_DISABLE_TELEMETRY=0` in the environment leaves them on.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is first imported
     import onnxruntime
 

@@ -4,8 +4,8 @@
     python scripts/finish_checkpoint.py outputs/mine/checkpoints/00*/pretrained_model --size_smoothing 0.5 --output_dir small
 
 The mean of the last checkpoints of one run is less noisy than each of them (Izmailov et al., "Averaging weights leads to
-wider optima and better generalization", 2018). A checkpoint that is named twice counts
-twice. The config, the processor and the tokenizer are those of the last one named.
+wider optima and better generalization", 2018). A checkpoint that is named twice counts twice. The config, the processor
+and the tokenizer are those of the last one named.
 """
 
 import argparse
