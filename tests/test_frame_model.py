@@ -11,13 +11,22 @@ from torch import nn
 from torch._dynamo.backends.registry import _COMPILER_FNS, register_backend
 from torch.testing import assert_close
 
-from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
+from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession, frame_pjvlt
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
-from modeling_pjvlt.frame_layers_pjvlt import PJVLTFrameVision
+from modeling_pjvlt.frame_layers_pjvlt import PJVLTFrameVision, onednn_serves
 
 ALL = pytest.mark.parametrize("variant", VARIANTS + TABLES, ids=name)
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
+
+
+@pytest.fixture(params=["onednn", "torch"])
+def kernels(request, monkeypatch):
+    """The frame model with fused operations and without, whichever of them this processor would get."""
+    fused = request.param == "onednn"
+    if fused and not torch.backends.mkldnn.is_available():
+        pytest.skip("This build of torch has no oneDNN.")
+    monkeypatch.setattr(frame_pjvlt, "onednn_serves", lambda device, dtype: fused)
 
 
 def stirred_model(**variant):
@@ -61,6 +70,7 @@ def assert_equal_to_plain(model, inputs, **tolerance):
 
 
 @ALL
+@pytest.mark.usefixtures("kernels")
 def test_maps_and_boxes_equal_the_plain_path(variant):
     model = stirred_model(**variant)
     assert_equal_to_plain(model, build_tiny_inputs(model.config, batch=3))
@@ -68,11 +78,13 @@ def test_maps_and_boxes_equal_the_plain_path(variant):
 
 @pytest.mark.parametrize("words", [2, 7, 8, 9, 30])
 @pytest.mark.parametrize("fusion", ["concat", "sum", "product"])
+@pytest.mark.usefixtures("kernels")
 def test_sentences_of_any_length_equal_the_plain_path(words, fusion):
     model = stirred_model(saiel_fusion=fusion)
     assert_equal_to_plain(model, build_tiny_inputs(model.config, batch=2, words=words))
 
 
+@pytest.mark.usefixtures("kernels")
 @torch.no_grad()
 def test_each_target_of_a_batch_gets_what_it_gets_alone():
     model = stirred_model()
@@ -99,6 +111,7 @@ def test_boxes_are_decoded_as_the_plain_model_decodes_them():
 
 
 @pytest.mark.parametrize("act", ["gelu", "gelu_pytorch_tanh", "relu", "silu", "quick_gelu"])
+@pytest.mark.usefixtures("kernels")
 def test_every_activation_equals_the_plain_path(act):
     model = stirred_model(hidden_act=act)
     assert_equal_to_plain(model, build_tiny_inputs(model.config))
@@ -115,6 +128,14 @@ def test_the_portable_form_is_the_same(variant):
         maps.append(frame_model(*given))
     for ours, theirs in zip(*maps, strict=True):
         assert_close(ours, theirs, **TOLERANCE)
+
+
+@pytest.mark.parametrize(("capability", "serves"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_fused_operations_in_float32_are_for_processors_where_they_are_faster(capability, serves, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert onednn_serves(torch.device("cpu"), torch.float32) == serves
+    assert not onednn_serves(torch.device("cuda"), torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
