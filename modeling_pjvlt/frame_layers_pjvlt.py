@@ -35,7 +35,7 @@ class PJVLTFrameLinear(nn.Module):
         if self.fused:
             weight = self.weight if self.packed is None else self.packed
             return fused_linear(inputs, weight, self.bias, self.activation, add)
-        if add is not None and self.bias is None:  # for onnxruntime one operation
+        if add is not None and self.bias is None:  # one operation, for onnxruntime, too
             return torch.addmm(add, inputs, self.weight.T)
         outputs = _activate(functional.linear(inputs, self.weight, self.bias), self.activation)
         return outputs if add is None else outputs.add_(add)
@@ -195,7 +195,7 @@ class PJVLTFrameStem(nn.Module):
 
 
 class PJVLTFrameConvolution(nn.Module):
-    """3x3 convolution in one or three groups, and ReLU; one operation where oneDNN is used."""
+    """3x3 convolution in one or three groups, and ReLU; one operation where oneDNN serves."""
 
     def __init__(self, weight: Tensor, bias: Tensor, grouped: bool, build: "FrameBuilder"):
         super().__init__()
