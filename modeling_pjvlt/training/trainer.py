@@ -124,7 +124,7 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
 
 def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
     """Model and optimizer for Accelerate, and a schedule that is stepped by hand."""
-    fused = accelerator.device.type == "cuda"
+    fused = accelerator.device.type in {"cuda", "cpu"}
     optimizer = torch.optim.AdamW(parameter_groups(model, args), weight_decay=args.weight_decay, fused=fused)
     if args.lr_scheduler_type == "step":
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [args.lr_drop_step], gamma=0.1)
