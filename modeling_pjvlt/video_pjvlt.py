@@ -30,6 +30,7 @@ VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv"}
 
 # In order of preference; mpeg4 is what every FFmpeg build has. Its quantiser is bounded because it has no crf.
 ENCODERS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
+MAX_DECODING_THREADS = 16  # FFmpeg advises against more; each holds a frame
 
 
 def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeout: float = TIMEOUT) -> FrameReader:
@@ -216,12 +217,18 @@ def _open_video(path: Path) -> FrameReader:
     return FrameReader(lambda: _decode(path), fps=fps, num_frames=num_frames)
 
 
+def available_cores() -> int:
+    """Processor cores that this process may run on, which may be fewer than the machine has (`taskset`, cpusets)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _decode(path: Path) -> Iterator[np.ndarray]:
     num_decoded = 0
     with _open_container(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = max(1, (os.cpu_count() or 1) // 2)  # the other cores have a network to run
+        # The other cores have a network to run.
+        stream.codec_context.thread_count = min(max(1, available_cores() // 2), MAX_DECODING_THREADS)
         try:
             for frame in container.decode(stream):
                 yield upright(frame)

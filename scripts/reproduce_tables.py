@@ -387,9 +387,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_open(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int | None) -> int:
     """Run what is not finished yet; returns how many failed."""
+    from modeling_pjvlt.video_pjvlt import available_cores
+
     todo = [task for task in tasks if not plan.finished(*task)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_proc = min(num_proc or (cores if plan.preset == "tiny" else 1), max(len(todo), 1))
+    num_proc = min(num_proc or (available_cores() if plan.preset == "tiny" else 1), max(len(todo), 1))
     said = f"{len(todo)} of {len(tasks)} variants to train, {num_proc} at a time"
     print(said + (f"; what they say is in {plan.folder / 'logs'}" if num_proc > 1 else ""), file=sys.stderr)
     failed = run_all(plan, todo, num_proc)

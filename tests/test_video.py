@@ -72,6 +72,15 @@ def test_video_round_trip_keeps_count_order_and_colours(tmp_path, suffix):
             assert np.abs(frame[:, columns].astype(int) - original[:, columns]).max() <= 6
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (7, 3), (128, 16)])
+def test_video_is_decoded_on_half_of_the_cores(tmp_path, monkeypatch, cores, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    path, opened, open_container = write_video(tmp_path / "clip.mp4", flat_frames(2)), [], video_pjvlt._open_container
+    monkeypatch.setattr(video_pjvlt, "_open_container", lambda path: opened.append(open_container(path)) or opened[-1])
+    for _ in read_frames(path):
+        assert opened[-1].streams.video[0].codec_context.thread_count == threads
+
+
 def test_reader_starts_again_on_each_iteration(tmp_path):
     reader = read_frames(write_video(tmp_path / "clip.mp4", flat_frames(5)))
     assert grey_levels(reader) == grey_levels(reader) == [10, 20, 30, 40, 50]
