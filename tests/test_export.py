@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_frame_model import stirred_model
+from test_model_variants import STEM
 from tiny import build_tiny_config
 
 import modeling_pjvlt
@@ -28,6 +29,7 @@ SHALLOW = {"num_hidden_layers": 1, "text_config": {"num_hidden_layers": 1}}  # t
 VARIANTS = [
     {"fusion": "none"},
     {"saiel_fusion": "sum", "fusion_residual": True},
+    {"fusion": "none", **STEM, "stem_fine_stage": 0, "offset_activation": "identity"},
     pytest.param({"saiel_fusion": "product", "num_saiel_heads": 1}, marks=pytest.mark.slow),
     pytest.param({"fusion": "late", "use_ccm": False}, marks=pytest.mark.slow),
     pytest.param({"use_saiel": False}, marks=pytest.mark.slow),

@@ -253,3 +253,41 @@ def test_half_precision_maps_give_a_float32_loss():
     maps = tuple(m.detach().half() for m in random_maps(3, 8))
     loss, _ = tracking_loss(*maps, LABELS.half())
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
+
+
+def test_a_crop_without_its_target_asks_for_low_scores_and_nothing_else():
+    labels = torch.cat([LABELS[:1], torch.zeros(1, 4)])
+    maps = random_maps(2, 8)
+    loss, parts = tracking_loss(*maps, labels)
+    loss.backward()
+    score, offset, size = (m.grad for m in maps)
+    assert (score[1] > 0).all()  # every score there is to fall
+    assert not offset[1].any() and not size[1].any()
+    alone, alone_parts = tracking_loss(*(m.detach()[:1] for m in maps), LABELS[:1])
+    assert_close(parts["giou"], alone_parts["giou"])
+    assert_close(parts["l1"], alone_parts["l1"])
+    assert parts["focal"] > alone_parts["focal"] and loss > alone
+
+
+def test_a_batch_without_any_target_has_a_finite_loss():
+    loss, parts = tracking_loss(*random_maps(2, 8), torch.zeros(2, 4))
+    assert torch.isfinite(loss) and parts["giou"] == parts["l1"] == 0
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_a_block_of_cells_answers_for_the_box(side):
+    labels = torch.tensor([[0.5, 0.55, 0.3, 0.2], [0.02, 0.97, 0.1, 0.2]])  # in the middle, and in a corner
+    maps = random_maps(2, 8)
+    loss, parts = tracking_loss(*maps, labels, box_cells=side)
+    loss.backward()
+    expected, touched = [], torch.zeros(2, 8, 8, dtype=torch.bool)
+    for b, (cx, cy, w, h) in enumerate(labels.tolist()):
+        for y in range(int(cy * 8) - side // 2, int(cy * 8) + side // 2 + 1):
+            for x in range(int(cx * 8) - side // 2, int(cx * 8) + side // 2 + 1):
+                if 0 <= x < 8 and 0 <= y < 8:
+                    touched[b, y, x] = True
+                    dx, dy = maps[1][b, :, y, x].tolist()
+                    box = [(x + dx) / 8, (y + dy) / 8, *maps[2][b, :, y, x].tolist()]
+                    expected.append(1 - plain_giou(corners(*box), corners(cx, cy, w, h)))
+    assert float(parts["giou"]) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    assert torch.equal((maps[2].grad != 0).any(dim=1), touched)
