@@ -297,6 +297,12 @@ class PJVLTImageProcessor(BaseImageProcessor):
         return torch.stack(crops), geometry
 
 
+def hidden_template(images: PJVLTImageProcessor) -> Tensor:
+    """(3, S, S) uint8 that stands for a template that nobody has: the mean colour, nearly zero for the network."""
+    mean = torch.tensor(images.image_mean, dtype=torch.float32) * 255
+    return mean.round().to(torch.uint8).view(3, 1, 1).expand(3, images.template_size, images.template_size)
+
+
 __all__ = [
     "PJVLTImageProcessor",
     "check_box",
@@ -306,5 +312,6 @@ __all__ = [
     "crop_images",
     "crop_to_frame",
     "frame_to_crop",
+    "hidden_template",
     "to_rgb",
 ]

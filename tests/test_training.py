@@ -100,7 +100,9 @@ def test_training_learns_to_box_a_single_pair(tiny_model, tiny_processor):
     torch.manual_seed(0)
     model = tiny_model(fusion_residual=True).train()
     pairs = TrackingPairs(
-        ProceduralPairs(num_frames=4), PairCropper(tiny_processor.image_processor, 3.0, 0.25, 0.0, 0.0), length=4
+        ProceduralPairs(num_frames=4),
+        PairCropper(tiny_processor.image_processor, flip_probability=0.0, brightness_jitter=0.0),
+        length=4,
     )
     batch = PairCollator(tiny_processor)([pairs[i] for i in range(4)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
