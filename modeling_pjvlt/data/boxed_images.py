@@ -133,6 +133,7 @@ class BoxedImagePairs:
             how far things of a kind reach.
         absent_share: share of the others whose search image is another one, without the target.
         wrong_text_share, no_text_share: share of the others with another image's phrase, and with "the target".
+        alike_share: share of the pairs that words decide in which both objects are of one category, which is harder.
         surrounded_share: share of pairs whose search image goes on as another one outside its frame, because objects fill
             photographs.
     """
@@ -145,12 +146,13 @@ class BoxedImagePairs:
         absent_share: float = 0.15,
         wrong_text_share: float = 0.15,
         no_text_share: float = 0.15,
+        alike_share: float = 0.4,
         surrounded_share: float = 0.8,
     ):
         self.images = images
         self.words_share, self.kind_share, self.absent_share = words_share, kind_share, absent_share
         self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
-        self.surrounded_share = surrounded_share
+        self.alike_share, self.surrounded_share = alike_share, surrounded_share
         self.of_name: dict[str, list[tuple[int, int]]] = defaultdict(list)  # image and object, by name
         self.rivals: list[tuple[int, int, int]] = []  # image and two of its objects that their phrases tell apart
         self.alike: list[tuple[int, int, int]] = []  # those of one category
@@ -177,7 +179,7 @@ class BoxedImagePairs:
 
     def _draw_words(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
         """Both objects of an image as targets, with a template that is hidden, or of a third object of the name."""
-        some = self.alike if self.alike and rng.random() < 0.6 else self.rivals
+        some = self.alike if self.alike and rng.random() < self.alike_share else self.rivals
         i, *both = some[int(rng.integers(len(some)))]
         objects = [self.images.objects[i][j] for j in both]
         if rng.random() < 0.5:

@@ -99,6 +99,9 @@ class TrainArguments:
     boxed_words_share: float = field(
         default=0.35, metadata={"help": "Share of those pairs in which only the phrase tells which object is meant."}
     )
+    alike_share: float = field(
+        default=0.4, metadata={"help": "Share of these in which both objects are of one category, which is harder."}
+    )
     kind_share: float = field(
         default=0.2,
         metadata={"help": "Share of the others whose template is another object of the same name, in another image."},
@@ -249,6 +252,7 @@ class TrainArguments:
             "brightness_jitter",
             "photograph_difficulty",
             "boxed_words_share",
+            "alike_share",
             "kind_share",
             "dataset_wrong_text_share",
             "dataset_no_text_share",

@@ -103,7 +103,7 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
     shares = args.dataset_wrong_text_share, args.dataset_no_text_share, args.hidden_share, args.absent_share
     sources = {name: SequencePairs(dataset, args.max_gap, *shares) for name, dataset in loaded.items()}
     if BOXED_IMAGES in args.dataset_name:
-        shares = {"kind_share": args.kind_share, "absent_share": args.absent_share}
+        shares = {name: getattr(args, name) for name in ("alike_share", "kind_share", "absent_share")}
         words = args.boxed_words_share
         sources[BOXED_IMAGES] = BoxedImagePairs(BoxedImages(args.boxed_images), words, **shares, **spoiled)
     if PROCEDURAL in args.dataset_name:
