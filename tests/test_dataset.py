@@ -256,6 +256,17 @@ def test_pairs_keep_to_the_gap():
     assert all(abs(p.template_box[0] - p.search_box[0]) <= 1 for p in drawn)
 
 
+def test_small_boxes_and_excluded_sequences_are_not_drawn():
+    boxes = [[0, 0, 60, 51], [1, 0, 50, 90], [2, 0, 51, 51], [3, 0, 90, 49], [4, 0, 70, 70]]
+    table = TrackingDataset(Dataset.from_dict(rows(box=boxes, visible=[True] * 5), features=FEATURES))
+    drawn = [SequencePairs(table, min_box_side=50).draw(np.random.default_rng(seed)) for seed in range(40)]
+    assert {frame_number(p.search) for p in drawn} == {0, 2, 4}
+    other = SequencePairs(table, excluded=[table.names[0]])
+    assert {other.draw(np.random.default_rng(seed)).template.sequence.name for seed in range(20)} == {table.names[1]}
+    with pytest.raises(ValueError, match="no visible target wider and higher than 500 pixels"):
+        SequencePairs(table, min_box_side=500).draw(np.random.default_rng(0))
+
+
 def test_nothing_visible_is_an_error_and_not_an_endless_search():
     hidden = TrackingDataset(Dataset.from_dict(rows(visible=[False] * 5), features=FEATURES))
     with pytest.raises(ValueError, match="no visible target"):

@@ -48,22 +48,26 @@ def template_window(box_xywh, factor: float, size: int) -> Window:
     return window_around(x + w / 2, y + h / 2, math.ceil(math.sqrt(w * h) * factor), size)
 
 
-def search_window(rng, box_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float) -> Window:
-    """A search region that does not have the target in its middle (OSTrack's sampling).
+def search_window(
+    rng, box_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float, per_axis: bool = False
+) -> Window:
+    """A search region that does not have the target in its middle (in the manner of OSTrack's sampling).
 
     The side is sqrt(w h) * factor * exp(scale_jitter * normal); the centre moves by up to centre_jitter / 2 target
-    sizes each way, but the target's centre stays inside.
+    sizes each way, but the target's centre stays inside. per_axis: exactly as OSTrack, whose `_get_jittered_box` draws
+    width and height each for itself (the side then spreads by scale_jitter / sqrt(2)) and moves by jittered sizes.
     """
     x, y, w, h = box_xywh
     target = math.sqrt(w * h)
-    side = _jittered_side(rng, target, factor, scale_jitter)
+    jittered = _jittered(rng, target, scale_jitter, per_axis)
+    side, target = math.ceil(jittered * factor), jittered if per_axis else target
     limit = _reach(side, size)
     dx, dy = (min(max(v * centre_jitter * target, -limit), limit) for v in rng.uniform(-0.5, 0.5, 2))
     return window_around(x + w / 2 + dx, y + h / 2 + dy, side, size)
 
 
 def shared_window(
-    rng, boxes_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float
+    rng, boxes_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float, per_axis: bool = False
 ) -> Window | None:
     """A search region for two targets of one picture, drawn so that it does not tell which of the two is meant.
 
@@ -78,7 +82,7 @@ def shared_window(
     centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
     if targets.max() > MAX_TWIN_RATIO * targets.min():
         return None
-    side = _jittered_side(rng, float(rng.choice(targets)), factor, scale_jitter)
+    side = math.ceil(_jittered(rng, float(rng.choice(targets)), scale_jitter, per_axis) * factor)
     limit = _reach(side, size)
     low, high = centres.max(axis=0) - limit, centres.min(axis=0) + limit
     if (low > high).any():
@@ -88,8 +92,10 @@ def shared_window(
     return window_around(*middle.tolist(), side, size)
 
 
-def _jittered_side(rng, target: float, factor: float, scale_jitter: float) -> int:
-    return math.ceil(target * factor * math.exp(scale_jitter * rng.standard_normal()))
+def _jittered(rng, target: float, scale_jitter: float, per_axis: bool) -> float:
+    """The size of a target, made larger or smaller: by one draw, or by one for width and one for height."""
+    spread = rng.standard_normal(2).mean() if per_axis else rng.standard_normal()
+    return target * math.exp(scale_jitter * spread)
 
 
 def _reach(side: int, size: int) -> float:

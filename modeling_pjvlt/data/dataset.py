@@ -88,6 +88,11 @@ class _Table:
         """The table itself."""
         return self._rows
 
+    @property
+    def names(self) -> list[str]:
+        """The name of each sequence."""
+        return self._names
+
     def __iter__(self) -> Iterator[TrackingSequence]:
         return (self[i] for i in range(len(self)))
 

@@ -6,7 +6,8 @@ a sample. A sample depends only on (seed, epoch, index), so the number of worker
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -219,28 +220,49 @@ class PhotographPairs:
         return FramePair(frames[first], boxes[first], frames[second], boxes[second], text)
 
 
-class SequencePairs:
-    """Pairs from tracking sequences: two visible frames of one video, at most `max_gap` frames apart."""
+@dataclass(frozen=True)
+class PairRules:
+    """Which two frames of a sequence may be a pair.
 
-    def __init__(self, sequences, max_gap: int = 200):
-        self.sequences, self.max_gap = sequences, max_gap
+    max_gap: frames between them, at most. min_box_side: pixels; frames whose box is not wider and higher than this are
+    left out, 0 keeps all. excluded: names of sequences that are left out.
+    """
+
+    max_gap: int = 200
+    min_box_side: float = 0.0
+    excluded: frozenset[str] = frozenset()
+
+
+class SequencePairs:
+    """Pairs from tracking sequences: two visible frames of one video. The other arguments are those of [`PairRules`]."""
+
+    def __init__(self, sequences, max_gap: int = 200, min_box_side: float = 0.0, excluded: Iterable[str] = ()):
+        self.sequences, self.rules = sequences, PairRules(max_gap, min_box_side, frozenset(excluded))
 
     def draw(self, rng: np.random.Generator) -> FramePair:
-        """One pair. Raises `ValueError` if 100 sequences in a row show no target."""
+        """One pair. Raises `ValueError` if 100 sequences in a row give none."""
         for _ in range(100):
-            pair = draw_pair(self.sequences[int(rng.integers(len(self.sequences)))], rng, self.max_gap)
+            pair = draw_pair(self.sequences[int(rng.integers(len(self.sequences)))], rng, self.rules)
             if pair is not None:
                 return pair
-        raise ValueError("100 sequences drawn at random have no visible target; check the boxes and `visible`.")
+        rules = self.rules
+        kept = f" wider and higher than {rules.min_box_side:g} pixels" if rules.min_box_side else ""
+        kept += ", or are excluded" if rules.excluded else ""
+        raise ValueError(f"100 sequences drawn at random have no visible target{kept}; check the boxes and `visible`.")
 
 
-def draw_pair(sequence, rng: np.random.Generator, max_gap: int) -> FramePair | None:
-    """Two visible frames of one sequence, at most `max_gap` apart; None where no target is visible."""
-    visible = np.flatnonzero(sequence.visible)
+def draw_pair(sequence, rng: np.random.Generator, rules: PairRules) -> FramePair | None:
+    """Two visible frames of one sequence; None where the rules leave none."""
+    if sequence.name in rules.excluded:
+        return None
+    usable = sequence.visible
+    if rules.min_box_side:
+        usable = usable & (sequence.boxes[:, 2:] > rules.min_box_side).all(axis=1)
+    visible = np.flatnonzero(usable)
     if not len(visible):
         return None
     first = int(visible[rng.integers(len(visible))])
-    low, high = np.searchsorted(visible, (first - max_gap, first + max_gap + 1))
+    low, high = np.searchsorted(visible, (first - rules.max_gap, first + rules.max_gap + 1))
     second = int(visible[rng.integers(low, high)])
     return FramePair(
         SequenceFrame(sequence, first),
@@ -256,7 +278,7 @@ class PairCropper:
 
     Args:
         images: the image processor, which says how large crops are.
-        centre_jitter, scale_jitter: see [`search_window`].
+        centre_jitter, scale_jitter, scale_jitter_per_axis: see [`search_window`].
         flip_probability: share of samples seen in a mirror: both crops, the box, and left and right in the sentence.
         brightness_jitter: each crop is made brighter or darker by a factor of up to 1 ± this.
     """
@@ -268,17 +290,16 @@ class PairCropper:
         scale_jitter: float = 0.25,
         flip_probability: float = 0.5,
         brightness_jitter: float = 0.2,
+        scale_jitter_per_axis: bool = False,
     ):
-        self.images, self.centre_jitter, self.scale_jitter = images, centre_jitter, scale_jitter
+        self.images, self.jitter = images, (centre_jitter, scale_jitter, scale_jitter_per_axis)
         self.flip_probability, self.brightness_jitter = flip_probability, brightness_jitter
 
     def shared_window(self, rng: np.random.Generator, boxes_xywh: list[np.ndarray]) -> Window | None:
         """One search region for two targets of a picture, or None; see [`shared_window`] of `crops`."""
         images = self.images
         boxes = [check_box(box) for box in boxes_xywh]
-        return shared_window(
-            rng, boxes, images.search_factor, images.search_size, self.centre_jitter, self.scale_jitter
-        )
+        return shared_window(rng, boxes, images.search_factor, images.search_size, *self.jitter)
 
     def __call__(
         self, pair: FramePair, rng: np.random.Generator, window: Window | None = None
@@ -294,9 +315,7 @@ class PairCropper:
         images = self.images
         template = template_window(check_box(pair.template_box), images.template_factor, images.template_size)
         x, y, w, h = box = check_box(pair.search_box)
-        search = window or search_window(
-            rng, box, images.search_factor, images.search_size, self.centre_jitter, self.scale_jitter
-        )
+        search = window or search_window(rng, box, images.search_factor, images.search_size, *self.jitter)
         label = [(x + w / 2 - search.left) / search.side, (y + h / 2 - search.top) / search.side]
         label += [w / search.side, h / search.side]
         text, mirror = pair.text, bool(rng.random() < self.flip_probability)
