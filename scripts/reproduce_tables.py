@@ -178,7 +178,7 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
         "fingerprint": plan.fingerprint(variant, seed),
         "protocol": plan.protocol(),
         "steps": args.max_train_steps,
-        "batch_size": args.per_device_train_batch_size,
+        "batch_size": args.global_batch_size or args.per_device_train_batch_size,
         "scores": {key: round(value, 4) for key, value in scores.items()},
         "loss": round(last_loss(Path(args.output_dir) / "log.jsonl", args.max_train_steps), 4),
         "checkpoint": os.path.relpath(checkpoint, plan.folder),

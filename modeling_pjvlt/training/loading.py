@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -63,17 +64,28 @@ def parameter_groups(model: nn.Module, args: TrainArguments) -> list[dict]:
 
 def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) -> TrackingPairs | StreamedPairs:
     """The training samples: one dataset or a mixture, read at will or streamed."""
-    cropper = PairCropper(images, args.centre_jitter, args.scale_jitter, args.flip_probability, args.brightness_jitter)
+    cropper = PairCropper(
+        images,
+        args.centre_jitter,
+        args.scale_jitter,
+        args.flip_probability,
+        args.brightness_jitter,
+        args.scale_jitter_per_axis,
+    )
     weights = dict(zip(args.dataset_name, args.dataset_weights, strict=True))
     loaded = {
         name: load_tracking_dataset(name, split, revision, streaming=args.streaming)
         for name, split, revision in zip(args.dataset_name, args.dataset_split, args.dataset_revision, strict=True)
         if name not in DRAWN
     }
+    sides = dict(zip(args.dataset_name, args.min_box_side, strict=True))
+    excluded = read_excluded(args, loaded)
     if args.streaming:
-        batch_size = args.per_device_train_batch_size
-        return StreamedPairs(loaded, cropper, length, batch_size, args.seed, weights, args.max_gap)
-    sources = {name: SequencePairs(dataset, args.max_gap) for name, dataset in loaded.items()}
+        batch_size, gap = args.per_device_train_batch_size, args.max_gap
+        return StreamedPairs(
+            loaded, cropper, length, batch_size, args.seed, weights, gap, min_box_sides=sides, excluded=excluded
+        )
+    sources = {name: SequencePairs(dataset, args.max_gap, sides[name], excluded) for name, dataset in loaded.items()}
     if PROCEDURAL in args.dataset_name:
         sources[PROCEDURAL] = ProceduralPairs(
             words_share=args.words_share,
@@ -91,6 +103,26 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
         )
     sources = {name: sources[name] for name in args.dataset_name}  # in the order of their weights
     return TrackingPairs(sources, cropper, length, args.seed, weights, args.twins)
+
+
+def read_excluded(args: TrainArguments, loaded: dict) -> frozenset[str]:
+    """The sequences that `--exclude_sequences` names, a line each.
+
+    Raises `FileNotFoundError` without the file, `ValueError` where it names no sequence of the datasets (of streamed ones
+    nobody knows).
+    """
+    if args.exclude_sequences is None:
+        return frozenset()
+    path = Path(args.exclude_sequences)
+    if not path.is_file():
+        raise FileNotFoundError(f"--exclude_sequences: no file at {path}; it lists sequences, one name a line.")
+    names = frozenset(path.read_text(encoding="utf-8-sig").split())
+    if not args.streaming and not any(names.intersection(dataset.names) for dataset in loaded.values()):
+        raise ValueError(
+            f"--exclude_sequences: none of the {len(names)} names in {path} is a sequence of "
+            f"{', '.join(args.dataset_name)}; expected one name a line, as in the datasets' column `sequence`."
+        )
+    return names
 
 
 class BatchesOfRank(Sampler):

@@ -17,7 +17,7 @@ from transformers import get_scheduler
 
 from ..data.sampling import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
-from .arguments import STABLE, TrainArguments
+from .arguments import STABLE, TrainArguments, share_batch
 from .checkpoints import Checkpoints
 from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .run_log import RunLog
@@ -62,6 +62,7 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
         project_dir=args.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    args = share_batch(args, accelerator.num_processes)
     warn_of_emulation(accelerator)
     set_seed(args.seed)
     model, processor = build_model(args)
