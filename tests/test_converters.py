@@ -19,6 +19,7 @@ from miniatures import BUILDERS, build_coco, build_lasot, build_lasotext, build_
 from miniatures_common import Miniature, Row, Split, Video, truncated_picture
 from PIL import Image as PILImage
 
+from modeling_pjvlt.cli.convert import main as command
 from modeling_pjvlt.data import load_tracking_dataset
 from modeling_pjvlt.data.converters import convert
 
@@ -386,17 +387,44 @@ def test_lasot_without_folders_of_categories_gives_the_same_rows(tmp_path):
     check_rows(lasot.output, lasot.miniature.splits)
 
 
-def test_trackingnet_without_classes_has_no_sentences(tmp_path):
-    net = convert_miniature(build_trackingnet(tmp_path / "raw"), tmp_path / "converted", class_map=None)
-    videos = read_videos(net.output, "train")
-    assert {(video.text, video.category) for video in videos} == {("", "")}
-    assert net.report["train"].without_text == len(videos) == 4
+def test_trackingnet_is_not_converted_for_training_without_classes(tmp_path, capsys):
+    miniature = build_trackingnet(tmp_path / "raw")
+    with pytest.raises(
+        ValueError, match=r"6 training sequences in .* no --class_map was given: a file of lines ID<TAB>"
+    ):
+        convert_miniature(miniature, tmp_path / "converted", class_map=None)
+    other = tmp_path / "other.tsv"
+    other.write_text("somebody\tperson\n")
+    with pytest.raises(ValueError, match=r"other\.tsv names none of them"):
+        convert_miniature(miniature, tmp_path / "converted", class_map=other)
+    assert not (tmp_path / "converted").exists()
+    test = [str(miniature.root), "--output", str(tmp_path / "converted"), "--splits", "test"]
+    assert command(["trackingnet", *test]) == 0
+    assert 'of test has a sentence, so each is called "the target"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_sentences_of_a_file_replace_the_benchmarks_own(num_proc, tmp_path):
+    miniature = build_lasot(tmp_path / "raw")
+    first, *others = (video.name for video in miniature.splits["train"].videos)
+    path = tmp_path / "sentences.tsv"
+    path.write_text(f"{first}\tmine, not yours\n")
+    output = tmp_path / "converted"
+    lasot = convert_miniature(miniature, output, sentences=path, num_proc=num_proc, sequences_per_shard=1)
+    texts = {video.name: video.text for video in read_videos(lasot.output, "train")}
+    own = {video.name: video.text for video in miniature.splits["train"].videos}
+    assert texts == {**own, first: "mine, not yours"} and others
+    path.write_text(f"{first}\tanother\n")
+    with pytest.raises(ValueError, match="other settings"):
+        convert_miniature(miniature, output, sentences=path, sequences_per_shard=1)
 
 
 def test_trackingnet_refuses_a_folder_made_with_other_classes(tmp_path):
     net = convert_miniature(build_trackingnet(tmp_path / "raw"), tmp_path / "converted")
+    other = tmp_path / "other.tsv"
+    other.write_text(net.miniature.class_map.read_text() + "somebody\tperson\n")
     with pytest.raises(ValueError, match=re.escape(str(net.output))):
-        convert_miniature(net.miniature, net.output, class_map=None)
+        convert_miniature(net.miniature, net.output, class_map=other)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

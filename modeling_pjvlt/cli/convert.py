@@ -40,7 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num_proc", type=int, default=1, help="processes that write files (default: 1)")
     parser.add_argument("--sequences_per_shard", type=int, help="sequences in a file (default: a few hundred MB)")
-    parser.add_argument("--class_map", metavar="FILE", help="classes that the benchmark does not ship")
+    parser.add_argument(
+        "--class_map",
+        metavar="FILE",
+        help="classes that the benchmark does not ship; TrackingNet's training parts need it",
+    )
+    parser.add_argument(
+        "--sentences", metavar="FILE", help="lines SEQUENCE<TAB>SENTENCE, instead of the benchmark's own"
+    )
     parser.add_argument(
         "--check", choices=("fast", "full"), default="fast",
         help="fast: look at the ends of every picture; full: decode it (default: fast)",
@@ -58,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
         reports = convert(
             args.benchmark, args.root, output, args.splits, args.num_proc, args.sequences_per_shard,
-            args.class_map, args.check, args.license,
+            args.class_map, args.check, args.license, sentences=args.sentences,
         )  # fmt: skip
         _print_reports(reports)
         print(f"wrote {output}; load it with load_tracking_dataset({output!r}, split={next(iter(reports))!r})")
@@ -77,6 +84,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print_reports(reports: dict) -> None:
+    for split, report in reports.items():
+        if report.without_text == report.sequences > 1:
+            print(
+                f"pjvlt-convert: warning: none of the {report.sequences} sequences of {split} has a sentence, so each is "
+                'called "the target"; give them with --sentences FILE.',
+                file=sys.stderr,
+            )
     if any(report.skipped for report in reports.values()):
         print("left out, or worth a look:")
     for split, report in reports.items():

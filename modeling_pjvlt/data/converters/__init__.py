@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..dataset import read_sentences
 from .folders import FOLDERS, OTB99, TNL2K
 from .got10k import GOT10K
 from .lasot import LASOT, LASOTEXT
@@ -43,6 +44,7 @@ def convert(
     check: str = "fast",
     license: str = "unknown",
     progress: bool = True,
+    sentences: str | Path | None = None,
 ) -> dict[str, ConversionReport]:
     """Write a benchmark's folder as a tracking dataset: `output/data/{split}-00000-of-00012.parquet` and a card.
 
@@ -56,10 +58,12 @@ def convert(
         splits: by default all that `root` holds.
         num_proc: processes that write files.
         sequences_per_shard: sequences in a file; by default a few hundred megabytes.
-        class_map: classes by sequence (TrackingNet) or by number (YOLO), which the benchmark does not ship.
+        class_map: classes by sequence (TrackingNet, whose training parts need it) or by number (YOLO), which the
+            benchmark does not ship.
         check: `"fast"` reads the beginning and the end of every picture, `"full"` decodes it.
         license: for the card.
         progress: show a bar.
+        sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a sequence.
 
     Returns a report for each split. Raises `FileNotFoundError` or `ValueError` for a folder that is not of this
     benchmark, for an unknown benchmark or split, and for an `output` that holds something else.
@@ -75,6 +79,9 @@ def convert(
     if not root.is_dir():
         raise FileNotFoundError(f"{benchmark}: no folder at {root}")
     class_map = None if class_map is None else Path(class_map)
+    sentences = None if sentences is None else Path(sentences)
+    if sentences is not None:
+        read_sentences(sentences)  # a mistake in it is said now
     try:
         found = {split: kind.find(root, split, class_map) for split in wanted}
     except FileNotFoundError as error:
@@ -86,7 +93,14 @@ def convert(
     data = output / "data"
     shards = {
         split: _plan(
-            data, benchmark, split, references, sequences_per_shard or kind.sequences_per_shard, check, class_map
+            data,
+            benchmark,
+            split,
+            references,
+            sequences_per_shard or kind.sequences_per_shard,
+            check,
+            class_map,
+            sentences,
         )
         for split, references in found.items()
     }
@@ -114,12 +128,15 @@ def _plan(
     size: int,
     check: str,
     class_map: Path | None,
+    sentences: Path | None,
 ) -> list[Shard]:
     """The files of a split; which sequence goes where depends on the list and the size alone."""
     if size < 1:
         raise ValueError(f"sequences_per_shard must be at least 1, got {size}.")
     if class_map is not None:
         check = f"{check} {hashlib.sha256(class_map.read_bytes()).hexdigest()}"
+    if sentences is not None:
+        check = f"{check} sentences {hashlib.sha256(sentences.read_bytes()).hexdigest()}"
     total = -(-len(references) // size)
     return [
         Shard(
@@ -127,6 +144,7 @@ def _plan(
             benchmark,
             tuple(references[number * size : (number + 1) * size]),
             check,
+            sentences,
         )
         for number in range(total)
     ]
