@@ -1,4 +1,4 @@
-"""`scripts/reproduce_tables.py`: every variant once, nothing half, nothing twice, nothing invented."""
+"""`scripts/ablations/reproduce_tables.py`: every variant once, nothing half, nothing twice, nothing invented."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ from modeling_pjvlt import PJVLTConfig, PJVLTModel
 from modeling_pjvlt.data.sampling import FramePair, PairCropper, TrackingPairs
 from modeling_pjvlt.training.arguments import parse_arguments
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "ablations"))
 
 import reproduce_tables as script
 import table_plan

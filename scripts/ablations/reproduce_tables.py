@@ -1,10 +1,10 @@
 """Train and score every variant of the paper's ablation tables, and print the tables beside the paper's numbers.
 
-python scripts/reproduce_tables.py                           all tables with tiny models, two seeds, on the CPU
-python scripts/reproduce_tables.py --table 2 5 --seeds 0     two of them, one seed
-python scripts/reproduce_tables.py --print                   the tables from what is finished
-python scripts/reproduce_tables.py --preset base --dry_run   what the paper's setting would train, and the commands
-python scripts/reproduce_tables.py --preset base --dataset_name converted/lasot
+python scripts/ablations/reproduce_tables.py                           all tables with tiny models, two seeds, on the CPU
+python scripts/ablations/reproduce_tables.py --table 2 5 --seeds 0     two of them, one seed
+python scripts/ablations/reproduce_tables.py --print                   the tables from what is finished
+python scripts/ablations/reproduce_tables.py --preset base --dry_run   what the paper's setting would train, and the commands
+python scripts/ablations/reproduce_tables.py --preset base --dataset_name converted/lasot
 
 Tables: 2 fusion mode, 3 number of fused layers, 4 SAIEL and CCPIL, 5 integration operator, 6 CCM and PIM, and
 `residual`: our `fusion_residual` against the literal equations, from the start and added to a trained no-language model.
@@ -41,7 +41,7 @@ from table_variants import (
     build_tables,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STARTS = ("model_config", "vision_backbone", "text_backbone", "tokenizer_name_or_path")
 PAIR_FIELDS = (
     *("seed", "words_share", "wrong_text_share", "no_text_share", "centre_jitter", "scale_jitter"),
