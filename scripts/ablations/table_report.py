@@ -4,19 +4,18 @@ import json
 import statistics
 from pathlib import Path
 
+from table_launch import FINDINGS
 from table_plan import Plan, write_json
-from table_variants import PAPER, Table, build_tables
+from table_variants import Table, build_tables
 
 TINY_NOTE = "Tiny preset: this checks that each variant learns and that the code tells them apart, and no more."
-COLUMNS = {  # key of a result's scores, and what its column is called
-    "tiny": {
-        "right": "AUC, right sentence",
-        "wrong": "AUC, wrong sentence",
-        "words_right": "only words tell: right",
-        "words_wrong": "only words tell: wrong",
-    },
-    "base": {"right": "AUC, own sentence", "wrong": "AUC, another's sentence"},
+COLUMNS = {  # key of a tiny result's scores, and what its column is called
+    "right": "AUC, right sentence",
+    "wrong": "AUC, wrong sentence",
+    "words_right": "only words tell: right",
+    "words_wrong": "only words tell: wrong",
 }
+LABELS = {"auc": "AUC", "normalized_precision": "NP", "precision": "P", "ao": "AO", "sr50": "SR50", "sr75": "SR75"}
 
 
 def read_results(plan: Plan) -> dict[str, dict[int, dict]]:
@@ -28,38 +27,46 @@ def read_results(plan: Plan) -> dict[str, dict[int, dict]]:
     return results
 
 
-def cell(values: list[float]) -> str:
+def cell(values: list[float], digits: int = 3) -> str:
     """Mean ± half of what lies between the lowest and the highest; "open" where nothing is finished."""
     if not values:
         return "open"
-    mean = f"{statistics.fmean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.3f}"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.{digits}f}"
 
 
 def table_markdown(plan: Plan, key: str, table: Table, results: dict, seeds: list[int] | None) -> str:
-    """One table. seeds: those that count; None is all that are there."""
-    columns = COLUMNS[plan.preset]
-    lines = [
-        f"**{table.title}**",
-        "",
-        f"| {table.head} | {' | '.join(columns.values())} | last loss | seeds | paper |",
-    ]
-    lines.append("|---|" + "---:|" * (len(columns) + 3))
+    """One table; of the base preset with the paper's three numbers beside ours. seeds: that count; None is all."""
+    columns, published, digits = COLUMNS, {}, 3
+    if plan.preset == "base":
+        from modeling_pjvlt.evaluation.published import published_ablations
+
+        columns = {metric: f"{LABELS[metric]}, here" for metric in FINDINGS[plan.dataset]}
+        published, digits = published_ablations(plan.dataset), 1
+    paper = [f"{LABELS[metric]}, paper" for metric in columns] if published else []
+    heads = [table.head, *columns.values(), *paper, "last loss", "seeds"]
+    lines = [f"**{table.title}**", "", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     for label, name in table.rows:
         found = [r for seed, r in sorted(results.get(name, {}).items()) if seeds is None or seed in seeds]
-        cells = [cell([r["scores"][column] for r in found]) for column in columns] + [cell([r["loss"] for r in found])]
+        cells = [cell([r["scores"][c] for r in found if c in r["scores"]], digits) for c in columns]
+        cells += [str(published.get(name, {}).get(metric, "-")) for metric in columns] if published else []
         number = str(len(found)) if seeds is None else f"{len(found)} of {len(seeds)}"
-        lines.append(f"| {label} | {' | '.join(cells)} | {number} | {PAPER.get(key, {}).get(name, '-')} |")
+        lines.append(f"| {' | '.join([label, *cells, cell([r['loss'] for r in found]), number])} |")
     return "\n".join(lines)
 
 
 def report(plan: Plan, tables: list[str], seeds: list[int] | None) -> str:
     """The tables, and what to know when reading them."""
-    results, built = read_results(plan), build_tables(plan.depth)
+    results, built = read_results(plan), build_tables(plan.depth, plan.ours)
     names = {name for key in tables for _, name in built[key].rows}
-    used = [r for name in names for seed, r in results.get(name, {}).items() if seeds is None or seed in seeds]
+    used = [r for name in sorted(names) for seed, r in results.get(name, {}).items() if seeds is None or seed in seeds]
     notes = [TINY_NOTE] if plan.preset == "tiny" else []
-    notes.append("AUC: success AUC, 0 to 1, by tracking. ± is half of what lies between the seeds; open: not trained.")
+    spread = "± is half of what lies between the seeds; open: not trained, or not scored yet."
+    if plan.preset == "tiny":
+        notes.append(f"AUC: success AUC, 0 to 1, by tracking. {spread}")
+    else:
+        notes.append(f"Percent, on the test set of {plan.dataset}, protocol {plan.scoring['protocol']}. {spread}")
+        notes += [f"To submit: {r['variant']}, seed {r['seed']}: {r['archive']}" for r in used if r.get("archive")]
     for steps, batch in sorted({(r["steps"], r["batch_size"]) for r in used}):
         notes.append(
             f"{steps} steps of {batch} pairs; those added to the trained `none` come after as many of its own."
@@ -74,7 +81,7 @@ def write_results(plan: Plan) -> Path:
     """All finished results in one file."""
     results = read_results(plan)
     path = plan.folder / "results.json"
-    tables = {key: dict(table.rows) for key, table in build_tables(plan.depth).items()}
+    tables = {key: dict(table.rows) for key, table in build_tables(plan.depth, plan.ours).items()}
     found = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.items()}
     note = TINY_NOTE if plan.preset == "tiny" else None
     write_json(path, {"preset": plan.preset, "note": note, "tables": tables, "variants": found})
