@@ -19,6 +19,7 @@ from ..data.sampling import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from .arguments import STABLE, TrainArguments, share_batch
 from .checkpoints import Checkpoints
+from .health_checks import HealthCheck
 from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .run_log import RunLog
 from .trouble import check_finite, save_failure, warn_of_emulation
@@ -87,11 +88,16 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
         torch.manual_seed(args.seed + rank)
 
     step, metrics, log = started["step"], {}, RunLog(args, accelerator, started["step"])
+    health = HealthCheck(args, accelerator, step)
     model.train()
     try:
         with interruptible(accelerator) as interrupted:
             for batches in grouped(loader, args.gradient_accumulation_steps):
-                loss, norm = _gradients(args, accelerator, model, processor.image_processor, batches, log)
+                loss, norm, labels, outputs = _gradients(
+                    args, accelerator, model, processor.image_processor, batches, log
+                )
+                if health.due(step):
+                    health.write(step, model, outputs, labels, norm)
                 try:
                     check_finite(accelerator, loss, norm)
                 except FloatingPointError:
@@ -148,7 +154,10 @@ def _gradients(
     batches: list[dict],
     log: RunLog,
 ):
-    """Gradients of one optimizer step, clipped. Returns the sum of the batches' losses, and the gradient's norm."""
+    """Gradients of one optimizer step, clipped.
+
+    Returns the sum of the batches' losses, the gradient's norm, and labels and outputs of the last batch.
+    """
     total = 0
     for batch in batches:
         batch = normalize_pairs(send_to_device(batch, accelerator.device, non_blocking=True), images)
@@ -157,7 +166,8 @@ def _gradients(
             accelerator.backward(outputs.loss)
         log.add(outputs, batch["labels"])
         total = total + outputs.loss.detach()
-    return total, accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+    norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+    return total, norm, batch["labels"], outputs
 
 
 def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, last: bool) -> None:
