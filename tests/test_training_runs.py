@@ -262,7 +262,7 @@ def test_recipes_are_read(name):
     args = parse_arguments(["--config", str(ROOT / "scripts" / "recipes" / name), *more])
     if args.model_config:
         assert PJVLTConfig(**args.model_config)
-    if "base" in name:
+    if name.startswith("pjvlt_base"):
         batch = args.global_batch_size
         assert share_batch(args, 8).per_device_train_batch_size == 16
         assert batch == 128 and args.max_train_steps % 60_000 != 0

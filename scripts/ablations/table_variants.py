@@ -21,7 +21,8 @@ class Table:
     rows: list[tuple[str, str]]
 
 
-TABLES = ("2", "3", "4", "5", "6", "residual")
+PAPERS = ("2", "3", "4", "5", "6")
+TABLES = (*PAPERS, "residual", "modulation")  # the last two are ours
 
 PAPER_DEPTHS = (1, 3, 6, 9, 12)  # the rows of Table III
 
@@ -42,6 +43,8 @@ def build_variants(depth: int) -> dict[str, Variant]:
         Variant("without-ccm", {"use_ccm": False}),
         Variant("residual", {"fusion_residual": True}),
         Variant("literal-on-none", {"fusion_residual": False}, start="none"),
+        Variant("identity", {"modulation_init": "identity"}),
+        Variant("zero", {"modulation_init": "zero"}),
         Variant("residual-on-none", {"fusion_residual": True}, start="none"),
     ]
     return {variant.name: variant for variant in variants}
@@ -91,6 +94,11 @@ def build_tables(depth: int, ours: bool = True) -> dict[str, Table]:
                 ("literal, added to the trained `none`", "literal-on-none"),
                 ("residual, added to the trained `none`", "residual-on-none"),
             ],
+        ),
+        "modulation": Table(
+            "Ours: how the words' modulation starts",
+            "`modulation_init`",
+            [("identity (ours)", "identity"), ("zero (the paper)", "zero")],
         ),
     }
 
