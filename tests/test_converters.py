@@ -357,6 +357,17 @@ def test_files_that_a_mac_leaves_beside_all_others_change_nothing(benchmark, tmp
 # What the reader makes of folders that are alike
 
 
+def test_large_folders_are_read_by_several_processes_and_give_the_same_rows(tmp_path, monkeypatch):
+    lasot = convert_miniature(build_lasot(tmp_path / "raw"), tmp_path / "converted", sequences_per_shard=1)
+    monkeypatch.setattr("modeling_pjvlt.data.dataset.LARGE", 0)
+    monkeypatch.setattr("modeling_pjvlt.data.dataset.available_cores", lambda: 2)
+    sequences = load_tracking_dataset(str(lasot.output), split="train")
+    expected = lasot.miniature.splits["train"].videos
+    assert len(shards(lasot.output, "train")) > 2
+    assert {(s.name, len(s)) for s in sequences} == {(video.name, len(video.rows)) for video in expected}
+    assert len(sequences.rows.cache_files) == 2  # each process wrote its own
+
+
 def test_reader_tells_folders_of_one_name_apart(tmp_path):
     for builder in (build_tnl2k, build_otb99):
         miniature = builder(tmp_path / builder.__name__ / "raw")

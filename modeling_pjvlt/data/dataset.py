@@ -12,6 +12,7 @@ Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where know
 """
 
 import glob
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from PIL import Image as PILImage
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
+from ..video_pjvlt import available_cores
 from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode
 from .text import sentence_or_class
 
@@ -33,6 +35,7 @@ logger = logging.get_logger(__name__)
 SIDES = ("x", "y", "w", "h")
 MAX_REPORTED = 5  # bad rows that an error lists
 ROWS_AT_ONCE = 1000  # of encoded pictures
+LARGE = 1 << 30  # bytes of Parquet files that several processes copy into the cache
 OPEN_VIDEOS = 4  # kept open by a dataset of videos
 
 
@@ -343,6 +346,13 @@ def read_sentences(path: str | Path) -> dict[str, str]:
     return sentences
 
 
+def _processes_for(shards: list[str]) -> int | None:
+    """How many processes copy Parquet files into the Arrow cache, which the first load of a folder does."""
+    if sum(os.path.getsize(path) for path in shards) < LARGE:
+        return None  # they would take longer to start
+    return min(available_cores(), len(shards))
+
+
 def load_tracking_dataset(
     name_or_path: str,
     split: str = "train",
@@ -366,7 +376,9 @@ def load_tracking_dataset(
     """
     shards = sorted(str(path) for path in Path(name_or_path).glob(f"data/{glob.escape(split)}-*.parquet"))
     if shards:  # by their names: of a local folder whose card lists its files, `datasets` would not notice a change
-        rows = load_dataset("parquet", data_files={split: shards}, split=split, streaming=streaming)
+        processes = None if streaming else _processes_for(shards)
+        files = {split: shards}
+        rows = load_dataset("parquet", data_files=files, split=split, streaming=streaming, num_proc=processes)
     else:
         rows = load_dataset(name_or_path, split=split, revision=revision, streaming=streaming)
     names = rows.column_names
