@@ -7,6 +7,7 @@ without fusion and 0.24 with `fusion_residual`. `scripts/ablations/probe.py` dec
 
 import json
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def part_of(name: str) -> str:
 class HealthCheck:
     """Writes `health.jsonl` of a run, and warns at step 0 of tokens that are alike.
 
-    A line says `step`, so many were made before it; `token_similarity` of the search tokens after the last norm;
+    A line says `step`, how many were made before it; `token_similarity` of the search tokens after the last norm;
     `target_share`; and `gradient_vision` and so on, before clipping. All are of one batch of the main process.
     """
 
@@ -91,13 +92,15 @@ class HealthCheck:
             "target_share": target_share(outputs.score_map, labels),
             **{f"gradient_{part}": clipped * n for part, n in gradient_norms(plain.named_parameters()).items()},
         }
-        line = {name: float(f"{float(value):.6g}") for name, value in found.items()}
+        values = {name: float(f"{float(value):.6g}") for name, value in found.items()}
+        # With fp16 the gradients of the first steps are infinite until the scaler has found its scale.
+        line = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **line}) + "\n")
         if self.args.report_to:
-            self.accelerator.log({f"health/{name}": value for name, value in line.items()}, step=step)
-        if step == 0 and line["token_similarity"] > ALIKE:
+            self.accelerator.log({f"health/{name}": value for name, value in values.items()}, step=step)
+        if step == 0 and values["token_similarity"] > ALIKE:
             logger.warning(
-                f"The search tokens are nearly alike at the start (mean cosine {line['token_similarity']:.2f}): what a "
+                f"The search tokens are nearly alike at the start (mean cosine {values['token_similarity']:.2f}): what a "
                 "pretrained backbone knows is lost. `scripts/ablations/probe.py` tells whether the run recovers."
             )

@@ -96,13 +96,13 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
                 loss, norm, labels, outputs = _gradients(
                     args, accelerator, model, processor.image_processor, batches, log
                 )
-                if health.due(step):
-                    health.write(step, model, outputs, labels, norm)
                 try:
                     check_finite(accelerator, loss, norm)
                 except FloatingPointError:
                     save_failure(args, accelerator, model, processor, batches, step, rank)
                     raise
+                if health.due(step):
+                    health.write(step, model, outputs, labels, norm)
                 optimizer.step()
                 if not accelerator.optimizer_step_was_skipped:
                     scheduler.step()  # not prepared: Accelerate would step it once per process
