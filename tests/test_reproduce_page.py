@@ -67,7 +67,8 @@ def prepare(tmp_path: Path) -> Path:
         miniature = build(tmp_path / "raw" / name)
         if miniature.class_map:
             shutil.copy(miniature.class_map, tmp_path / "trackingnet_classmap.txt")
-    shutil.rmtree(tmp_path / "raw" / "lasotext" / "atv" / "atv-2")  # begins without a box, as no test sequence does
+    for name in ("atv-2", "advSamp_Baseball_game_002-Done"):  # begin without a box, as no real test sequence does
+        shutil.rmtree(next((tmp_path / "raw").rglob(name)))
     (tmp_path / "got10k_vot_exclude.txt").write_text("GOT-10k_Train_000002\n")
     sentences = [f"GOT-10k_Test_{number:06d}\tperson number {number}\n" for number in (1, 2)]
     (tmp_path / "got10k_test_sentences.tsv").write_text("".join(sentences))
