@@ -232,7 +232,7 @@ class Progress:
         self.done += 1
         if isinstance(outcome, dict):
             said = f"{outcome['training_seconds']:.0f} s of training, {outcome['scoring_seconds']:.0f} s of scoring, "
-            said += ", ".join([f"loss {outcome['loss']:.3f}", *(f"{k} {v}" for k, v in outcome["scores"].items())])
+            said += ", ".join([f"loss {outcome['loss']:.3f}", *(f"{k} {v:.4g}" for k, v in outcome["scores"].items())])
             said += f", to submit: {outcome['archive']}" if outcome.get("archive") else ""
         else:
             said = f"failed: {outcome}"

@@ -68,9 +68,8 @@ def report(plan: Plan, tables: list[str], seeds: list[int] | None) -> str:
         notes.append(f"Percent, on the test set of {plan.dataset}, protocol {plan.scoring['protocol']}. {spread}")
         notes += [f"To submit: {r['variant']}, seed {r['seed']}: {r['archive']}" for r in used if r.get("archive")]
     for steps, batch in sorted({(r["steps"], r["batch_size"]) for r in used}):
-        notes.append(
-            f"{steps} steps of {batch} pairs; those added to the trained `none` come after as many of its own."
-        )
+        added = "; those added to the trained `none` come after as many of its own" if "residual" in tables else ""
+        notes.append(f"{steps} steps of {batch} pairs{added}.")
     if len({r["protocol"] for r in used}) > 1:
         notes.append("Careful: these results were made with different settings; they must not be compared.")
     parts = [table_markdown(plan, key, built[key], results, seeds) for key in tables]
