@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .live_pjvlt import DEFAULT_FPS, TIMEOUT, FrameReader, is_address, open_address, open_camera, upright
+from .live_pjvlt import DEFAULT_FPS, TIMEOUT, FrameReader, is_address, main_video, open_address, open_camera, upright
 
 try:
     import av
@@ -257,7 +257,7 @@ def _open_container(path: Path):
 def _video_stream(container, path: Path):
     if not container.streams.video:
         raise ValueError(f"{path}: no video in this file")
-    return container.streams.video[0]
+    return main_video(container)
 
 
 def _pick_encoder() -> tuple[str, dict[str, str]]:

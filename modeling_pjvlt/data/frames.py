@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image, ImageOps
 
-from ..video_pjvlt import upright
+from ..live_pjvlt import main_video, upright
 
 ORIENTATION = 0x0112  # the EXIF tag
 JPEG_METADATA = ("exif", "xmp")  # what may hold it; a JPEG with neither need not be asked, which takes a while
@@ -148,7 +148,7 @@ class VideoFrames:
         with self._container() as container:
             if not container.streams.video:
                 raise ValueError("there is no video in this file")
-            times = [packet.pts for packet in container.demux(container.streams.video[0]) if packet.pts is not None]
+            times = [packet.pts for packet in container.demux(main_video(container)) if packet.pts is not None]
         if len(times) != self.num_boxes:
             raise ValueError(f"the video has {len(times)} frames, but there are {self.num_boxes} boxes")
         return np.sort(times)
@@ -156,7 +156,7 @@ class VideoFrames:
     def _decode_from(self, index: int):
         """Frames from `index` on."""
         with self._container() as container:
-            stream = container.streams.video[0]
+            stream = main_video(container)
             first = int(self._times[index])
             container.seek(first, stream=stream)
             for frame in container.decode(stream):
