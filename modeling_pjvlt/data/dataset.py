@@ -25,7 +25,7 @@ from PIL import Image as PILImage
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode
+from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode, read_encoded
 from .text import sentence_or_class
 
 logger = logging.get_logger(__name__)
@@ -279,7 +279,9 @@ class VideoTrackingDataset(_Table):
         frames = self._opened.pop(index, None)
         if frames is None:
             encoded = self._videos[index]["video"]
-            frames = VideoFrames(encoded["bytes"] or encoded["path"], len(self._boxes[index]))
+            is_file = encoded["bytes"] is None and "://" not in encoded["path"]
+            source = encoded["path"] if is_file else read_encoded(encoded)
+            frames = VideoFrames(source, len(self._boxes[index]))
         self._opened[index] = frames
         if len(self._opened) > OPEN_VIDEOS:
             del self._opened[next(iter(self._opened))]
