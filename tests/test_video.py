@@ -1,3 +1,4 @@
+import doctest
 import struct
 import warnings
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from modeling_pjvlt import video_pjvlt
 from modeling_pjvlt.data.frames import VideoFrames
-from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames, sort_frames
 from modeling_pjvlt.visualization import contact_sheet, contact_strip, draw_box
 
 
@@ -179,6 +180,32 @@ def test_folder_is_read_in_natural_order(tmp_path):
     assert reader.num_frames == 5 and reader.fps == 30
     assert [frame[0, 0, 0] for frame in frames] == [1, 2, 10, 11, 20]
     assert all(frame.shape == (6, 8, 3) and frame.dtype == np.uint8 for frame in frames)
+
+
+ORDERS = {  # of frames, by their names
+    "numbers": ["frame1", "FRAME2", "frame10", "frame11"],
+    "seconds and microseconds": ["10.975304", "11.011215", "11.043227", "11.107410"],
+    "seconds as Python writes them": ["9.96", "10.0", "10.04", "10.125", "10.5", "10.75"],
+    "time since 1970 as Python writes it": ["1712345678.25125", "1712345678.5", "1712345678.75", "1712345679.125"],
+    "clip and counter": ["1.1", "1.2", "1.9", "1.10", "1.11", "2.1"],
+    "clip and padded counter": ["1.0099", "1.0101", "1.9999", "1.10000"],
+    "clip and every other frame": ["1.1", "1.3", "1.9", "1.11", "1.101"],
+    "number and camera": ["0001_cam1", "0002_cam0", "0003_cam1", "0010_cam0"],
+    "nanoseconds": ["999999999999999999", "1403636579763555584", "1403636579813555456"],
+}
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_frames_are_sorted_by_their_names(tmp_path, kind):
+    names = ORDERS[kind]
+    for number, name in enumerate(names):
+        Image.new("L", (8, 6), number).save(tmp_path / f"{name}.png")
+    assert [frame[0, 0, 0] for frame in read_frames(tmp_path)] == list(range(len(names)))
+    assert sort_frames(reversed(names)) == names
+
+
+def test_examples_in_the_docstrings_are_true():
+    assert doctest.testmod(video_pjvlt).failed == 0
 
 
 def test_orientation_of_photographs_is_undone(tmp_path):

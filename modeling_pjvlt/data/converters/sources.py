@@ -3,15 +3,19 @@
 import itertools
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...video_pjvlt import natural_key, sort_frames
+
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")  # the last run of digits in a file's name
+_DECIMAL = re.compile(r"\d+\.\d+")
+MAX_FRAME_NUMBER = 2**31 - 1  # of a row's `frame`; names that are times in nanoseconds are larger
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,11 @@ class PictureFile:
 
     @property
     def number(self) -> int | None:
-        """The number in its name; None without one."""
-        found = _NUMBER.search(Path(self.name).stem)
-        return int(found.group()) if found else None
+        """The number of the frame in its name; None without one, or where it is a time with a point or too large."""
+        stem = Path(self.name).stem
+        found = None if _DECIMAL.fullmatch(stem) else _NUMBER.search(stem)
+        number = int(found.group()) if found else None
+        return None if number is None or number > MAX_FRAME_NUMBER else number
 
 
 @dataclass
@@ -94,17 +100,12 @@ class Benchmark:
     one_split: bool = False
 
 
-def natural_key(name: str) -> tuple:
-    """For sorting: a-2 before a-10."""
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)), name
-
-
 def list_pictures(folder: Path) -> list[PictureFile]:
-    """Pictures of a folder by the number in their names; hidden files and other things are passed over."""
+    """Pictures of a folder in the order of their frames; hidden files and other things are passed over."""
     if not folder.is_dir():
         return []
     paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
-    return _by_number(PictureFile(path) for path in paths)
+    return _in_order(PictureFile(path) for path in paths)
 
 
 def list_zipped_pictures(archive: Path) -> list[PictureFile]:
@@ -115,11 +116,13 @@ def list_zipped_pictures(archive: Path) -> list[PictureFile]:
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{archive.name} is not a whole zip archive ({error})") from error
     pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES and not Path(n).name.startswith(".")]
-    return _by_number(PictureFile(archive, name) for name in pictures)
+    return _in_order(PictureFile(archive, name) for name in pictures)
 
 
-def _by_number(pictures) -> list[PictureFile]:
-    return sorted(pictures, key=lambda p: (-1 if p.number is None else p.number, natural_key(p.name)))
+def _in_order(pictures: Iterable[PictureFile]) -> list[PictureFile]:
+    pictures = list(pictures)
+    places = {name: place for place, name in enumerate(sort_frames({picture.name for picture in pictures}))}
+    return sorted(pictures, key=lambda picture: places[picture.name])
 
 
 def read_text(path: Path) -> str:
