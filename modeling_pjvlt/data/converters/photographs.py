@@ -13,6 +13,7 @@ from .sources import (
     PictureFile,
     Reference,
     SourceSequence,
+    all_lines,
     has_area,
     natural_key,
 )
@@ -95,12 +96,16 @@ def find_yolo(root: Path, split: str, class_map: Path | None) -> list[Reference]
 
 
 def _read_yolo_classes(path: Path) -> dict[int, tuple[str, str]]:
-    """Lines of index, name and supercategory, apart by tabs; or one name a line. Nothing where there is no file."""
+    """Lines of index, name and supercategory, apart by tabs; or one name a line, where an empty one counts, too.
+
+    Nothing where there is no file.
+    """
     if not path.is_file():
         return {}
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split("\t") for line in all_lines(path)]
     if all(len(parts) == 1 for parts in lines):
         return {number: (parts[0].strip(), "") for number, parts in enumerate(lines)}
+    lines = [parts for parts in lines if parts != [""]]
     return {int(parts[0]): (parts[1].strip(), parts[2].strip() if len(parts) > 2 else "") for parts in lines}
 
 

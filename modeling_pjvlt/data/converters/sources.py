@@ -133,15 +133,16 @@ def read_text(path: Path) -> str:
 def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
     """(n, 4) boxes of a text file: four numbers a line, apart by commas, semicolons, tabs or blanks.
 
-    Of a polygon, eight numbers x1, y1, …, x4, y4 as in VOT, the upright rectangle around it. Raises `ValueError` for a
-    file that is missing or empty, or naming the first line that is neither.
+    Of a polygon, eight numbers x1, y1, …, x4, y4 as in VOT, the upright rectangle around it. A line without a number,
+    where the target is absent, gives a row of NaN. Raises `ValueError` for a file that is missing or empty, or naming
+    the first line that is neither.
     """
     if not path.is_file():
         raise ValueError(f"{path.name} is missing")
     boxes = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_frame_lines(path), start=1):
         try:
-            box = [float(part) for part in re.split(r"[,;\s]+", line.strip(" ,;\t"))]
+            box = [float(part) for part in re.split(r"\s*[,;]\s*|\s+", line.rstrip(" ,;\t"))] if line else [np.nan] * 4
         except ValueError:
             box = []
         if len(box) == 8:
@@ -156,10 +157,19 @@ def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
 
 
 def read_flags(path: Path) -> np.ndarray | None:
-    """Whole numbers of a file, by commas, blanks or lines; None where there is no such file."""
+    """Whole numbers of a file, by commas, blanks or lines; None where there is no such file.
+
+    Raises `ValueError` naming the first line with something else, or with nothing where a number belongs.
+    """
     if not path.is_file():
         return None
-    return np.array([int(float(v)) for v in re.split(r"[,\s]+", " ".join(_lines(path))) if v], np.int64)
+    flags = []
+    for number, line in enumerate(_frame_lines(path), start=1):
+        try:
+            flags += [int(float(part)) for part in re.split(r"\s*,\s*|\s+", line.rstrip(" ,\t"))]
+        except ValueError:
+            raise ValueError(f"{path.name}, line {number}: expected whole numbers, got {line[:60]!r}") from None
+    return np.array(flags, np.int64)
 
 
 def fit_flags(flags: np.ndarray | None, length: int, missing: int, what: str, notes: list[str]) -> np.ndarray:
@@ -221,9 +231,25 @@ def read_class_map(path: Path | None) -> dict[str, str]:
 
 def _lines(path: Path) -> list[str]:
     """Lines with something on them, without blanks at their ends."""
+    return [line for line in all_lines(path) if line]
+
+
+def _frame_lines(path: Path) -> list[str]:
+    """A line for each frame: one without numbers is empty, and only those at the end are left out.
+
+    Where every other line is empty, it is the file that has its line ends twice.
+    """
+    lines = ["" if not line.strip(" ,;\t") else line for line in all_lines(path)]
+    if len(lines) > 4 and not any(lines[1::2]) and all(lines[::2]):
+        return lines[::2]
+    return lines
+
+
+def all_lines(path: Path) -> list[str]:
+    """Lines without blanks at their ends, up to the last one with something on it."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")  # what Windows editors wrote when these benchmarks were made
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.rstrip().splitlines()]
