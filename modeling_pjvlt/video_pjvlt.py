@@ -15,9 +15,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .live_pjvlt import DEFAULT_FPS, TIMEOUT, FrameReader, is_address, main_video, open_address, open_camera, upright
+from .pixels_pjvlt import rgb_array, upright_image
 
 try:
     import av
@@ -226,7 +227,7 @@ def _are_decimals(fractions: list[str]) -> bool:
 def _read_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            return rgb_array(upright_image(picture))
     # Pillow reports a broken file by any of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be decoded as a picture ({error})") from error

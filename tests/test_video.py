@@ -216,6 +216,30 @@ def test_orientation_of_photographs_is_undone(tmp_path):
     assert frame.shape == (8, 6, 3)
 
 
+DEEP = {  # images of more than 8 bits a value, as thermal cameras and renderers write them
+    "16-bit PNG": ("png", lambda grey: Image.fromarray(grey.astype(np.uint16) * 257)),
+    "16-bit TIFF": ("tiff", lambda grey: Image.fromarray(grey.astype(np.uint16) * 257)),
+    "32-bit TIFF": ("tiff", lambda grey: Image.fromarray(grey.astype(np.int32) * 257)),
+    "float TIFF": ("tif", lambda grey: Image.fromarray(grey.astype(np.float32) / 255)),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_images_of_more_than_8_bits_keep_their_brightness(tmp_path, kind):
+    suffix, make = DEEP[kind]
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    for number in range(2):
+        make(grey + 100 * number).save(tmp_path / f"{number}.{suffix}")
+    for number, frame in enumerate(read_frames(tmp_path)):
+        np.testing.assert_array_equal(frame, np.dstack([grey + 100 * number] * 3))
+
+
+def test_float_image_beyond_1_is_named(tmp_path):
+    Image.fromarray(np.full((6, 8), 290.5, np.float32)).save(tmp_path / "kelvin.tif")
+    with pytest.raises(ValueError, match=r"kelvin.tif: .*float32 must hold 0 to 1, got 290.5 to 290.5"):
+        list(read_frames(tmp_path))
+
+
 def test_iterables_are_passed_through_unchanged():
     frames = [np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (4, 4)), torch.zeros(3, 4, 4)]
     reader = read_frames(frames)

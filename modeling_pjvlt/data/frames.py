@@ -14,14 +14,14 @@ from typing import Protocol
 import av
 import numpy as np
 from datasets import Dataset
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.utils import logging
 
 from ..live_pjvlt import main_video, upright
+from ..pixels_pjvlt import ORIENTATION, rgb_image, upright_image
 
 logger = logging.get_logger(__name__)
 
-ORIENTATION = 0x0112  # the EXIF tag
 JPEG_METADATA = ("exif", "xmp")  # what may hold it; a JPEG with neither need not be asked, which takes a while
 # What Pillow raises for a broken picture, depending on the format.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -56,12 +56,12 @@ def open_picture(encoded: Mapping) -> Image.Image:
     picture = Image.open(io.BytesIO(read_encoded(encoded)))
     told = picture.format != "JPEG" or not picture.info.keys().isdisjoint(JPEG_METADATA)
     if told and picture.getexif().get(ORIENTATION, 1) != 1:
-        return ImageOps.exif_transpose(picture)
+        return upright_image(picture)
     return picture
 
 
 def decode(picture: Image.Image | np.ndarray, reduction: int = 1) -> tuple[Image.Image | np.ndarray, int]:
-    """The picture, decoded, and by how much it was reduced: a JPEG by 2, 4 or 8 if told so, others never.
+    """The picture, decoded to RGB, and by how much it was reduced: a JPEG by 2, 4 or 8 if told so, others never.
 
     Raises one of `DECODING_ERRORS`.
     """
@@ -72,7 +72,7 @@ def decode(picture: Image.Image | np.ndarray, reduction: int = 1) -> tuple[Image
     if reduction > 1:
         picture.draft(None, (picture.width // reduction, picture.height // reduction))
     picture.load()
-    return picture, reduction
+    return rgb_image(picture), reduction
 
 
 class EncodedPictures:
