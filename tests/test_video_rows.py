@@ -174,6 +174,18 @@ def test_bad_boxes_are_listed_by_sequence_and_frame(clip, changes, message):
         list(read(clip, **changes))
 
 
+def test_box_of_an_absent_target_may_be_missing(clip):
+    boxes = [None if n == 7 else [float(n), 5.0, 12.0, 10.0] for n in range(FRAMES)]
+    (sequence,) = read(clip, boxes=boxes)
+    assert np.flatnonzero(~sequence.visible).tolist() == [3, 7] and sequence.boxes[8].tolist() == [8, 5, 12, 10]
+
+
+def test_boxes_as_text_are_refused(clip):
+    row = {name: value for name, value in table(clip, boxes="[[1, 2, 3, 4]]").items() if name != "visible"}
+    with pytest.raises(ValueError, match=r"'boxes' must hold lists of boxes \[x, y, w, h\], got texts: '\[\[1"):
+        list(VideoTrackingDataset(Dataset.from_dict(row).cast_column("video", Video())))
+
+
 def test_broken_video_is_named(clip, tmp_path):
     path = tmp_path / "cut.mp4"
     path.write_bytes(clip.read_bytes()[:300])
