@@ -1,6 +1,8 @@
 """Small text files of benchmarks: an empty line belongs to a frame, and is not left out."""
 
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -75,6 +77,18 @@ def test_evaluation_and_conversion_read_an_empty_line_as_an_absent_target(isolat
         assert sequence.visible.tolist() == [True, True, False, False, True, True]
         seen = [(sequence.frame(i)[0, 0, 0], sequence.boxes[i][0]) for i in np.flatnonzero(sequence.visible)]
         assert seen == [(40 * i, i) for i in (0, 1, 4, 5)]
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file systems that take UTF-8 only")
+def test_names_of_folders_and_frames_need_not_be_utf8(isolated_cache):
+    folder = isolated_cache / "in" / os.fsdecode(b"caf\xe9")
+    (folder / "img").mkdir(parents=True)
+    for frame in range(2):
+        Image.new("L", (40, 30), 40 * frame).save(folder / "img" / os.fsdecode(b"\xe9%d.png" % frame))
+    (folder / "groundtruth.txt").write_text("1,10,5,6\n2,10,5,6\n")
+    convert("folders", folder.parent, isolated_cache / "out", progress=False)
+    for (sequence,) in (load_sequences(str(folder.parent)), load_tracking_dataset(str(isolated_cache / "out"))):
+        assert sequence.name == r"caf\xe9" and [sequence.frame(i)[0, 0, 0] for i in range(2)] == [0, 40]
 
 
 def test_empty_line_among_class_names_keeps_the_numbers_of_the_others(isolated_cache):

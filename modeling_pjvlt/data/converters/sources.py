@@ -1,6 +1,7 @@
 """What a benchmark's folder is read into, and the small files that all benchmarks have: boxes, flags, sentences."""
 
 import itertools
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable
@@ -18,6 +19,11 @@ _DECIMAL = re.compile(r"\d+\.\d+")
 MAX_FRAME_NUMBER = 2**31 - 1  # of a row's `frame`; names that are times in nanoseconds are larger
 
 
+def _valid_text(name: str) -> str:
+    """The name of a file or folder, which may not be UTF-8, as text that a table can hold."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 @dataclass(frozen=True)
 class PictureFile:
     """An encoded picture: a file, or a member of a zip archive."""
@@ -28,7 +34,7 @@ class PictureFile:
     @property
     def name(self) -> str:
         """Of the file, without folders."""
-        return Path(self.member or self.path).name
+        return _valid_text(Path(self.member or self.path).name)
 
     @property
     def number(self) -> int | None:
@@ -72,6 +78,9 @@ class Reference:
     name: str
     folder: Path
     details: Any = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "name", _valid_text(self.name))
 
 
 class NotFound(FileNotFoundError):
