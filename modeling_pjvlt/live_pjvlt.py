@@ -19,6 +19,8 @@ import numpy as np
 
 try:
     import av
+    from av.sidedata.sidedata import Type as SideData
+    from av.stream import Disposition
 except ImportError:
     av = None
 
@@ -243,7 +245,7 @@ def _open_source(name: str, connect: Callable, timeout: float, is_camera: bool =
     if not timeout > 0:
         raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}")
     tally, opened = Tally(), [_connect(name, connect, timeout)]
-    stream = opened[0].streams.video[0]
+    stream = main_video(opened[0])
     fps, num_frames = float(stream.average_rate or DEFAULT_FPS), stream.frames or None
     is_playlist = opened[0].format.name.split(",")[0] in PLAYLISTS
     is_live = is_camera or opened[0].size <= 0 or (is_playlist and not opened[0].duration)
@@ -297,7 +299,7 @@ def _watched(name: str, open_frames: Callable, handoff: Handoff, timeout: float)
 def _decode_stream(name: str, container, handoff: Handoff, timeout: float) -> Iterator[np.ndarray]:
     count, has_length = 0, container.size > 0
     with container:
-        stream = container.streams.video[0]
+        stream = main_video(container)
         try:
             for packet in _packets(container, stream, handoff):
                 for frame in _decoded(packet):
@@ -357,11 +359,23 @@ def _windows_camera(index: int) -> str:
     return names[index]
 
 
+def main_video(container):
+    """The stream of a container that a player shows: neither a cover nor a thumbnail, unless there is nothing else."""
+    best = container.streams.best("video")
+    moving = [s for s in container.streams.video if s.frames != 1 and not s.disposition & Disposition.attached_pic]
+    return best if best in moving or not moving else moving[0]
+
+
 def upright(frame) -> np.ndarray:
-    """RGB uint8 (height, width, 3) of a PyAV frame, turned as its rotation says."""
-    # Degrees counterclockwise, as np.rot90 counts them; PyAV older than 14 does not say.
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90)
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+    """RGB uint8 (height, width, 3) of a PyAV frame, turned and mirrored as its display matrix says."""
+    pixels, matrix = frame.to_ndarray(format="rgb24"), frame.side_data.get(SideData.DISPLAYMATRIX)
+    if matrix is None:
+        return pixels
+    # x' = a x + c y and y' = b x + d y. PyAV's `rotation` takes a mirror for half a turn.
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(a) < abs(c):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def _require_av() -> None:

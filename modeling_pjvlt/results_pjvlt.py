@@ -76,7 +76,8 @@ class TrackingResults(list):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                partial.write_text("".join(lines), encoding="utf-8", newline="")
+                # The name of a video may not be UTF-8; as \\udce9 it is valid JSON, and read back as the same name.
+                partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace", newline="")
                 os.replace(partial, path)
             finally:
                 partial.unlink(missing_ok=True)

@@ -19,6 +19,8 @@ def clean_sentences(text: str | list[str] | None, count: int) -> list[str]:
     for row, sentence in enumerate(sentences):
         if sentence is not None and not isinstance(sentence, str):
             raise ValueError(f"Sentence {row} must be a string, got {type(sentence).__name__}: {sentence!r}.")
+        if sentence is not None and any("\ud800" <= letter <= "\udfff" for letter in sentence):
+            raise ValueError(f"Sentence {row} is not valid UTF-8: {sentence!r}.")
     cleaned = [" ".join((sentence or "").split()) for sentence in sentences]
     empty = sum(not sentence for sentence in cleaned)
     if empty:

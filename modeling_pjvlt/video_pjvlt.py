@@ -15,9 +15,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .live_pjvlt import DEFAULT_FPS, TIMEOUT, FrameReader, is_address, open_address, open_camera, upright
+from .live_pjvlt import DEFAULT_FPS, TIMEOUT, FrameReader, is_address, main_video, open_address, open_camera, upright
+from .pixels_pjvlt import rgb_array, upright_image
 
 try:
     import av
@@ -27,6 +28,7 @@ except ImportError:
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv"}
+_DECIMAL = re.compile(r"(\d+)\.(\d+)(?:\.[A-Za-z]\w*)?")  # a number with a point, and the suffix of a file
 
 # In order of preference; mpeg4 is what every FFmpeg build has. Its quantiser is bounded because it has no crf.
 ENCODERS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
@@ -188,19 +190,44 @@ def _open_folder(folder: Path) -> FrameReader:
     names = [name for name in os.listdir(folder) if Path(name).suffix.lower() in PICTURE_SUFFIXES and name[0] != "."]
     if not names:
         raise ValueError(f"{folder}: no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})")
-    paths = [folder / name for name in sorted(names, key=_natural_key)]
+    paths = [folder / name for name in sort_frames(names)]
     return FrameReader(lambda: map(_read_picture, paths), num_frames=len(paths))
 
 
-def _natural_key(name: str) -> tuple[list, str]:
+def natural_key(name: str) -> tuple[list, str]:
+    """For sorting names: a-2 comes before a-10, and upper and lower case are the same."""
     # Splitting on digits alternates text and number, so that two keys never compare a text with a number.
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())], name
+
+
+def sort_frames(names: Iterable[str]) -> list[str]:
+    """File names of one video's frames in the order of the frames.
+
+    The order is the natural one of the whole names, so that 0001_cam1 comes before 0002_cam0. Where all are numbers with
+    a point and their decimals lost their final zeros, as Python writes a time (10.25, 10.5), they are sorted as numbers.
+
+    >>> sort_frames(["10.jpg", "9.jpg"]), sort_frames(["10.5.jpg", "10.125.jpg", "10.04.jpg"])
+    (['9.jpg', '10.jpg'], ['10.04.jpg', '10.125.jpg', '10.5.jpg'])
+    """
+    names = list(names)
+    found = [_DECIMAL.fullmatch(name) for name in names]
+    if all(found) and _are_decimals([match[2] for match in found]):
+        return sorted(names, key=lambda name: (int((match := _DECIMAL.fullmatch(name))[1]), match[2], name))
+    return sorted(names, key=natural_key)
+
+
+def _are_decimals(fractions: list[str]) -> bool:
+    """Whether digits behind a point are parts of a number, and no counter: one that counts to 10 has a final zero."""
+    lengths = set(map(len, fractions))
+    no_final_zero = not any(len(f) > 1 and f.endswith("0") for f in fractions)
+    leading_zero = any(len(f) > 1 and f.startswith("0") for f in fractions)
+    return len(lengths) > 1 and no_final_zero and (leading_zero or max(lengths) > 4)
 
 
 def _read_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            return rgb_array(upright_image(picture))
     # Pillow reports a broken file by any of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be decoded as a picture ({error})") from error
@@ -257,7 +284,7 @@ def _open_container(path: Path):
 def _video_stream(container, path: Path):
     if not container.streams.video:
         raise ValueError(f"{path}: no video in this file")
-    return container.streams.video[0]
+    return main_video(container)
 
 
 def _pick_encoder() -> tuple[str, dict[str, str]]:

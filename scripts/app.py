@@ -139,11 +139,13 @@ def _probe(path: Path) -> tuple[int, int, float, float, int | None]:
     """Width, height, seconds, frames per second and announced frames, read without decoding a frame."""
     import av
 
+    from modeling_pjvlt.live_pjvlt import main_video
+
     try:
         with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:
                 raise Refused("There is no picture in this file, only sound. Please upload a video.")
-            stream = container.streams.video[0]
+            stream = main_video(container)
             fps = float(stream.average_rate or 30)
             num_frames = stream.frames or None
             seconds = max((container.duration or 0) / av.time_base, (num_frames or 0) / max(fps, 1e-3))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_video import flat_frames, write_thumbnail_and_video
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.data.procedural import ProceduralClip
@@ -53,6 +54,12 @@ def write_clip(path, num_frames=12, size=(240, 320), seed=3, fps=30):
 def video(tmp_path):
     write_clip(tmp_path / "clip.mp4")
     return app.open_upload(tmp_path / "clip.mp4", LIMITS)
+
+
+def test_thumbnail_before_the_video_is_not_taken_for_it(tmp_path):
+    path = write_thumbnail_and_video(tmp_path / "drone.mp4", flat_frames(6))
+    video = app.open_upload(path, LIMITS)
+    assert video.num_frames == 6 and video.frame_size == (48, 64)
 
 
 @pytest.fixture(scope="module")

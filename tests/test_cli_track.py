@@ -142,6 +142,16 @@ def test_video_gives_an_annotated_video_and_boxes(workplace, video, capsys):
     assert "outputs/clip_tracked.mp4" in out and "outputs/clip_tracked.json" in out
 
 
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file systems that take UTF-8 only")
+def test_name_of_a_video_need_not_be_utf8(workplace, video, capsys):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    os.rename(video, name)
+    track.main([name, *BOX])
+    assert r"wrote outputs/caf\udce9_tracked.mp4" in capsys.readouterr().out
+    told = json.loads((workplace.folder / "outputs" / os.fsdecode(b"caf\xe9_tracked.json")).read_text())
+    assert told["video"] == name and len(told["frames"]) == 4
+
+
 def test_folder_is_tracked_and_results_go_where_told(workplace, capsys):
     from PIL import Image
 

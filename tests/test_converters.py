@@ -460,6 +460,35 @@ def test_otb99_boxes_of_david_belong_to_frames_300_to_770_of_all_his_pictures(tm
     check_rows(otb.output, {"train": otb.miniature.splits["train"]})
 
 
+@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (["10.975304", "11.011215", "11.043227"], [0, 1, 2]),  # a part of a second says nothing about the frame
+        (["0001_cam1", "0002_cam0", "0003_cam1"], [0, 1, 2]),
+        (["1403636579763555584", "1403636579813555456", "1403636579863555584"], [0, 1, 2]),  # too large for a row
+        (["f8", "f9", "f10"], [8, 9, 10]),
+    ],
+)
+def test_boxes_meet_their_frames_whatever_these_are_called(names, numbers, zipped, tmp_path):
+    frames, anno = tmp_path / "in" / "TRAIN_0" / "frames" / "clip", tmp_path / "in" / "TRAIN_0" / "anno"
+    frames.mkdir(parents=True)
+    anno.mkdir()
+    for number, name in enumerate(names):
+        PILImage.new("L", (8, 6), 50 * number).save(frames / f"{name}.png")
+    (anno / "clip.txt").write_text("".join(f"{number},1,2,2\n" for number in range(len(names))))
+    if zipped:
+        (tmp_path / "in" / "TRAIN_0" / "zips").mkdir()
+        with zipfile.ZipFile(tmp_path / "in" / "TRAIN_0" / "zips" / "clip.zip", "w") as archive:
+            for path in frames.iterdir():
+                archive.write(path, path.name)
+        shutil.rmtree(frames)
+    convert("trackingnet", tmp_path / "in", tmp_path / "out", progress=False)
+    (video,) = read_videos(tmp_path / "out", "train")
+    assert [row.frame for row in video.rows] == numbers
+    assert [(decode(row.image)[0, 0, 0], row.box[0]) for row in video.rows] == [(0, 0), (50, 1), (100, 2)]
+
+
 def test_full_check_finds_a_picture_that_is_damaged_inside(tmp_path):
     miniature = build_tnl2k(tmp_path / "raw")
     (path,) = miniature.root.rglob("Arrow_Video_ZZ04_done/imgs/00002.png")

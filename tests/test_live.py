@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import av
 import numpy as np
 import pytest
-from test_video import flat_frames, grey_levels, write_video
+from test_video import flat_frames, grey_levels, write_thumbnail_and_video, write_video
 
 from modeling_pjvlt import live_pjvlt
 from modeling_pjvlt.live_pjvlt import FrameReader, Handoff, Tally, public_name, read_ahead
@@ -261,6 +261,12 @@ def test_video_file_on_a_server_keeps_every_frame(broadcast, tmp_path):
         time.sleep(0.002)
         frames.append(frame)
     assert grey_levels(frames) == list(range(10, 210, 10)) and reader.num_dropped == 0
+
+
+def test_thumbnail_before_the_video_on_a_server_is_not_taken_for_it(broadcast, tmp_path):
+    content = write_thumbnail_and_video(tmp_path / "drone.mp4", flat_frames(6)).read_bytes()
+    reader = read_frames(broadcast(content, content_type="video/mp4", length=len(content)).address)
+    assert grey_levels(reader) == [10, 20, 30, 40, 50, 60]
 
 
 def test_video_file_whose_server_breaks_off_is_named_with_its_count(broadcast):

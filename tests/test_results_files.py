@@ -54,6 +54,12 @@ def test_json_round_trip(results, tmp_path):
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "first.csv").read_bytes()
 
 
+def test_video_whose_name_is_not_utf8_is_named_in_json(results, tmp_path):
+    results.source = os.fsdecode(b"caf\xe9.mp4")
+    content = results.save(tmp_path / os.fsdecode(b"caf\xe9.json")).read_bytes()
+    assert os.fsencode(json.loads(content.decode("utf-8"))["video"]) == b"caf\xe9.mp4"
+
+
 def test_csv_round_trip(results, tmp_path):
     with results.save(tmp_path / "boxes.CSV").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from . import print_any_name
+
 BENCHMARKS = {
     "lasot": "CATEGORY/CATEGORY-1/{img, groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt}",
     "lasotext": "the same layout",
@@ -57,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Convert, report, perhaps push. Returns the exit code; 2 for a mistake of the user's, 130 when interrupted."""
+    print_any_name()
     args = build_parser().parse_args(argv)
     output = args.output or f"converted/{args.benchmark}"
     try:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from .. import DEFAULT_CHECKPOINT
+from . import print_any_name
 
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "got10k")
 TEXT_KINDS = ("own", "shuffled", "empty", "class")
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate and report. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    print_any_name()
     args = build_parser().parse_args(argv)
     try:
         if not 0 <= args.lost_score < 1:

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from .. import DEFAULT_CHECKPOINT
+from . import print_any_name
 
 FORMATS = ("onnx", "torch_export")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Export, check, measure. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    print_any_name()
     args = build_parser().parse_args(argv)
     try:
         _check(args)

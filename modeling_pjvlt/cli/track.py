@@ -21,6 +21,7 @@ from ..live_pjvlt import DEFAULT_FPS, FrameReader, is_address, public_name, read
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
 from ..video_pjvlt import VideoWriter, read_frames
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
+from . import print_any_name
 
 EPILOG = """\
 examples:
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         SystemExit: 2 after a one-line message about wrong arguments, unusable input or a full disk, 130 after Ctrl-C.
             The message says what was written.
     """
+    print_any_name()
     parser = _build_parser()
     args = parser.parse_args(argv)
     try:

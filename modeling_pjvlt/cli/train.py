@@ -3,6 +3,8 @@
 import os
 import sys
 
+from . import print_any_name
+
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
 
 
@@ -11,6 +13,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns the exit code: 2 for a mistake of the user's, 1 for a run that broke off, 130 for one that was interrupted.
     """
+    print_any_name()
     from ..training.arguments import parse_arguments
 
     try:

@@ -150,7 +150,7 @@ def _pixels(picture: np.ndarray | Image.Image) -> np.ndarray:
             return np.from_dlpack(pa.array(picture).values).reshape(picture.height, picture.width, 4)
         except ValueError:  # in several pieces
             pass
-    return np.array(picture.convert("RGB"))
+    return np.array(picture)
 
 
 def _region(pixels: np.ndarray, left: int, top: int, side: int) -> Tensor:

@@ -71,7 +71,7 @@ _MEANINGS = {
 def write_beside(path: Path, text: str) -> None:
     """Write a text file beside its place and rename it."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files
     os.replace(partial, path)
 
 

@@ -244,7 +244,7 @@ def _write_beside(path: Path, text: str) -> None:
     """As the data package's own, which would ask for `datasets`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)

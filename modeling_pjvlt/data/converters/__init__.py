@@ -86,6 +86,8 @@ def convert(
         found = {split: kind.find(root, split, class_map) for split in wanted}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{benchmark}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{benchmark}: {error}") from error
     found = {split: references for split, references in found.items() if references}
     _refuse_twins(benchmark, found)
     if not found:

@@ -172,7 +172,7 @@ def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_seque
 
 
 def _sequence_rows(sequence: SourceSequence, pictures: "_PictureReader", report: ConversionReport) -> Iterator[dict]:
-    known = ~np.isnan(sequence.boxes).any(axis=1)
+    known = np.isfinite(sequence.boxes).all(axis=1)
     for i, number in enumerate(sequence.frame_numbers()):
         picture = sequence.pictures[i]
         try:
