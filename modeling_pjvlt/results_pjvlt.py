@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .live_pjvlt import DEFAULT_FPS
-from .video_pjvlt import VideoWriter
+from .video_pjvlt import VideoWriter, refuse_outputs_over
 
 BOX_COLOR = (255, 196, 0)
 MAX_SHOWN = 900  # frames of a video that a notebook keeps in itself
@@ -67,10 +67,11 @@ class TrackingResults(list):
                 "mot": frame,id,x,y,w,h,score,-1,-1,-1; frames count from 1, the id is 1.
 
         Raises:
-            ValueError: neither the suffix nor `format` names one of these.
+            ValueError: neither the suffix nor `format` names one of these, or the file is the video itself.
             OSError: the file cannot be written; what was there before is left as it was.
         """
         path = Path(path).expanduser()
+        refuse_outputs_over(self.source, path)
         lines = {"json": self._json, "csv": self._csv, "txt": self._txt, "mot": self._mot}[pick_format(path, format)]()
         partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
         try:
@@ -125,9 +126,10 @@ class TrackingResults(list):
     def save_video(self, path: str | os.PathLike) -> Path:
         """Write the frames with the box and the score drawn on them, as a video that appears once it is complete.
 
-        Raises `ValueError` where the frames cannot be read again, as those of a camera or a generator, and what
-        [`VideoWriter`] raises.
+        Raises `ValueError` where the frames cannot be read again, as those of a camera or a generator, or `path` is the
+        video itself, and what [`VideoWriter`] raises.
         """
+        refuse_outputs_over(self.source, path)
         if self.frames is None:
             raise ValueError(
                 "These frames cannot be read again; draw the boxes while they come, as `pjvlt-track` does."

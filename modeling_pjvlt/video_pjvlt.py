@@ -70,6 +70,23 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
     return _open_iterable(source)
 
 
+def refuse_outputs_over(source, *outputs: str | os.PathLike) -> None:
+    """Raises `ValueError` for an output that would replace a source of frames, or become one of its images.
+
+    Args:
+        source: a source as `read_frames` takes it; only a file or a folder can be hit.
+        outputs: paths of files to be written.
+    """
+    if not isinstance(source, str | os.PathLike) or not os.path.exists(source := Path(source).expanduser()):
+        return
+    for output in (Path(path).expanduser() for path in outputs):
+        if output.exists() and output.samefile(source):
+            raise ValueError(f"{output} is the video to read; write the results elsewhere")
+        is_image = output.suffix.lower() in PICTURE_SUFFIXES
+        if source.is_dir() and is_image and output.parent.exists() and output.parent.samefile(source):
+            raise ValueError(f"{output} would be an image of {source}, the video to read; write the results elsewhere")
+
+
 class VideoWriter:
     """Write RGB frames to an H.264 video (yuv420p), which appears under its name only once it is complete.
 

@@ -229,6 +229,32 @@ def test_results_never_replace_the_source_nor_each_other(workplace, video, capsy
     assert "both name a.mp4" in failure(capsys, video, *BOX, "--text", "dog", "--output", "a.mp4", "--boxes", "a.mp4")
 
 
+def test_image_of_a_few_frames_never_replaces_the_source_nor_the_boxes(workplace, capsys):
+    from PIL import Image
+
+    (workplace.folder / "images").mkdir()
+    names = ("images/0001.png", "images/0002.png", "animation.png")
+    for name in names:
+        Image.new("RGB", (64, 48), (40, 0, 0)).save(workplace.folder / name)
+    before = [(workplace.folder / name).read_bytes() for name in names]
+    for source, output in (
+        ("images", "images/0001.mp4"),
+        ("images", "images/new.mp4"),
+        ("animation.png", "animation.mp4"),
+    ):
+        assert "the video to read" in failure(capsys, source, *BOX, "--text", "dog", "--output", output)
+    message = failure(
+        capsys, "images", *BOX, "--output", "a.mp4", "--boxes", "a.png", "--format", "csv", "--text", "dog"
+    )
+    assert "a.png, where a few annotated frames go" in message
+    assert [(workplace.folder / name).read_bytes() for name in names] == before and workplace.loaded == []
+
+
+def test_source_is_recognised_behind_a_link(workplace, video, capsys):
+    (workplace.folder / "link.mp4").symlink_to("clip.mp4")
+    assert "is the video to read" in failure(capsys, "link.mp4", *BOX, "--text", "dog", "--output", "clip.mp4")
+
+
 def test_error_of_the_session_is_one_line_and_leaves_nothing(workplace, video, capsys):
     assert "has no area" in failure(capsys, video, "--box", "1", "2", "0", "5", "--text", "dog", "--output", "o.mp4")
     assert [path.name for path in workplace.folder.iterdir()] == ["clip.mp4"]

@@ -324,6 +324,14 @@ def test_missing_root_is_named_with_its_benchmark(benchmark, tmp_path):
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
+def test_a_folder_is_never_converted_into_itself(tmp_path):
+    BUILDERS["lasot"](tmp_path / "raw")
+    (tmp_path / "raw" / "README.md").write_text("of its authors")
+    with pytest.raises(ValueError, match="is the folder to read"):
+        convert("lasot", tmp_path / "raw", tmp_path / "raw")
+    assert (tmp_path / "raw" / "README.md").read_text() == "of its authors"
+
+
 @pytest.mark.parametrize("benchmark", list(BUILDERS))
 def test_root_with_nothing_of_the_benchmark_says_what_was_looked_for(benchmark, tmp_path):
     (tmp_path / "raw" / "folder").mkdir(parents=True)

@@ -14,7 +14,7 @@ import pytest
 from modeling_pjvlt import TrackingPipeline, TrackingResults
 from modeling_pjvlt.data.converters.sources import read_boxes
 from modeling_pjvlt.results_pjvlt import make_result, pick_format, xywh
-from modeling_pjvlt.video_pjvlt import read_frames
+from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 
 BOXES = np.array([[10.0, 12.0, 20.0, 16.0], [11.5, 12.25, 20.125, 16.0], [-3.0, 0.0, 1e3, 7.0625]])
 SCORES = [1.0, 0.5, 0.1234]
@@ -190,3 +190,26 @@ def test_pipeline_keeps_frames_that_can_be_read_again(tiny_model, tiny_processor
     assert "<video" in results._repr_html_()
     assert pickle.loads(pickle.dumps(results)) == results
     assert "<video" not in tracker((f for f in frames), box=box, text="dog", progress=False)._repr_html_()
+
+
+def test_results_never_replace_their_video(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    frames = [np.full((40, 60, 3), 30 * i, np.uint8) for i in range(3)]
+    with VideoWriter("clip.mp4") as writer:
+        for frame in frames:
+            writer.write(frame)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(frames[0]).save("images/1.png")
+    before = (tmp_path / "clip.mp4").read_bytes()
+    results = TrackingResults(
+        [make_result(i, [10, 8, 20, 12], 0.5) for i in range(3)], source="clip.mp4", frames=frames
+    )
+    for write in (results.save_video, lambda path: results.save(path, "csv")):
+        with pytest.raises(ValueError, match=r"clip\.mp4 is the video to read"):
+            write(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match=r"2\.png would be an image of images"):
+        TrackingResults(results, source="images").save("images/2.png", "csv")
+    assert (tmp_path / "clip.mp4").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "images"]

@@ -19,7 +19,7 @@ from ..detection_pjvlt import DETECTOR
 from ..evaluation.metrics import iou
 from ..live_pjvlt import DEFAULT_FPS, FrameReader, is_address, public_name, read_ahead
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
-from ..video_pjvlt import VideoWriter, read_frames
+from ..video_pjvlt import VideoWriter, read_frames, refuse_outputs_over
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
 
 EPILOG = """\
@@ -383,11 +383,12 @@ def _source_name(video: str) -> str:
 def _output_paths(args: argparse.Namespace, name: str) -> tuple[Path, Path]:
     output = args.output or Path("outputs") / f"{name}_tracked.mp4"
     boxes = args.boxes or output.with_suffix(FORMATS[args.format or "json"])
-    is_path = args.video is not None and isinstance(_source(args.video), str) and not is_address(args.video)
-    if is_path and Path(args.video).expanduser().resolve() in (output.resolve(), boxes.resolve()):
-        raise ValueError(f"{args.video} is the video to read; write the results elsewhere")
-    if output.resolve() == boxes.resolve():
+    image = output.with_suffix(".png")  # of the highlights
+    refuse_outputs_over(None if args.video is None else _source(args.video), output, boxes, image)
+    if boxes.resolve() == output.resolve():
         raise ValueError(f"--output and --boxes both name {output}")
+    if boxes.resolve() == image.resolve():
+        raise ValueError(f"--boxes names {boxes}, where a few annotated frames go; choose another name")
     pick_format(boxes, args.format)
     return output, boxes
 

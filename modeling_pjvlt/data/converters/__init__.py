@@ -74,6 +74,8 @@ def convert(
     root, output = Path(root).expanduser().resolve(), Path(output).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{benchmark}: no folder at {root}")
+    if output.exists() and output.samefile(root):
+        raise ValueError(f"{benchmark}: {output} is the folder to read; choose another one for the dataset.")
     class_map = None if class_map is None else Path(class_map)
     try:
         found = {split: kind.find(root, split, class_map) for split in wanted}
