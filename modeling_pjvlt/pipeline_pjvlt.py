@@ -10,6 +10,7 @@ from .detection_pjvlt import DETECTOR, find_target, load_detector
 from .live_pjvlt import FrameReader, public_name, read_ahead
 from .processing_pjvlt import DEFAULT_SENTENCE
 from .results_pjvlt import TrackingResults, make_result
+from .sentences_pjvlt import check_sentence
 from .tracking_pjvlt import TrackingSession
 from .video_pjvlt import read_frames
 
@@ -55,7 +56,7 @@ class TrackingPipeline(Pipeline):
 
         Returns one dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels) and
         `score` in (0, 1]; frame 0 is the given box with score 1. The list is a [`TrackingResults`], which saves itself as
-        JSON, CSV or text. Raises `ValueError` for a bad box, frame or file, and where the detector finds nothing, and
+        JSON, CSV or text. Raises `ValueError` for a bad box, sentence, frame or file, and where the detector finds nothing, and
         `OSError` for a camera or a stream that cannot be read.
         """
         reader = _open(video)
@@ -98,6 +99,7 @@ class TrackingPipeline(Pipeline):
         return find_target(frame, text, loaded[1])[0]
 
     def _track(self, frames: Iterable, box, text: str | None, detector: str) -> Iterator[dict]:
+        check_sentence(text)
         if box is None and not (text or "").strip():
             raise ValueError(
                 "The tracker needs `box=[x, y, w, h]`, where the target is in the first frame, in pixels, or a sentence "

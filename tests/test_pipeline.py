@@ -91,6 +91,17 @@ def test_bad_calls_are_explained(tracker, frames, tmp_path):
         tracker(str(tmp_path / "missing.mp4"), box=BOX, text="dog")
 
 
+def test_a_sentence_in_a_list_is_refused_before_a_frame_is_read(tracker, frames):
+    read = []
+    video = (read.append(1) or frame for frame in frames)
+    for box in ([20, 12, 10, 14], None):
+        with pytest.raises(ValueError, match=r"one sentence, a string, got list: \['red square'\]"):
+            tracker(video, box=box, text=["red square"], progress=False)
+    with pytest.raises(ValueError, match="one sentence"):
+        next(tracker.stream(video, box=[20, 12, 10, 14], text=["red square"]))
+    assert not read
+
+
 def test_saved_pipeline_keeps_the_processor_and_no_path_of_this_machine(tracker, frames, tmp_path):
     tracker.save_pretrained(tmp_path)
     assert (tmp_path / "processor_config.json").is_file() and (tmp_path / "tokenizer.json").is_file()
