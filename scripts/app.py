@@ -479,7 +479,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not (args.max_seconds > 0 and args.max_side > 0):
         parser.error("--max_seconds and --max_side must be above 0")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from modeling_pjvlt.signals_pjvlt import terminations
+
+    for number in terminations():
+        signal.signal(number, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="pjvlt-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "cache")
         try:

@@ -13,6 +13,7 @@ from modeling_pjvlt.cli.track import load_session
 from modeling_pjvlt.data.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.image_processing_pjvlt import frame_to_crop, to_rgb
 from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
+from modeling_pjvlt.signals_pjvlt import exit_code, stopped_by_signals
 from modeling_pjvlt.video_pjvlt import DEFAULT_FPS, VideoWriter, read_frames, refuse_outputs_over
 from modeling_pjvlt.visualization.gradcam import search_activation, word_weights
 from modeling_pjvlt.visualization.looking_inside import Look, Row, draw_figure, merge_pieces, save_figure
@@ -70,9 +71,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
-        run(args)
+        with stopped_by_signals():
+            run(args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt as stop:
+        parser.exit(exit_code(stop), f"{parser.prog}: interrupted, nothing written\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

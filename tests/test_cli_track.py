@@ -82,12 +82,12 @@ def failure(capsys, *argv):
     return captured.err
 
 
-def interrupted(capsys, *argv):
-    """Run the command, expect it to be stopped by Ctrl-C, and return what it says."""
+def interrupted(capsys, *argv, by=signal.SIGINT):
+    """Run the command, expect it to be stopped by a signal, and return what it says."""
     with pytest.raises(SystemExit) as stopped:
         track.main(list(argv))
     captured = capsys.readouterr()
-    assert stopped.value.code == 130 and captured.out == "" and captured.err.count("\n") == 1
+    assert stopped.value.code == 128 + by and captured.out == "" and captured.err.count("\n") == 1
     return captured.err
 
 
@@ -297,6 +297,36 @@ def test_interrupt_while_a_frame_is_written_waits_for_it(workplace, video, capsy
     interrupt_at(monkeypatch, VideoWriter, "write", 2, how=lambda: signal.raise_signal(signal.SIGINT))
     assert "the 2 frames so far" in interrupted(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4")
     assert kept(workplace.folder) == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_termination_keeps_what_was_tracked(workplace, video, capsys, monkeypatch, name):
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"this system has no {name}")
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        # Twice, as a terminal that closes may send it: while a frame is written, and while the video is finished.
+        interrupt_at(monkeypatch, VideoWriter, "write", 3, how=lambda: signal.raise_signal(number))
+        interrupt_at(monkeypatch, VideoWriter, "_finish", 1, how=lambda: signal.raise_signal(number))
+        message = interrupted(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4", by=number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert message == "pjvlt-track: stopped, the 3 frames so far are in o.mp4 and o.json\n"
+    assert kept(workplace.folder) == (3, 3) and no_leftovers(workplace.folder)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_ignored_hangup_stays_ignored(workplace, video, capsys, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` leaves it
+    try:
+        interrupt_at(monkeypatch, VideoWriter, "write", 3, how=lambda: signal.raise_signal(signal.SIGHUP))
+        track.main([video, *BOX, "--text", "dog", "--output", "o.mp4"])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert kept(workplace.folder) == (4, 4)
 
 
 def test_second_interrupt_gives_the_video_up_and_keeps_the_boxes(workplace, video, capsys, monkeypatch):

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from ..signals_pjvlt import exit_code, stopped_by_signals
+
 BENCHMARKS = {
     "lasot": "CATEGORY/CATEGORY-1/{img, groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt}",
     "lasotext": "the same layout",
@@ -49,17 +51,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, report, perhaps push. Returns the exit code; 2 for a mistake of the user's, 130 when interrupted."""
+    """Convert, report, perhaps push. Returns the exit code; 2 for a mistake of the user's, 128 + its number for a signal."""
     args = build_parser().parse_args(argv)
     output = args.output or f"converted/{args.benchmark}"
     try:
         from ..data.converters import convert
         from ..data.publishing import push_folder
 
-        reports = convert(
-            args.benchmark, args.root, output, args.splits, args.num_proc, args.sequences_per_shard,
-            args.class_map, args.check, args.license,
-        )  # fmt: skip
+        with stopped_by_signals():
+            reports = convert(
+                args.benchmark, args.root, output, args.splits, args.num_proc, args.sequences_per_shard,
+                args.class_map, args.check, args.license,
+            )  # fmt: skip
         _print_reports(reports)
         print(f"wrote {output}; load it with load_tracking_dataset({output!r}, split={next(iter(reports))!r})")
         if args.push_to_hub:
@@ -70,9 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"pjvlt-convert: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\npjvlt-convert: interrupted; finished files are kept, run it again to go on", file=sys.stderr)
-        return 130
+        return exit_code(stop)
     return 0
 
 

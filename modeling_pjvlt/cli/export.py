@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from .. import DEFAULT_CHECKPOINT
+from ..signals_pjvlt import exit_code, stopped_by_signals
 
 FORMATS = ("onnx", "torch_export")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export, check, measure. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    """Export, check, measure. Returns the exit code: 2 for a mistake of the user's, 128 + its number for a signal."""
     args = build_parser().parse_args(argv)
     try:
         _check(args)
@@ -65,14 +66,15 @@ def main(argv: list[str] | None = None) -> int:
         from ..export.folder import export
 
         register()
-        export(args)
+        with stopped_by_signals():
+            export(args)
     except ModuleNotFoundError as error:
         extra = "eval" if error.name in ("datasets", "accelerate") else "export"
         return _fail(f"this needs {error.name}: pip install 'pjvlt[{extra}]'")
     except (ImportError, ValueError, OSError) as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", 130)
+    except KeyboardInterrupt as stop:
+        return _fail("interrupted; nothing was written", exit_code(stop))
     return 0
 
 

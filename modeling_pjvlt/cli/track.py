@@ -19,6 +19,7 @@ from ..detection_pjvlt import DETECTOR
 from ..evaluation.metrics import iou
 from ..live_pjvlt import DEFAULT_FPS, FrameReader, is_address, public_name, read_ahead
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
+from ..signals_pjvlt import Stopped, exit_code, signal_of, terminations
 from ..video_pjvlt import VideoWriter, read_frames, refuse_outputs_over
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
 
@@ -40,7 +41,7 @@ examples:
   no video at hand: the program draws a clip, follows its target and says how well that went:
     pjvlt-track --seed 3
 
-Ctrl-C, or a video that breaks off, keeps what was tracked so far. Live frames that come too fast are skipped.
+Ctrl-C, SIGTERM, SIGHUP, or a video that breaks off, keep what was tracked so far. Live frames that come too fast are skipped.
 
 boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score; txt has x,y,w,h, a line for each
 frame; mot has frame (from 1),id,x,y,w,h,score,-1,-1,-1. The JSON file:
@@ -61,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command with `argv` (default: the command line).
 
     Raises:
-        SystemExit: 2 after a one-line message about wrong arguments, unusable input or a full disk, 130 after Ctrl-C.
-            The message says what was written.
+        SystemExit: 2 after a one-line message about wrong arguments, unusable input or a full disk; 130 after Ctrl-C,
+            143 after SIGTERM, 129 after SIGHUP. The message says what was written.
     """
     parser = _build_parser()
     args = parser.parse_args(argv)
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt as stop:
-        parser.exit(130, f"{parser.prog}: stopped, {stop or 'nothing written'}\n")
+        parser.exit(exit_code(stop), f"{parser.prog}: stopped, {stop or 'nothing written'}\n")
 
 
 def load_session(model: str, device: str, dtype: str):
@@ -227,13 +228,13 @@ def _run(args: argparse.Namespace) -> None:
         except OSError as error:
             raise OSError(f"{error}; {tracked.rescue()}") from error
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(tracked.rescue()) from None
+            raise Stopped(tracked.rescue(), interrupts.number) from None
         finally:
             frames.close()
         speed = len(results) / (time.perf_counter() - start)
         tracked.save(highlights)
     if isinstance(stopped, KeyboardInterrupt):
-        raise KeyboardInterrupt(tracked.told()) from stopped
+        raise Stopped(tracked.told(), signal_of(stopped)) from stopped
     if stopped is not None:
         raise OSError(f"{stopped}; {tracked.told()}") from stopped
     if clip is not None:
@@ -248,39 +249,42 @@ def _run(args: argparse.Namespace) -> None:
 
 
 class _Interrupts:
-    """While this context lasts, Ctrl-C is raised only where the next frame is waited for; a second one is at once.
+    """While this context lasts, Ctrl-C, SIGTERM and SIGHUP are raised only where the next frame is waited for.
 
-    So no frame is written half, and the files of what was tracked so far can be finished.
+    So no frame is written half, and the files of what was tracked so far can be finished. A second Ctrl-C is at once.
     """
 
     def __init__(self):
-        self.count, self.is_waiting, self.is_ours = 0, False, False
+        self.count, self.number, self.is_waiting = 0, signal.SIGINT, False
+        self.before = {}
 
     def __enter__(self) -> "_Interrupts":
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        self.is_ours = in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self.is_ours:
-            signal.signal(signal.SIGINT, self._handle)
+        if threading.current_thread() is threading.main_thread():
+            numbers = terminations()
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                numbers.append(signal.SIGINT)
+            self.before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *error) -> None:
-        if self.is_ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def next(self, frames: Iterator):
-        """The next item of an iterator. Raises `KeyboardInterrupt` for a Ctrl-C that came since the one before, too."""
+        """The next item of an iterator. Raises `Stopped` for a signal that came since the one before, too."""
         self.is_waiting = True
         try:
             if self.count:
-                raise KeyboardInterrupt
+                raise Stopped(number=self.number)
             return next(frames)
         finally:
             self.is_waiting = False
 
     def _handle(self, number, frame) -> None:
-        self.count += 1
-        if self.is_waiting or self.count > 1:
-            raise KeyboardInterrupt
+        self.count, self.number = self.count + 1, number
+        # A terminal that closes may send SIGHUP twice, which is no impatience.
+        if self.is_waiting or (self.count > 1 and number == signal.SIGINT):
+            raise Stopped(number=number)
 
 
 class _Tracked:

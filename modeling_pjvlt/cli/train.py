@@ -3,6 +3,8 @@
 import os
 import sys
 
+from ..signals_pjvlt import exit_code
+
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
 
 
@@ -21,6 +23,8 @@ def main(argv: list[str] | None = None) -> int:
         register()
 
         result = run(args)
+    except KeyboardInterrupt as stop:  # before the first step, or a second one
+        return _fail("interrupted; finished checkpoints are kept", exit_code(stop))
     except ModuleNotFoundError as error:
         return _fail(f"training needs {error.name}: pip install 'pjvlt[train]'")
     except FloatingPointError as error:

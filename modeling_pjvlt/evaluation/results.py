@@ -128,12 +128,15 @@ def write_submission(
     if bad:
         raise ValueError(f"The archive was not written, because of {len(bad)} sequences: {'; '.join(bad[:5])}.")
     partial = path.with_name(f".{path.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(boxes):
-            text = "".join(",".join(f"{v:.3f}" for v in box) + "\n" for box in boxes[name])
-            if server == "trackingnet":
-                archive.writestr(f"{name}.txt", text)
-                continue
-            archive.writestr(f"{name}/{name}_001.txt", text)
-            archive.writestr(f"{name}/{name}_time.txt", "".join(f"{seconds:.8f}\n" for seconds in times[name]))
-    os.replace(partial, path)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in sorted(boxes):
+                text = "".join(",".join(f"{v:.3f}" for v in box) + "\n" for box in boxes[name])
+                if server == "trackingnet":
+                    archive.writestr(f"{name}.txt", text)
+                    continue
+                archive.writestr(f"{name}/{name}_001.txt", text)
+                archive.writestr(f"{name}/{name}_time.txt", "".join(f"{seconds:.8f}\n" for seconds in times[name]))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
