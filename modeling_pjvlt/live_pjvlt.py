@@ -52,6 +52,7 @@ class FrameReader:
         fps: frames per second of the source; 30 where it does not say.
         num_frames: how many frames the source says it has, for a progress bar; None where it does not say.
         is_live: frames that come while nobody takes them are dropped.
+        is_repeatable: iterating again gives the same frames again, as far as anybody can know.
         num_dropped: how many frames were dropped so far.
     """
 
@@ -59,6 +60,7 @@ class FrameReader:
     fps: float = DEFAULT_FPS
     num_frames: int | None = None
     is_live: bool = False
+    is_repeatable: bool = True
     tally: Tally = field(default_factory=Tally, repr=False, compare=False)
 
     def __iter__(self) -> Iterator:
@@ -255,7 +257,7 @@ def _open_source(name: str, connect: Callable, timeout: float, is_camera: bool =
     def take():
         return opened.pop() if opened else _connect(name, connect, timeout)
 
-    return FrameReader(frames, fps, None if is_live else num_frames, is_live, tally)
+    return FrameReader(frames, fps, None if is_live else num_frames, is_live, not is_live, tally)
 
 
 def _connect(name: str, connect: Callable, timeout: float):

@@ -46,7 +46,8 @@ class TrackingPipeline(Pipeline):
 
         Args:
             video: a video file, a folder of pictures, a camera's index, a stream's address (rtsp://, http://,
-                https://, udp://, tcp://), or frames (PIL, NumPy or torch, RGB). A list is one video.
+                https://, udp://, tcp://), a decoder of torchcodec or decord (such as `datasets` gives for a video),
+                or frames (PIL, NumPy or torch, RGB). A list is one video.
             box: x, y, w, h of the target in the first frame, in pixels. Without it the sentence has to do: `detector`
                 finds what it says in the first frame.
             text: a sentence about the target; empty or missing reads as "the target", with a warning.
@@ -68,7 +69,7 @@ class TrackingPipeline(Pipeline):
             text=text if text and text.strip() else DEFAULT_SENTENCE,
             source=public_name(video) if isinstance(video, int | str | os.PathLike) else None,
             model=self.model.name_or_path or None,
-            frames=None if reader.num_frames is None else reader,
+            frames=reader if reader.is_repeatable else None,
         )
 
     def stream(self, frames, box=None, text: str | None = None, detector: str = DETECTOR) -> Iterator[dict]:

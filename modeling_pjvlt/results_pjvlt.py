@@ -135,21 +135,29 @@ class TrackingResults(list):
                 "These frames cannot be read again; draw the boxes while they come, as `pjvlt-track` does."
             )
         with VideoWriter(path, self.fps or DEFAULT_FPS) as writer:
+            drawn = 0
             for frame, result in zip(self.frames, self, strict=False):
                 writer.write(_draw(frame, result))
-        return Path(path)
+                drawn += 1
+            if drawn < len(self):
+                raise ValueError(f"Only {drawn} of the {len(self)} frames could be read again.")
+        return writer.path
 
     def _repr_html_(self) -> str:
         if self._html is None:
             self._html = f"<pre>{escape(repr(self))}</pre>"
             if self.frames is not None and 0 < len(self) <= MAX_SHOWN:
-                with tempfile.TemporaryDirectory() as folder:
-                    data = base64.b64encode(self.save_video(Path(folder) / "shown.mp4").read_bytes()).decode()
-                video = (
-                    f'<video controls loop muted style="max-width: 100%" src="data:video/mp4;base64,{data}"></video>'
-                )
-                self._html = video + self._html
+                self._html = self._video_html() + self._html
         return self._html
+
+    def _video_html(self) -> str:
+        """The video itself, or why there is none: a file may have gone since, and the table is worth showing."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                data = base64.b64encode(self.save_video(Path(folder) / "shown.mp4").read_bytes()).decode()
+            except (ValueError, OSError) as error:
+                return f"<p>no video: {escape(str(error))}</p>"
+        return f'<video controls loop muted style="max-width: 100%" src="data:video/mp4;base64,{data}"></video>'
 
     def __repr__(self) -> str:
         if not self:

@@ -38,8 +38,9 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
 
     Args:
         source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
-            of a camera, 0 the first; address of a stream (rtsp://, http://, https://, udp://, tcp://); an iterable of
-            frames, whose items are passed through as they are; or a `FrameReader`, which is returned.
+            of a camera, 0 the first; address of a stream (rtsp://, http://, https://, udp://, tcp://); frames that can be
+            iterated over or indexed (a list, a generator, a decoder of torchcodec or decord), whose items are passed
+            through as they are; or a `FrameReader`, which is returned.
         timeout: seconds without a frame after which a camera or a stream counts as stalled, above 0.
 
     Returns:
@@ -189,15 +190,39 @@ class VideoWriter:
             raise OSError(f"{self.path}: cannot be written ({error.strerror})") from error
 
 
-def _open_iterable(frames: Iterable) -> FrameReader:
-    if not isinstance(frames, Iterable):
+def _open_iterable(frames) -> FrameReader:
+    num_frames, is_indexed = _length(frames), hasattr(type(frames), "__getitem__")
+    if not isinstance(frames, Iterable) and (num_frames is None or not is_indexed):
         raise TypeError(
             f"expected a path, a camera index, an address or an iterable of frames, got {type(frames).__name__}"
         )
     if getattr(frames, "ndim", 4) < 4:
         raise ValueError(f"expected many frames, got a single array of shape {tuple(frames.shape)}; put it in a list")
-    num_frames = len(frames) if hasattr(frames, "__len__") else None
-    return FrameReader(lambda: iter(frames), num_frames=num_frames)
+    if isinstance(frames, Iterable):
+        # Only what has a length is taken for a collection; all else may be used up by reading it once.
+        return FrameReader(lambda: iter(frames), num_frames=num_frames, is_repeatable=num_frames is not None)
+    # Decoders (torchcodec, decord) and map-style datasets can be indexed, and that is all.
+    return FrameReader(lambda: (_decoded(frames[i]) for i in range(num_frames)), _decoder_fps(frames), num_frames)
+
+
+def _length(frames) -> int | None:
+    """How many frames there are, where that is known: `len` of a wrapper raises where what it wraps has no length."""
+    try:
+        return len(frames)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _decoded(frame):
+    """A frame of a decoder: decord wraps its arrays, all others are as sessions take them."""
+    return frame.asnumpy() if hasattr(frame, "asnumpy") else frame
+
+
+def _decoder_fps(decoder) -> float:
+    """Frames per second as torchcodec (`metadata.average_fps`) and decord (`get_avg_fps()`) say it."""
+    if hasattr(decoder, "get_avg_fps"):
+        return float(decoder.get_avg_fps()) or DEFAULT_FPS
+    return float(getattr(getattr(decoder, "metadata", None), "average_fps", None) or DEFAULT_FPS)
 
 
 def _open_folder(folder: Path) -> FrameReader:

@@ -149,7 +149,7 @@ def test_camera_gives_its_frames(tmp_path, monkeypatch):
     path.write_bytes(encode(flat_frames(3), "mjpeg", "mjpeg"))
     monkeypatch.setattr(live_pjvlt, "_camera_device", lambda index: (str(path), {"format": "mjpeg"}))
     reader = read_frames(0)
-    assert reader.is_live and reader.num_frames is None
+    assert reader.is_live and not reader.is_repeatable and reader.num_frames is None
     frames = list(reader)
     assert len(frames) + reader.num_dropped == 3
     assert grey_levels(frames)[-1] == 30

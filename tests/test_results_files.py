@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from modeling_pjvlt import TrackingPipeline, TrackingResults
 from modeling_pjvlt.data.converters.sources import read_boxes
@@ -190,6 +191,26 @@ def test_pipeline_keeps_frames_that_can_be_read_again(tiny_model, tiny_processor
     assert "<video" in results._repr_html_()
     assert pickle.loads(pickle.dumps(results)) == results
     assert "<video" not in tracker((f for f in frames), box=box, text="dog", progress=False)._repr_html_()
+
+
+def test_video_without_a_number_of_frames_in_its_header_is_saved(tiny_model, tiny_processor, tmp_path):
+    tracker = TrackingPipeline(model=tiny_model(), processor=tiny_processor)
+    with VideoWriter(tmp_path / "clip.mkv", 12.5) as writer:
+        for level in (30, 60, 90):
+            writer.write(np.full((40, 60, 3), level, np.uint8))
+    results = tracker(tmp_path / "clip.mkv", box=[10, 8, 20, 12], text="dog", progress=False)
+    assert len(list(read_frames(results.save_video(tmp_path / "out.mp4")))) == 3
+    assert "<video" in results._repr_html_()
+
+
+def test_frames_that_are_gone_are_told_and_no_short_video_stays(tmp_path):
+    used_up = tqdm(iter([np.zeros((40, 60, 3), np.uint8)]), total=3, disable=True)  # has a length, and runs once
+    results = TrackingResults([make_result(i, [10, 8, 20, 12], 0.5) for i in range(3)], frames=used_up)
+    with pytest.raises(ValueError, match="Only 1 of the 3 frames could be read again"):
+        results.save_video(tmp_path / "out.mp4")
+    assert not list(tmp_path.iterdir())
+    html = results._repr_html_()
+    assert "no video: " in html and "<pre>TrackingResults: 3 frames" in html
 
 
 def test_results_never_replace_their_video(tmp_path, monkeypatch):

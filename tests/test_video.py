@@ -1,11 +1,13 @@
 import struct
 import warnings
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from modeling_pjvlt import video_pjvlt
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
@@ -141,6 +143,89 @@ def test_iterables_are_passed_through_unchanged():
     assert all(frame is original for frame, original in zip(reader, frames, strict=True))
     assert read_frames(iter(frames)).num_frames is None
     assert len(list(read_frames(np.zeros((5, 4, 4, 3), np.uint8)))) == 5
+
+
+class Decoder:
+    """As torchcodec's `VideoDecoder`, which `datasets` gives for a video: a length, an index, and no iterator."""
+
+    metadata = SimpleNamespace(average_fps=12.5)
+
+    def __init__(self, frames):
+        self.frames = frames
+
+    def __len__(self):
+        return len(self.frames)
+
+    def __getitem__(self, index):
+        return self.frames[index % len(self.frames)]  # no IndexError ends it
+
+
+class WrappingDecoder(Decoder):
+    """As decord's `VideoReader`, whose arrays are its own."""
+
+    def __getitem__(self, index):
+        return SimpleNamespace(asnumpy=lambda: self.frames[index])
+
+    def get_avg_fps(self):
+        return 24.0
+
+
+@pytest.mark.parametrize(("decoder", "fps"), [(Decoder, 12.5), (WrappingDecoder, 24.0)])
+def test_decoders_that_can_only_be_indexed_are_read(decoder, fps):
+    frames = flat_frames(3)
+    reader = read_frames(decoder(frames))
+    assert (reader.fps, reader.num_frames, reader.is_repeatable) == (fps, 3, True)
+    for _ in range(2):
+        assert all(frame is original for frame, original in zip(reader, frames, strict=True))
+
+
+def test_map_style_dataset_of_torch_is_read():
+    class Frames(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return torch.full((3, 4, 4), index, dtype=torch.uint8)
+
+    reader = read_frames(Frames())
+    assert [int(frame.max()) for frame in reader] == [0, 1, 2] and reader.fps == 30
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, frames):
+        self.frames = frames
+
+    def __iter__(self):
+        return iter(self.frames)
+
+
+class NoLength(list):
+    def __len__(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda frames: tqdm(frame for frame in frames),
+        lambda frames: torch.utils.data.DataLoader(Stream(frames), batch_size=None, collate_fn=lambda frame: frame),
+        Stream,
+        NoLength,
+        iter,
+    ],
+)
+def test_iterables_whose_length_is_unknown_are_read_once(wrap):
+    frames = flat_frames(3)
+    reader = read_frames(wrap(frames))
+    assert reader.num_frames is None and not reader.is_repeatable
+    assert grey_levels(reader) == [10, 20, 30]
+
+
+def test_files_and_collections_can_be_read_again_and_live_streams_cannot(tmp_path):
+    mkv = write_video(tmp_path / "clip.mkv", flat_frames(3))
+    assert read_frames(mkv).num_frames is None
+    for source in (mkv, flat_frames(3), tuple(flat_frames(3)), np.zeros((5, 4, 4, 3), np.uint8)):
+        assert read_frames(source).is_repeatable
 
 
 def test_single_frame_is_refused_as_a_source():
