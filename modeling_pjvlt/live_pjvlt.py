@@ -93,6 +93,11 @@ def is_address(source) -> bool:
     return isinstance(source, str) and ADDRESS.match(source) is not None
 
 
+def ffmpeg_name(path: str | os.PathLike) -> str:
+    """A file as FFmpeg is to be told of it: it takes what stands before a colon for a protocol, but not after a slash."""
+    return os.path.abspath(path)
+
+
 def public_name(source: int | str | os.PathLike) -> str:
     """How messages and result files call a source: an address comes without user and password."""
     if isinstance(source, int):

@@ -17,7 +17,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .live_pjvlt import DEFAULT_FPS, TIMEOUT, FrameReader, is_address, open_address, open_camera, upright
+from .live_pjvlt import (
+    DEFAULT_FPS,
+    TIMEOUT,
+    FrameReader,
+    ffmpeg_name,
+    is_address,
+    open_address,
+    open_camera,
+    upright,
+)
 
 try:
     import av
@@ -153,7 +162,7 @@ class VideoWriter:
         codec, options = _pick_encoder()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._named_errors():
-            self._container = av.open(str(self._partial), "w")
+            self._container = av.open(ffmpeg_name(self._partial), "w")
         self._stream = self._container.add_stream(codec, rate=self.rate, options=options)
         self._stream.height, self._stream.width = (side + side % 2 for side in frame_shape[:2])
         self._stream.pix_fmt = "yuv420p"
@@ -291,7 +300,7 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
 
 def _open_container(path: Path):
     try:
-        return av.open(str(path))
+        return av.open(ffmpeg_name(path))
     except av.error.FFmpegError as error:
         raise ValueError(f"{path}: not a video that can be read ({error.strerror})") from error
 

@@ -139,8 +139,10 @@ def _probe(path: Path) -> tuple[int, int, float, float, int | None]:
     """Width, height, seconds, frames per second and announced frames, read without decoding a frame."""
     import av
 
+    from modeling_pjvlt.live_pjvlt import ffmpeg_name
+
     try:
-        with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+        with av.open(ffmpeg_name(path), options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:
                 raise Refused("There is no picture in this file, only sound. Please upload a video.")
             stream = container.streams.video[0]

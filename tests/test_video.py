@@ -228,6 +228,13 @@ def test_files_and_collections_can_be_read_again_and_live_streams_cannot(tmp_pat
         assert read_frames(source).is_repeatable
 
 
+@pytest.mark.parametrize("name", ["take:1.mp4", "cam:1/c.mp4", "tcp:x.mkv", "concat:a|b.mp4", "crypto+file:1.mp4"])
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert grey_levels(read_frames(write_video(name, flat_frames(3)))) == [10, 20, 30]
+    assert not list(tmp_path.rglob(".*"))
+
+
 def test_single_frame_is_refused_as_a_source():
     with pytest.raises(ValueError, match=r"single array of shape \(4, 6, 3\)"):
         read_frames(np.zeros((4, 6, 3), np.uint8))

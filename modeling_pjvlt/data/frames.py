@@ -13,6 +13,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image, ImageOps
 
+from ..live_pjvlt import ffmpeg_name
 from ..video_pjvlt import upright
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -141,7 +142,9 @@ class VideoFrames:
         return self
 
     def _container(self):
-        return av.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else str(self.source))
+        if isinstance(self.source, bytes):
+            return av.open(io.BytesIO(self.source))
+        return av.open(self.source if "://" in str(self.source) else ffmpeg_name(self.source))
 
     def _read_times(self) -> np.ndarray:
         """Reads the packets, which is much faster than decoding them."""

@@ -86,7 +86,7 @@ def convert(
     _refuse_twins(benchmark, found)
     if not found:
         raise ValueError(f"{benchmark}: {root} holds no sequence of {', '.join(wanted)}.")
-    data = output / "data"
+    data = (output / "data").absolute()  # pyarrow takes what stands before a colon for a protocol
     shards = {
         split: _plan(
             data, benchmark, split, references, sequences_per_shard or kind.sequences_per_shard, check, class_map
