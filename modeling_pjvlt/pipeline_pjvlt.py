@@ -1,7 +1,7 @@
 """The pipeline `vision-language-tracking`: a video, a box and a sentence in; a box and a score per frame out."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from tqdm.auto import tqdm
 from transformers import Pipeline
@@ -31,7 +31,7 @@ class TrackingPipeline(Pipeline):
         >>> from transformers import pipeline  # doctest: +SKIP
         >>> tracker = pipeline("vision-language-tracking")  # the bundled checkpoint  # doctest: +SKIP
         >>> tracker("clip.mp4", box=[120, 64, 90, 70], text="white dog")[0]  # doctest: +SKIP
-        {'frame': 0, 'box': {'xmin': 120.0, 'ymin': 64.0, 'xmax': 210.0, 'ymax': 134.0}, 'score': 1.0}
+        {'frame': 0, 'box': {'xmin': 120.0, 'ymin': 64.0, 'xmax': 210.0, 'ymax': 134.0}, 'score': 1.0, 'time': 0.0}
     """
 
     _load_processor = True
@@ -55,8 +55,9 @@ class TrackingPipeline(Pipeline):
             detector: checkpoint for transformers' `zero-shot-object-detection`, folder or Hub id; loaded when first
                 needed, and kept.
 
-        Returns one dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels) and
-        `score` in (0, 1]; frame 0 is the given box with score 1. The list is a [`TrackingResults`], which saves itself as
+        Returns one dict for each frame: `frame` (its number in the video, from 0; a live source may drop some), `box`
+        (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels), `score` in (0, 1] and `time` (seconds since the video's first
+        frame; 30 frames a second where nobody says). The first is the given box with score 1. The list is a [`TrackingResults`], which saves itself as
         JSON, CSV or text. Raises `ValueError` for a bad box, sentence, frame or file, and where the detector finds nothing, and
         `OSError` for a camera or a stream that cannot be read.
         """
@@ -99,7 +100,7 @@ class TrackingPipeline(Pipeline):
             self._detector = loaded = detector, load_detector(detector, self.device)
         return find_target(frame, text, loaded[1])[0]
 
-    def _track(self, frames: Iterable, box, text: str | None, detector: str) -> Iterator[dict]:
+    def _track(self, reader: FrameReader, box, text: str | None, detector: str) -> Iterator[dict]:
         check_sentence(text)
         if box is None and not (text or "").strip():
             raise ValueError(
@@ -107,14 +108,14 @@ class TrackingPipeline(Pipeline):
                 "by which a detector can find it."
             )
         session = TrackingSession(self.model, self.processor)
-        for index, frame in enumerate(frames):
-            if index == 0:
-                box = self._detect(frame, text, detector) if box is None else box
-                target_id = session.add_target(frame, box, text)
-                yield make_result(0, session.box_of(target_id), 1.0)
+        for frame in reader.timed():
+            if session.target_ids:
+                (target,) = session.step(frame.image)
+                yield make_result(frame.number, target.box, target.score, frame.time)
             else:
-                (target,) = session.step(frame)
-                yield make_result(index, target.box, target.score)
+                box = self._detect(frame.image, text, detector) if box is None else box
+                target_id = session.add_target(frame.image, box, text)
+                yield make_result(frame.number, session.box_of(target_id), 1.0, frame.time)
         if not session.target_ids:
             raise ValueError("The video has no frames.")
 

@@ -22,7 +22,10 @@ FORMATS = {"json": ".json", "csv": ".csv", "txt": ".txt", "mot": ".txt"}  # and 
 
 
 class TrackingResults(list):
-    """One dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` in [0, 1].
+    """One dict for each frame: `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` in [0, 1] and `time`.
+
+    `frame` is the number of the frame in its source, from 0, where those that a live source dropped count, too; `time` is
+    in seconds since the source's first frame.
 
     Args:
         results: the dicts.
@@ -61,8 +64,8 @@ class TrackingResults(list):
         Args:
             path: where the file goes.
             format: by default what the suffix says.
-                "json": {"video", "model", "text", "fps", "frames": [{"frame", "box", "score"}, ...]}.
-                "csv": a line for each frame under the header frame,x,y,w,h,score; frames count from 0.
+                "json": {"video", "model", "text", "fps", "frames": [{"frame", "box", "score", "time"}, ...]}.
+                "csv": a line for each frame under the header frame,x,y,w,h,score,time; frames count from 0.
                 "txt": x,y,w,h, a line for each frame.
                 "mot": frame,id,x,y,w,h,score,-1,-1,-1; frames count from 1, the id is 1.
 
@@ -86,13 +89,13 @@ class TrackingResults(list):
         return path
 
     def to_pandas(self):
-        """A `pandas.DataFrame` with the columns frame, x, y, w, h and score, a row for each frame."""
+        """A `pandas.DataFrame` with the columns frame, x, y, w, h, score and time, a row for each frame."""
         try:
             import pandas
         except ImportError as error:
             raise ImportError("tables are made with pandas: pip install pandas") from error
-        rows = [(result["frame"], *xywh(result), result["score"]) for result in self]
-        return pandas.DataFrame(rows, columns=["frame", "x", "y", "w", "h", "score"])
+        rows = [(result["frame"], *xywh(result), result["score"], result.get("time")) for result in self]
+        return pandas.DataFrame(rows, columns=["frame", "x", "y", "w", "h", "score", "time"])
 
     def plot(self):
         """A matplotlib `Figure` of the score and of the size of the box (square root of its area, pixels) over time.
@@ -112,7 +115,7 @@ class TrackingResults(list):
                 self.savefig(file, format="png")
                 return file.getvalue()
 
-        times = [result["frame"] / (self.fps or 1) for result in self]
+        times = [result.get("time", result["frame"] / (self.fps or 1)) for result in self]
         sizes = [(max(w, 0) * max(h, 0)) ** 0.5 for _, _, w, h in map(xywh, self)]
         figure = ShownFigure(figsize=(8, 4), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
@@ -137,7 +140,7 @@ class TrackingResults(list):
         with VideoWriter(path, self.fps or DEFAULT_FPS) as writer:
             drawn = 0
             for frame, result in zip(self.frames, self, strict=False):
-                writer.write(_draw(frame, result))
+                writer.write(_draw(frame, result), result.get("time"))
                 drawn += 1
             if drawn < len(self):
                 raise ValueError(f"Only {drawn} of the {len(self)} frames could be read again.")
@@ -183,13 +186,16 @@ class TrackingResults(list):
         for place, result in enumerate(self):
             box = [round(value, 3) for value in xywh(result)]
             line = {"frame": result["frame"], "box": box, "score": round(result["score"], 4)}
+            if "time" in result:
+                line["time"] = round(result["time"], 4)
             yield f"{json.dumps(line)}{',' * (place < len(self) - 1)}\n"
         yield "]}\n"
 
     def _csv(self) -> Iterator[str]:
-        yield "frame,x,y,w,h,score\n"
+        yield "frame,x,y,w,h,score,time\n"
         for result in self:
-            yield f"{result['frame']},{_box_text(result)},{result['score']:.4f}\n"
+            time = f"{result['time']:.4f}" if "time" in result else ""
+            yield f"{result['frame']},{_box_text(result)},{result['score']:.4f},{time}\n"
 
     def _txt(self) -> Iterator[str]:
         return (f"{_box_text(result)}\n" for result in self)
@@ -229,10 +235,11 @@ def xywh(result: dict) -> tuple[float, float, float, float]:
     return box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]
 
 
-def make_result(index: int, box_xywh, score: float) -> dict:
-    """The result of frame `index`, from x, y, width, height."""
+def make_result(number: int, box_xywh, score: float, time: float | None = None) -> dict:
+    """The result of frame `number` of its source, from x, y, width, height; `time` in seconds, where it is known."""
     x, y, w, h = (float(value) for value in box_xywh)
-    return {"frame": index, "box": {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}, "score": float(score)}
+    result = {"frame": number, "box": {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}, "score": float(score)}
+    return result if time is None else {**result, "time": float(time)}
 
 
 def _box_text(result: dict) -> str:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ from PIL import Image, ImageOps
 from .live_pjvlt import (
     DEFAULT_FPS,
     TIMEOUT,
+    Clock,
     FrameReader,
+    TimedFrame,
     ffmpeg_name,
     is_address,
     open_address,
     open_camera,
+    told_fps,
     upright,
 )
 
@@ -39,6 +43,8 @@ VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv"}
 
 # In order of preference; mpeg4 is what every FFmpeg build has. Its quantiser is bounded because it has no crf.
 ENCODERS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
+TICKS = 60_000  # a second, for frames with times: whole numbers of most frame rates, and the finest that MPEG-4 takes
+MEASURED_FRAMES = 200  # of a file that has not counted its frames
 MAX_DECODING_THREADS = 16  # FFmpeg advises against more; each holds a frame
 
 
@@ -106,7 +112,7 @@ class VideoWriter:
 
     Args:
         path: where the video goes; .mp4, .mov or .mkv.
-        fps: frames per second, above 0.
+        fps: frames per second, above 0; of frames that are written with their times, about so many.
 
     Raises:
         ValueError: the suffix or `fps` is not usable, a frame is not uint8 (height, width, 3) or differs in size from
@@ -128,6 +134,7 @@ class VideoWriter:
         self._stream = None
         self._frame_shape = None
         self._num_frames = 0
+        self._first_time, self._last_ticks = None, -1  # of frames with times
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -139,12 +146,17 @@ class VideoWriter:
         finally:
             self._discard()
 
-    def write(self, frame: np.ndarray) -> None:
-        """Append one frame: RGB uint8, (height, width, 3), of the size of the first one."""
+    def write(self, frame: np.ndarray, time: float | None = None) -> None:
+        """Append one frame: RGB uint8, (height, width, 3), of the size of the first one.
+
+        time: when it is shown, in seconds, counted from anywhere; of all frames or of none. By default frames are evenly
+        spaced.
+        """
         frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise ValueError(f"expected a uint8 frame of shape (height, width, 3), got {frame.dtype} {frame.shape}")
         if self._container is None:
+            self._first_time = time
             self._open(frame.shape)
         if frame.shape != self._frame_shape:
             raise ValueError(
@@ -154,9 +166,14 @@ class VideoWriter:
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-        picture.pts, picture.time_base = self._num_frames, 1 / self.rate
+        picture.time_base = self._stream.codec_context.time_base
+        picture.pts = self._num_frames if time is None else self._ticks(time)
         self._encode(picture)
         self._num_frames += 1
+
+    def _ticks(self, time: float) -> int:
+        self._last_ticks = max(self._last_ticks + 1, round((time - self._first_time) * TICKS))
+        return self._last_ticks
 
     def _open(self, frame_shape: tuple[int, ...]) -> None:
         codec, options = _pick_encoder()
@@ -166,6 +183,7 @@ class VideoWriter:
         self._stream = self._container.add_stream(codec, rate=self.rate, options=options)
         self._stream.height, self._stream.width = (side + side % 2 for side in frame_shape[:2])
         self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = 1 / self.rate if self._first_time is None else Fraction(1, TICKS)
         # Say which YUV this is (BT.709, limited range), or players guess from the size and shift the colours.
         context = self._stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
@@ -263,9 +281,23 @@ def _open_video(path: Path) -> FrameReader:
         raise ValueError(f"{path}: the file is empty")
     with _open_container(path) as container:
         stream = _video_stream(container, path)
-        fps = float(stream.average_rate or DEFAULT_FPS)
         num_frames = stream.frames or None
-    return FrameReader(lambda: _decode(path), fps=fps, num_frames=num_frames)
+        # Who has counted the frames knows their rate; all else is what the file says of itself, or a guess of FFmpeg.
+        fps = float(stream.average_rate or DEFAULT_FPS) if num_frames else _measured_fps(container, stream)
+    return FrameReader(lambda: _decode(path, fps), fps=fps, num_frames=num_frames)
+
+
+def _measured_fps(container, stream) -> float:
+    """What the stream says, unless the times of its first frames say otherwise. The container is read on."""
+    try:
+        times = [packet.pts for packet in islice(container.demux(stream), MEASURED_FRAMES) if packet.pts is not None]
+    except av.error.FFmpegError:  # told when the frames are decoded
+        times = []
+    if len(times) < 2 or max(times) == min(times):
+        return told_fps(stream)
+    measured = (len(times) - 1) / float((max(times) - min(times)) * stream.time_base)
+    told = float(stream.average_rate or 0)
+    return told if abs(told / measured - 1) < 0.1 else measured  # told, 29.97 is exact
 
 
 def available_cores() -> int:
@@ -273,8 +305,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode(path: Path) -> Iterator[np.ndarray]:
-    num_decoded = 0
+def _decode(path: Path, fps: float) -> Iterator[TimedFrame]:
+    num_decoded, clock = 0, Clock(fps)
     with _open_container(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
@@ -282,7 +314,7 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
         stream.codec_context.thread_count = min(max(1, available_cores() // 2), MAX_DECODING_THREADS)
         try:
             for frame in container.decode(stream):
-                yield upright(frame)
+                yield clock.stamp(upright(frame), frame.time)
                 num_decoded += 1
         except av.error.FFmpegError as error:
             raise ValueError(

@@ -131,8 +131,8 @@ def test_video_gives_an_annotated_video_and_boxes(workplace, video, capsys):
         "text": "white dog",
         "fps": 12.5,
     }
-    assert result["frames"][0] == {"frame": 0, "box": [10, 12, 20, 16], "score": 1.0}
-    assert result["frames"][3] == {"frame": 3, "box": [13, 12, 20, 16], "score": 0.5}
+    assert result["frames"][0] == {"frame": 0, "box": [10, 12, 20, 16], "score": 1.0, "time": 0.0}
+    assert result["frames"][3] == {"frame": 3, "box": [13, 12, 20, 16], "score": 0.5, "time": 0.24}
     assert len(result["frames"]) == 4
     annotated = read_frames(workplace.folder / "outputs" / "clip_tracked.mp4")
     frames = list(annotated)
@@ -432,11 +432,11 @@ def test_max_frames_stops_early(workplace, video, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "name", "first"),
     [
-        (["--boxes", "b.csv"], "b.csv", "frame,x,y,w,h,score"),
+        (["--boxes", "b.csv"], "b.csv", "frame,x,y,w,h,score,time"),
         (["--boxes", "b.txt"], "b.txt", "10.000,12.000,20.000,16.000"),
         (["--boxes", "b.txt", "--format", "mot"], "b.txt", "1,1,10.000,12.000,20.000,16.000,1.0000,-1,-1,-1"),
         (["--format", "mot"], "o.txt", "1,1,10.000,12.000,20.000,16.000,1.0000,-1,-1,-1"),
-        (["--boxes", "dog.boxes", "--format", "csv"], "dog.boxes", "frame,x,y,w,h,score"),
+        (["--boxes", "dog.boxes", "--format", "csv"], "dog.boxes", "frame,x,y,w,h,score,time"),
     ],
 )
 def test_boxes_come_in_the_format_that_was_asked_for(workplace, video, options, name, first):

@@ -43,7 +43,9 @@ def test_auto_classes_load_a_checkpoint(checkpoint):
 def test_list_of_frames_is_one_video(tracker, frames):
     results = tracker(frames, box=BOX, text="white dog", progress=False)
     assert [r["frame"] for r in results] == [0, 1, 2, 3]
-    assert results[0] == {"frame": 0, "box": {"xmin": 20.0, "ymin": 12.0, "xmax": 30.0, "ymax": 26.0}, "score": 1.0}
+    box = {"xmin": 20.0, "ymin": 12.0, "xmax": 30.0, "ymax": 26.0}
+    assert results[0] == {"frame": 0, "box": box, "score": 1.0, "time": 0.0}
+    assert [r["time"] for r in results] == pytest.approx([0, 1 / 30, 2 / 30, 3 / 30])
     for result in results[1:]:
         box = result["box"]
         assert 0 <= box["xmin"] < box["xmax"] <= 80 and 0 <= box["ymin"] < box["ymax"] <= 60

@@ -58,7 +58,7 @@ def test_json_round_trip(results, tmp_path):
 def test_csv_round_trip(results, tmp_path):
     with results.save(tmp_path / "boxes.CSV").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["frame", "x", "y", "w", "h", "score"]
+    assert list(rows[0]) == ["frame", "x", "y", "w", "h", "score", "time"]
     assert [row["frame"] for row in rows] == ["0", "1", "2"]
     np.testing.assert_allclose([[float(row[k]) for k in "xywh"] for row in rows], BOXES, atol=6e-4)
     assert [float(row["score"]) for row in rows] == SCORES
@@ -81,7 +81,7 @@ def test_mot_counts_frames_from_1(results, tmp_path):
 def test_no_results_are_files_without_rows(tmp_path):
     empty = TrackingResults()
     assert json.loads(empty.save(tmp_path / "a.json").read_text())["frames"] == []
-    assert empty.save(tmp_path / "a.csv").read_text() == "frame,x,y,w,h,score\n"
+    assert empty.save(tmp_path / "a.csv").read_text() == "frame,x,y,w,h,score,time\n"
     assert empty.save(tmp_path / "a.txt").read_text() == empty.save(tmp_path / "b", "mot").read_text() == ""
 
 
@@ -128,7 +128,7 @@ def test_table_is_short(results):
 def test_data_frame(results, monkeypatch):
     pytest.importorskip("pandas")
     frame = results.to_pandas()
-    assert list(frame.columns) == ["frame", "x", "y", "w", "h", "score"] and len(frame) == 3
+    assert list(frame.columns) == ["frame", "x", "y", "w", "h", "score", "time"] and len(frame) == 3
     np.testing.assert_allclose(frame[["x", "y", "w", "h"]].to_numpy(), BOXES)
     assert len(TrackingResults().to_pandas()) == 0
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -191,6 +191,25 @@ def test_pipeline_keeps_frames_that_can_be_read_again(tiny_model, tiny_processor
     assert "<video" in results._repr_html_()
     assert pickle.loads(pickle.dumps(results)) == results
     assert "<video" not in tracker((f for f in frames), box=box, text="dog", progress=False)._repr_html_()
+
+
+def test_times_are_kept_in_every_table_and_set_the_pace_of_the_video(tmp_path):
+    times, numbers = [0.0, 0.5, 0.54], [0, 13, 14]  # a live source dropped twelve frames
+    results = TrackingResults(
+        [make_result(n, [10, 8, 20, 12], 0.5, at) for n, at in zip(numbers, times, strict=True)],
+        fps=25.0,
+        frames=[np.zeros((40, 60, 3), np.uint8)] * 3,
+    )
+    told = json.loads(results.save(tmp_path / "a.json").read_text())["frames"]
+    assert [(row["frame"], row["time"]) for row in told] == list(zip(numbers, times, strict=True))
+    rows = results.save(tmp_path / "a.csv").read_text().splitlines()
+    assert rows[0].endswith(",time") and [float(row.split(",")[-1]) for row in rows[1:]] == times
+    shown = list(read_frames(results.save_video(tmp_path / "a.mp4")).timed())
+    assert [frame.time for frame in shown] == pytest.approx(times, abs=1e-4)
+    pytest.importorskip("pandas")
+    assert results.to_pandas()["time"].tolist() == times
+    pytest.importorskip("matplotlib")
+    assert results.plot().axes[0].lines[0].get_xdata().tolist() == times
 
 
 def test_video_without_a_number_of_frames_in_its_header_is_saved(tiny_model, tiny_processor, tmp_path):

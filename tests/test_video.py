@@ -1,5 +1,6 @@
 import struct
 import warnings
+from fractions import Fraction
 from types import SimpleNamespace
 
 import av
@@ -233,6 +234,53 @@ def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert grey_levels(read_frames(write_video(name, flat_frames(3)))) == [10, 20, 30]
     assert not list(tmp_path.rglob(".*"))
+
+
+def write_browser_recording(path, times):
+    """As browsers record: no length, no count of frames, and a "frame rate" that is the clock's thousand ticks."""
+    with av.open(str(path), "w", options={"live": "1"}) as container:
+        stream = container.add_stream("libvpx", rate=1000)
+        stream.height, stream.width = 48, 64
+        for frame, time in zip(flat_frames(len(times)), times, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame).reformat(format="yuv420p")
+            picture.pts, picture.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_rate_of_a_clock_is_not_taken_for_that_of_the_frames(tmp_path):
+    times = [0, 1, *range(35, 335, 33)]
+    reader = read_frames(write_browser_recording(tmp_path / "clip.webm", times))
+    assert reader.num_frames is None and reader.fps == pytest.approx(1000 * (len(times) - 1) / times[-1])
+    assert [frame.time for frame in reader.timed()] == pytest.approx([time / 1000 for time in times])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_frames_at_their_times_are_read_at_their_times(tmp_path, suffix):
+    times = [5.0, 5.04, 5.5, 5.52, 7.0]
+    with VideoWriter(tmp_path / f"clip{suffix}", 25) as writer:
+        for frame, time in zip(flat_frames(5), times, strict=True):
+            writer.write(frame, time)
+    frames = list(read_frames(writer.path).timed())
+    assert [frame.number for frame in frames] == [0, 1, 2, 3, 4]
+    assert grey_levels(frame.image for frame in frames) == [10, 20, 30, 40, 50]
+    assert [frame.time for frame in frames] == pytest.approx([time - 5 for time in times], abs=1e-3)
+
+
+@pytest.mark.parametrize("fps", [12.5, 25, 30000 / 1001, 59.94])
+def test_evenly_spaced_times_are_written_as_their_rate(tmp_path, fps):
+    path = write_video(tmp_path / "source.mp4", flat_frames(20), fps)
+    with VideoWriter(tmp_path / "copy.mp4", fps) as writer:
+        for frame in read_frames(path).timed():
+            writer.write(frame.image, frame.time)
+    assert read_frames(writer.path).fps == pytest.approx(fps, rel=1e-4)
+    assert read_frames(writer.path).num_frames == 20
+
+
+def test_frames_without_times_come_at_the_rate_of_their_source():
+    timed = list(read_frames(flat_frames(3)).timed())
+    assert [(frame.number, frame.time) for frame in timed] == [(0, 0), (1, 1 / 30), (2, 2 / 30)]
 
 
 def test_single_frame_is_refused_as_a_source():

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..detection_pjvlt import DETECTOR
 from ..evaluation.metrics import iou
-from ..live_pjvlt import DEFAULT_FPS, FrameReader, is_address, public_name, read_ahead
+from ..live_pjvlt import DEFAULT_FPS, FrameReader, TimedFrame, is_address, public_name, read_ahead
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
 from ..signals_pjvlt import Stopped, exit_code, signal_of, terminations
 from ..video_pjvlt import VideoWriter, read_frames, refuse_outputs_over
@@ -43,11 +43,12 @@ examples:
 
 Ctrl-C, SIGTERM, SIGHUP, or a video that breaks off, keep what was tracked so far. Live frames that come too fast are skipped.
 
-boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score; txt has x,y,w,h, a line for each
-frame; mot has frame (from 1),id,x,y,w,h,score,-1,-1,-1. The JSON file:
+boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score,time; txt has x,y,w,h, a line for
+each frame; mot has frame (from 1),id,x,y,w,h,score,-1,-1,-1. The JSON file:
   {"video": "clip.mp4", "model": "...", "text": "white dog", "fps": 30.0,
-   "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0}, ...]}
-  box is x, y, width, height in pixels of the frame; score is the confidence in [0, 1]. Frame 0 is the box you gave.
+   "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0, "time": 0.0}, ...]}
+  box is x, y, width, height in pixels of the frame; score is the confidence in [0, 1]; the first box is the one you
+  gave. frame and time (seconds) are those of the source, from 0: skipped frames of a live one count, too.
 """
 VIDEO_HELP = "video file, folder of pictures, index of a camera, or address of a stream; without it a clip is made"
 
@@ -108,13 +109,13 @@ def load_session(model: str, device: str, dtype: str):
 
 
 def track_frames(
-    session, frames: Iterable[np.ndarray], box: list[float] | Callable, text: str
-) -> Iterator[tuple[np.ndarray, list[float], float]]:
+    session, frames: Iterable[TimedFrame], box: list[float] | Callable, text: str
+) -> Iterator[tuple[TimedFrame, list[float], float]]:
     """Follow one target and yield (frame, box, score) for every frame; the first one yields `box` itself, score 1.
 
     Args:
         session: a `TrackingSession` without targets.
-        frames: RGB uint8 arrays of shape (height, width, 3), all of one size.
+        frames: of a reader's `timed`; RGB uint8 images of shape (height, width, 3), all of one size.
         box: x, y, width, height of the target in the first frame, in pixels; or what finds it there.
         text: the sentence that describes it.
 
@@ -123,11 +124,11 @@ def track_frames(
     """
     for index, frame in enumerate(frames):
         if index == 0:
-            box = box(frame) if callable(box) else box
-            session.add_target(frame, box=box, text=text, target_id="target")
+            box = box(frame.image) if callable(box) else box
+            session.add_target(frame.image, box=box, text=text, target_id="target")
             yield frame, [float(value) for value in box], 1.0
         else:
-            (target,) = session.step(frame)
+            (target,) = session.step(frame.image)
             yield frame, [float(value) for value in target.box], float(target.score)
 
 
@@ -137,12 +138,14 @@ class _Highlights:
     def __init__(self, count: int = 5):
         self.count = count
         self.step = 1
+        self.offered = 0
         self.kept: list[tuple[int, np.ndarray]] = []
 
-    def offer(self, index: int, frame: np.ndarray) -> None:
+    def offer(self, number: int, frame: np.ndarray) -> None:
         """Keep every `step`-th frame; when there are twice too many, every other one goes and the step doubles."""
-        if index % self.step == 0:
-            self.kept.append((index, frame))
+        if self.offered % self.step == 0:
+            self.kept.append((number, frame))
+        self.offered += 1
         if len(self.kept) > 4 * self.count:
             self.kept, self.step = self.kept[::2], 2 * self.step
 
@@ -152,7 +155,7 @@ class _Highlights:
         chosen = [self.kept[place] for place in places]
         partial = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
         try:
-            contact_strip([frame for _, frame in chosen], partial, [f"frame {index}" for index, _ in chosen])
+            contact_strip([frame for _, frame in chosen], partial, [f"frame {number}" for number, _ in chosen])
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -220,7 +223,7 @@ def _run(args: argparse.Namespace) -> None:
     highlights = _Highlights()
     results = TrackingResults(fps=reader.fps, text=text, source=video, model=model)
     tracked = _Tracked(results, boxes_path, args.format, output)
-    frames = track_frames(session, islice(reader, args.max_frames), box, text)
+    frames = track_frames(session, islice(reader.timed(), args.max_frames), box, text)
     num_frames = min(n for n in (reader.num_frames, args.max_frames, float("inf")) if n is not None)
     with _Interrupts() as interrupts:
         try:
@@ -431,13 +434,13 @@ def _follow(frames, num_frames: float, results: TrackingResults, writer: VideoWr
                 if len(results) < 2:
                     raise
                 return stopped
-            index = len(results)
-            if clip is not None and clip.visible[index]:
-                frame = draw_box(frame, clip.boxes[index], color=TRUTH_COLOR, line_width=1)
-            annotated = draw_box(frame, box, label=results.text, score=score)
-            results.append(make_result(index, box, score))
-            writer.write(annotated)
-            highlights.offer(index, annotated)
+            image, number = frame.image, frame.number
+            if clip is not None and clip.visible[number]:
+                image = draw_box(image, clip.boxes[number], color=TRUTH_COLOR, line_width=1)
+            annotated = draw_box(image, box, label=results.text, score=score)
+            results.append(make_result(number, box, score, frame.time))
+            writer.write(annotated, frame.time)
+            highlights.offer(number, annotated)
             progress.update()
 
 
