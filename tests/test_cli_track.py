@@ -444,6 +444,83 @@ def test_boxes_come_in_the_format_that_was_asked_for(workplace, video, options, 
     assert (workplace.folder / name).read_text().splitlines()[0] == first
 
 
+def test_without_a_video_only_the_boxes_are_written(workplace, video, capsys, monkeypatch):
+    monkeypatch.setattr(track, "draw_box", lambda *args, **options: pytest.fail("nobody looks at it"))
+    track.main([video, *BOX, "--text", "dog", "--no_video", "--boxes", "b.csv"])
+    assert sorted(path.name for path in workplace.folder.iterdir()) == ["b.csv", "clip.mp4"]
+    out = capsys.readouterr().out
+    assert out.endswith("wrote b.csv\n") and "(decoding and tracking)" in out
+    track.main([video, *BOX, "--text", "dog", "--no_video"])
+    assert [path.name for path in (workplace.folder / "outputs").iterdir()] == ["clip_tracked.json"]
+    capsys.readouterr()
+    message = failure(capsys, video, *BOX, "--text", "dog", "--no_video", "--output", "o.mp4")
+    assert "--no_video leaves no use for --output o.mp4" in message
+    interrupt_at(monkeypatch, workplace.session, "step", 2)
+    message = interrupted(capsys, video, *BOX, "--text", "dog", "--no_video", "--boxes", "b.csv")
+    assert message == "pjvlt-track: stopped, the boxes of 2 frames so far are in b.csv\n"
+
+
+def test_quiet_says_nothing_but_what_went_wrong(workplace, video, capsys):
+    track.main([video, *BOX, "--quiet"])
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+    assert (workplace.folder / "outputs" / "clip_tracked.mp4").is_file()
+    assert "nowhere.mp4" in failure(capsys, "nowhere.mp4", *BOX, "--quiet")
+
+
+class Screen:
+    """Stands in for a `Window` that is closed when it has shown three frames."""
+
+    def __init__(self, title):
+        self.frames, self.is_closed, self.is_open = [], False, False
+        Screen.last = self
+
+    def __enter__(self):
+        self.is_open = True
+        return self
+
+    def __exit__(self, *error):
+        self.is_open = False
+
+    def write(self, frame, time=None):
+        self.frames.append(frame)
+        self.is_closed = len(self.frames) == 3
+
+
+@pytest.mark.parametrize("options", [["--output", "o.mp4"], ["--no_video", "--boxes", "o.json"]])
+def test_frames_are_shown_until_the_window_is_closed(workplace, video, capsys, monkeypatch, options):
+    monkeypatch.setattr(track, "Window", Screen)
+    message = interrupted(capsys, video, *BOX, "--text", "dog", "--show", *options)
+    assert "3 frames so far are in" in message and len(Screen.last.frames) == 3 and not Screen.last.is_open
+    assert Screen.last.frames[0].max() > 200  # with the box
+    assert kept(workplace.folder) == (3 if "o.mp4" in options else None, 3)
+
+
+def test_no_screen_is_told_before_the_model_is_loaded(workplace, video, capsys, monkeypatch):
+    tkinter = pytest.importorskip("tkinter")
+
+    def no_display():
+        raise tkinter.TclError("no display name and no $DISPLAY environment variable")
+
+    monkeypatch.setattr(tkinter, "Tk", no_display)
+    assert "no window can be opened here (no display" in failure(capsys, video, *BOX, "--text", "dog", "--show")
+    monkeypatch.setitem(sys.modules, "tkinter", None)
+    assert "a window needs tkinter" in failure(capsys, video, *BOX, "--text", "dog", "--show")
+    assert workplace.loaded == [] and [path.name for path in workplace.folder.iterdir()] == ["clip.mp4"]
+
+
+def test_skipped_frames_are_told_at_every_end(workplace, capsys, monkeypatch):
+    def frames():
+        yield from [np.zeros((48, 64, 3), np.uint8)] * 3
+        raise OSError("camera.local: no frame within 10 s")
+
+    monkeypatch.setattr(track, "read_frames", lambda source: FrameReader(frames, is_live=True, tally=Tally(5)))
+    run = ["rtsp://camera.local/a", *BOX, "--text", "dog", "--output", "o.mp4"]
+    assert "in o.mp4 and o.json; 5 came too fast and were skipped" in failure(capsys, *run)
+    interrupt_at(monkeypatch, workplace.session, "step", 2)
+    assert "in o.mp4 and o.json; 5 came too fast and were skipped" in interrupted(capsys, *run)
+
+
 def test_unknown_format_of_boxes_is_named_before_the_model_is_loaded(workplace, video, capsys):
     assert "b.xls: boxes are written as .json" in failure(capsys, video, *BOX, "--text", "dog", "--boxes", "b.xls")
     assert workplace.loaded == []

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, 
 from ..signals_pjvlt import Stopped, exit_code, signal_of, terminations
 from ..video_pjvlt import VideoWriter, read_frames, refuse_outputs_over
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
+from ..visualization.window import Window
 
 EPILOG = """\
 examples:
@@ -37,6 +39,9 @@ examples:
 
   no box: a detector looks for what the sentence says in the first frame:
     pjvlt-track clip.mp4 --text "the white dog"
+
+  see it live, and keep nothing but the boxes:
+    pjvlt-track 0 --box 120 64 90 70 --text "white dog" --show --no_video
 
   no video at hand: the program draws a clip, follows its target and says how well that went:
     pjvlt-track --seed 3
@@ -70,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         _run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     except KeyboardInterrupt as stop:
         parser.exit(exit_code(stop), f"{parser.prog}: stopped, {stop or 'nothing written'}\n")
@@ -194,6 +199,13 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add("--boxes", type=Path, metavar="FILE", help="boxes and scores (default: beside the video, as .json)")
     add("--format", choices=list(FORMATS), help="of the boxes (default: what the suffix of --boxes says)")
+    add("--no_video", action="store_true", help="write the boxes only, which is faster")
+    add(
+        "--show",
+        action="store_true",
+        help="show each frame in a window; q, Escape or closing it stops, as Ctrl-C does",
+    )
+    add("--quiet", action="store_true", help="say nothing unless something goes wrong")
     add("--max_frames", type=int, metavar="N", help="stop after N frames (default: at the end of the video)")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: %(default)s")
@@ -204,30 +216,36 @@ def _build_parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     if args.max_frames is not None and args.max_frames < 1:
         raise ValueError(f"--max_frames must be 1 or more, got {args.max_frames}")
+    say = (lambda *words, **options: None) if args.quiet else print
     if args.video is None:
         reader, clip = _make_clip(args)
         name, video, box, text = f"clip{args.seed}", f"procedural clip, seed {args.seed}", clip.boxes[0], clip.text
     else:
         reader, clip = _open_source(args), None
         name, video = _source_name(args.video), public_name(_source(args.video))
-        box, text = args.box or _find_by_words(args), None
-    text = _sentence(args.text, text)
+        box, text = args.box or _find_by_words(args, say), None
+    text = _sentence(args.text, text, say)
     if clip is not None:
-        print(f'{video}; its sentence: "{text}"')
+        say(f'{video}; its sentence: "{text}"')
     output, boxes_path = _output_paths(args, name)
-    writer = VideoWriter(output, reader.fps)
+    shown = [Window(f"pjvlt-track: {video}")] if args.show else []
+    if output is not None:
+        shown.append(VideoWriter(output, reader.fps))
     model = args.model or _default_checkpoint()
     session = load_session(model, args.device, args.dtype)
 
     start = time.perf_counter()
-    highlights = _Highlights()
     results = TrackingResults(fps=reader.fps, text=text, source=video, model=model)
-    tracked = _Tracked(results, boxes_path, args.format, output)
+    tracked = _Tracked(results, boxes_path, args.format, output, reader)
     frames = track_frames(session, islice(reader.timed(), args.max_frames), box, text)
     num_frames = min(n for n in (reader.num_frames, args.max_frames, float("inf")) if n is not None)
+    progress = tqdm(
+        total=None if num_frames == float("inf") else num_frames,
+        desc="tracking", unit=" frames", disable=True if args.quiet else None,
+    )  # fmt: skip
     with _Interrupts() as interrupts:
         try:
-            stopped = _follow(frames, num_frames, results, writer, clip, highlights, interrupts)
+            stopped = _follow(frames, tracked, shown, clip, interrupts, progress)
         except OSError as error:
             raise OSError(f"{error}; {tracked.rescue()}") from error
         except KeyboardInterrupt:
@@ -235,20 +253,23 @@ def _run(args: argparse.Namespace) -> None:
         finally:
             frames.close()
         speed = len(results) / (time.perf_counter() - start)
-        tracked.save(highlights)
+        tracked.save()
     if isinstance(stopped, KeyboardInterrupt):
-        raise Stopped(tracked.told(), signal_of(stopped)) from stopped
+        raise Stopped(f"{tracked.told()}{tracked.skipped()}", signal_of(stopped)) from stopped
     if stopped is not None:
-        raise OSError(f"{stopped}; {tracked.told()}") from stopped
+        raise OSError(f"{stopped}; {tracked.told()}{tracked.skipped()}") from stopped
     if clip is not None:
         boxes = np.array([xywh(result) for result in results])
         seen = clip.visible[1 : len(boxes)]  # the first box was given
         overlap = iou(boxes[1:][seen], clip.boxes[1 : len(boxes)][seen])
         if len(overlap):
-            print(f"mean overlap {overlap.mean():.2f} over {len(overlap)} frames")
-    skipped = f"; {reader.num_dropped} came too fast and were skipped" if reader.num_dropped else ""
-    print(f"{len(results)} frames at {speed:.1f} FPS (decoding, tracking, drawing and encoding){skipped}")
-    print(f"wrote {output}, {boxes_path} and {output.with_suffix('.png')} (a few frames to look at)")
+            say(f"mean overlap {overlap.mean():.2f} over {len(overlap)} frames")
+    work = "decoding, tracking, drawing and encoding" if output else "decoding and tracking"
+    say(f"{len(results)} frames at {speed:.1f} FPS ({work}){tracked.skipped()}")
+    if output is None:
+        say(f"wrote {boxes_path}")
+    else:
+        say(f"wrote {output}, {boxes_path} and {output.with_suffix('.png')} (a few frames to look at)")
 
 
 class _Interrupts:
@@ -291,29 +312,42 @@ class _Interrupts:
 
 
 class _Tracked:
-    """The boxes so far and where they go.
+    """What was tracked so far, and where it goes. output: None where no video is written.
 
     The box of the first frame was given, so that one frame alone is nothing to keep.
     """
 
-    def __init__(self, results: TrackingResults, path: Path, format: str | None, output: Path):
-        self.results, self.path, self.format, self.output = results, path, format, output
+    def __init__(
+        self, results: TrackingResults, path: Path, format: str | None, output: Path | None, reader: FrameReader
+    ):
+        self.results, self.path, self.format, self.output, self.reader = results, path, format, output, reader
+        self.highlights = _Highlights()
 
-    def save(self, highlights: _Highlights) -> None:
+    def save(self) -> None:
         """Write the boxes and the few frames beside a video that is complete. Raises `OSError` that names all three."""
         try:
             self.results.save(self.path, self.format)
         except OSError as error:
+            if self.output is None:
+                raise
             raise OSError(f"{error}; the video of {len(self.results)} frames is in {self.output}") from error
+        if self.output is None:
+            return
         picture = self.output.with_suffix(".png")
         try:
-            highlights.save(picture)
+            self.highlights.save(picture)
         except OSError as error:
             raise OSError(f"{picture}: cannot be written ({error.strerror or error}); {self.told()}") from error
 
     def told(self) -> str:
         """Where everything is that was tracked so far."""
+        if self.output is None:
+            return f"the boxes of {len(self.results)} frames so far are in {self.path}"
         return f"the {len(self.results)} frames so far are in {self.output} and {self.path}"
+
+    def skipped(self) -> str:
+        """How many frames of a live source nobody had time for, as the end of a sentence; empty where there are none."""
+        return f"; {self.reader.num_dropped} came too fast and were skipped" if self.reader.num_dropped else ""
 
     def rescue(self) -> str:
         """Save the boxes where the video cannot be, if there are any, and say whether that worked."""
@@ -323,7 +357,7 @@ class _Tracked:
             self.results.save(self.path, self.format)
         except OSError as error:
             return f"the boxes of {len(self.results)} frames are lost too: {error}"
-        return f"no video written, but the boxes of {len(self.results)} frames are in {self.path}"
+        return f"no video written, but the boxes of {len(self.results)} frames are in {self.path}{self.skipped()}"
 
 
 def _open_source(args: argparse.Namespace) -> FrameReader:
@@ -335,7 +369,7 @@ def _open_source(args: argparse.Namespace) -> FrameReader:
     return read_ahead(read_frames(_source(args.video)))
 
 
-def _find_by_words(args: argparse.Namespace) -> Callable:
+def _find_by_words(args: argparse.Namespace, say: Callable) -> Callable:
     """What finds the box in the first frame; the detector is loaded now, so that a mistake in its name comes at once."""
     from ..detection_pjvlt import find_target, load_detector
 
@@ -343,7 +377,7 @@ def _find_by_words(args: argparse.Namespace) -> Callable:
 
     def find(frame: np.ndarray):
         box, score = find_target(frame, args.text, detector)
-        print(f"found it at {' '.join(f'{v:.0f}' for v in box)} (x, y, width, height), score {score:.2f}")
+        say(f"found it at {' '.join(f'{v:.0f}' for v in box)} (x, y, width, height), score {score:.2f}")
         return box
 
     return find
@@ -366,14 +400,14 @@ def _make_clip(args: argparse.Namespace):
     return frames, clip
 
 
-def _sentence(given: str | None, of_clip: str | None) -> str:
+def _sentence(given: str | None, of_clip: str | None, say: Callable) -> str:
     if given is not None and given.strip():
         return given
     if of_clip is not None:
         return of_clip
     from ..processing_pjvlt import DEFAULT_SENTENCE
 
-    print(f'note: no --text given, so the sentence is "{DEFAULT_SENTENCE}"; a better one helps', file=sys.stderr)
+    say(f'note: no --text given, so the sentence is "{DEFAULT_SENTENCE}"; a better one helps', file=sys.stderr)
     return DEFAULT_SENTENCE
 
 
@@ -387,17 +421,20 @@ def _source_name(video: str) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def _output_paths(args: argparse.Namespace, name: str) -> tuple[Path, Path]:
+def _output_paths(args: argparse.Namespace, name: str) -> tuple[Path | None, Path]:
+    if args.no_video and args.output is not None:
+        raise ValueError(f"--no_video leaves no use for --output {args.output}; --boxes names the file of the boxes")
     output = args.output or Path("outputs") / f"{name}_tracked.mp4"
     boxes = args.boxes or output.with_suffix(FORMATS[args.format or "json"])
     image = output.with_suffix(".png")  # of the highlights
-    refuse_outputs_over(None if args.video is None else _source(args.video), output, boxes, image)
+    source = None if args.video is None else _source(args.video)
+    refuse_outputs_over(source, boxes, *(() if args.no_video else (output, image)))
     if boxes.resolve() == output.resolve():
         raise ValueError(f"--output and --boxes both name {output}")
     if boxes.resolve() == image.resolve():
         raise ValueError(f"--boxes names {boxes}, where a few annotated frames go; choose another name")
     pick_format(boxes, args.format)
-    return output, boxes
+    return None if args.no_video else output, boxes
 
 
 def _pick_device(device: str) -> str:
@@ -417,14 +454,16 @@ def _default_checkpoint() -> str:
     return DEFAULT_CHECKPOINT
 
 
-def _follow(frames, num_frames: float, results: TrackingResults, writer: VideoWriter, clip, highlights, interrupts):
-    """Track, draw and write the video; `results` grows by a dict for each frame.
+def _follow(frames, tracked: _Tracked, shown: list, clip, interrupts: _Interrupts, progress: tqdm):
+    """Track, and draw what is written or shown; `tracked.results` grows by a dict for each frame.
 
     Returns what broke the video off after more than its first frame, or None. Raises whatever comes before that, and
     the `OSError` of a video that cannot be written.
     """
-    total = None if num_frames == float("inf") else num_frames
-    with writer, tqdm(total=total, desc="tracking", unit=" frames", disable=None) as progress:
+    results = tracked.results
+    with ExitStack() as stack:
+        for part in (*shown, progress):
+            stack.enter_context(part)
         while True:
             try:
                 frame, box, score = interrupts.next(frames)
@@ -434,13 +473,17 @@ def _follow(frames, num_frames: float, results: TrackingResults, writer: VideoWr
                 if len(results) < 2:
                     raise
                 return stopped
-            image, number = frame.image, frame.number
-            if clip is not None and clip.visible[number]:
-                image = draw_box(image, clip.boxes[number], color=TRUTH_COLOR, line_width=1)
-            annotated = draw_box(image, box, label=results.text, score=score)
-            results.append(make_result(number, box, score, frame.time))
-            writer.write(annotated, frame.time)
-            highlights.offer(number, annotated)
+            results.append(make_result(frame.number, box, score, frame.time))
+            if shown:
+                image = frame.image
+                if clip is not None and clip.visible[frame.number]:
+                    image = draw_box(image, clip.boxes[frame.number], color=TRUTH_COLOR, line_width=1)
+                image = draw_box(image, box, label=results.text, score=score)
+                tracked.highlights.offer(frame.number, image)
+                for part in shown:
+                    part.write(image, frame.time)
+                    if isinstance(part, Window) and part.is_closed:
+                        interrupts.count += 1
             progress.update()
 
 
