@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -412,6 +413,12 @@ def _camera_device(index: int) -> tuple[str, dict]:
     if sys.platform == "win32":
         return f"video={_windows_camera(index)}", {"format": "dshow"}
     return f"/dev/video{index}", {"format": "v4l2"}
+
+
+def camera_index(path: Path) -> int | None:
+    """The index of the camera whose device is at a path, such as /dev/video0 or a link to it; None for all else."""
+    found = re.fullmatch(r"/dev/video(\d+)", str(path.resolve()))
+    return int(found[1]) if found and path.is_char_device() else None
 
 
 def _windows_camera(index: int) -> str:

@@ -58,6 +58,8 @@ class TrackingResults(list):
     def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
         """Write the boxes to a file, which appears under its name only once it is complete. Returns its path.
 
+        A pipe or a device such as /dev/stdout is written into, not replaced.
+
         Boxes are x, y, width, height in pixels (the upper left corner of the picture is 0, 0), with 3 decimals; scores
         have 4. Missing parent folders are made.
 
@@ -79,6 +81,9 @@ class TrackingResults(list):
         partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                path.write_text("".join(lines), encoding="utf-8", newline="")
+                return path
             try:
                 partial.write_text("".join(lines), encoding="utf-8", newline="")
                 os.replace(partial, path)

@@ -24,6 +24,7 @@ from .live_pjvlt import (
     Clock,
     FrameReader,
     TimedFrame,
+    camera_index,
     ffmpeg_name,
     is_address,
     open_address,
@@ -52,7 +53,7 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
     """Open a source of frames.
 
     Args:
-        source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
+        source: path of a video file; of a camera's device (/dev/video0, or a link to it); of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
             of a camera, 0 the first; address of a stream (rtsp://, http://, https://, udp://, tcp://); frames that can be
             iterated over or indexed (a list, a generator, a decoder of torchcodec or decord), whose items are passed
             through as they are; or a `FrameReader`, which is returned.
@@ -82,7 +83,10 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
         path = Path(source).expanduser()
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such video file or folder of pictures")
-        return _open_folder(path) if path.is_dir() else _open_video(path)
+        if path.is_dir():
+            return _open_folder(path)
+        index = camera_index(path)
+        return _open_video(path) if index is None else open_camera(index, timeout)
     return _open_iterable(source)
 
 
@@ -277,6 +281,12 @@ def _read_picture(path: Path) -> np.ndarray:
 
 def _open_video(path: Path) -> FrameReader:
     _require_av()
+    if not path.is_file():
+        # FFmpeg would wait for ever, or read for ever; and frames are read twice, which a pipe does not allow.
+        what = "a pipe or a socket" if path.is_fifo() or path.is_socket() else "a device"
+        raise ValueError(
+            f"{path}: this is {what}, not a video file; save the video to a file, or stream it to an address"
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     with _open_container(path) as container:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -191,6 +192,18 @@ def test_pipeline_keeps_frames_that_can_be_read_again(tiny_model, tiny_processor
     assert "<video" in results._repr_html_()
     assert pickle.loads(pickle.dumps(results)) == results
     assert "<video" not in tracker((f for f in frames), box=box, text="dog", progress=False)._repr_html_()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_written_into_and_not_replaced(results, tmp_path):
+    os.mkfifo(tmp_path / "boxes.csv")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "boxes.csv").read_text(encoding="utf-8")))
+    reader.start()
+    results.save(tmp_path / "boxes.csv")
+    reader.join(10)
+    assert read[0].count("\n") == 4 and (tmp_path / "boxes.csv").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["boxes.csv"]
 
 
 def test_times_are_kept_in_every_table_and_set_the_pace_of_the_video(tmp_path):

@@ -1,6 +1,8 @@
+import os
 import struct
 import warnings
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -281,6 +283,32 @@ def test_evenly_spaced_times_are_written_as_their_rate(tmp_path, fps):
 def test_frames_without_times_come_at_the_rate_of_their_source():
     timed = list(read_frames(flat_frames(3)).timed())
     assert [(frame.number, frame.time) for frame in timed] == [(0, 0), (1, 1 / 30), (2, 2 / 30)]
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
+def test_a_device_is_called_one(path):
+    if not Path(path).is_char_device():
+        pytest.skip(f"this system has no {path}")
+    with pytest.raises(ValueError, match=f"{path}: this is a device, not a video file"):
+        read_frames(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_called_one_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match=r"clip\.mp4: this is a pipe or a socket, not a video file"):
+        read_frames(tmp_path / "clip.mp4")
+
+
+def test_the_device_of_a_camera_is_opened_as_one(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(video_pjvlt, "open_camera", lambda index, timeout: opened.append((index, timeout)))
+    monkeypatch.setattr(Path, "is_char_device", lambda path: True)
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    (tmp_path / "usb-camera").symlink_to("/dev/video3")  # as /dev/v4l/by-id has it
+    read_frames(tmp_path / "usb-camera", timeout=2)
+    read_frames("/dev/video0")
+    assert opened == [(3, 2), (0, 10)]
 
 
 def test_single_frame_is_refused_as_a_source():
