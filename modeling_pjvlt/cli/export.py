@@ -62,10 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         _check(args)
         if args.int8 and args.eval_clips is None:
             args.eval_clips = EVALUATED_CLIPS
-        from .. import register
         from ..export.folder import export
 
-        register()
         with stopped_by_signals():
             export(args)
     except ModuleNotFoundError as error:

@@ -17,10 +17,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         args = parse_arguments(argv)
-        from .. import register
         from ..training.trainer import run
-
-        register()
 
         result = run(args)
     except KeyboardInterrupt as stop:  # before the first step, or a second one
