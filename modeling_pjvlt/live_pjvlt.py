@@ -50,7 +50,8 @@ class Tally:
 class TimedFrame:
     """A frame, and where it stands in its source.
 
-    image: as the source gives it. number: from 0; dropped frames count, too. time: seconds since the source's first frame.
+    image: as the source gives it. number: from 0; dropped frames count, too. time: seconds since the source's first
+    frame.
     """
 
     image: Any
@@ -146,7 +147,7 @@ def is_address(source) -> bool:
 
 
 def ffmpeg_name(path: str | os.PathLike) -> str:
-    """A file as FFmpeg is to be told of it: it takes what stands before a colon for a protocol, but not after a slash."""
+    """The absolute path, for FFmpeg: what stands before a colon is a protocol to it, unless a slash comes first."""
     return os.path.abspath(path)
 
 
@@ -333,7 +334,7 @@ def _connect(name: str, connect: Callable, timeout: float):
 
 
 def told_fps(stream) -> float:
-    """Frames per second as the stream says; `DEFAULT_FPS` where it says nothing or gives the rate of its clock instead."""
+    """Frames per second as the stream says; `DEFAULT_FPS` where it says nothing or tells the rate of its clock."""
     fps = float(stream.average_rate or DEFAULT_FPS)
     return fps if fps < CLOCK_RATE else DEFAULT_FPS
 

@@ -57,9 +57,11 @@ class TrackingPipeline(Pipeline):
 
         Returns one dict for each frame: `frame` (its number in the video, from 0; a live source may drop some), `box`
         (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels), `score` in (0, 1] and `time` (seconds since the video's first
-        frame; 30 frames a second where nobody says). The first is the given box with score 1. The list is a [`TrackingResults`], which saves itself as
-        JSON, CSV or text. Raises `ValueError` for a bad box, sentence, frame or file, and where the detector finds nothing, and
-        `OSError` for a camera or a stream that cannot be read.
+        frame; 30 frames a second where nobody says). The first is the given box with score 1. The list is a
+        [`TrackingResults`], which saves itself as JSON, CSV or text.
+
+        Raises `ValueError` for a bad box, sentence, frame or file, and where the detector finds nothing, and `OSError`
+        for a camera or a stream that cannot be read.
         """
         reader = _open(video)
         options = {"box": box, "text": text, "progress": progress, "detector": detector}

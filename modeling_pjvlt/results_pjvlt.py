@@ -22,10 +22,10 @@ FORMATS = {"json": ".json", "csv": ".csv", "txt": ".txt", "mot": ".txt"}  # and 
 
 
 class TrackingResults(list):
-    """One dict for each frame: `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` in [0, 1] and `time`.
+    """One dict for each frame: `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` (0 to 1) and `time`.
 
-    `frame` is the number of the frame in its source, from 0, where those that a live source dropped count, too; `time` is
-    in seconds since the source's first frame.
+    `frame` is the number of the frame in its source, from 0, where those that a live source dropped count, too; `time`
+    is in seconds since the source's first frame.
 
     Args:
         results: the dicts.
@@ -134,8 +134,8 @@ class TrackingResults(list):
     def save_video(self, path: str | os.PathLike) -> Path:
         """Write the frames with the box and the score drawn on them, as a video that appears once it is complete.
 
-        Raises `ValueError` where the frames cannot be read again, as those of a camera or a generator, or `path` is the
-        video itself, and what [`VideoWriter`] raises.
+        Raises `ValueError` where the frames cannot be read again, as those of a camera or a generator, or where `path`
+        is the video itself, and what [`VideoWriter`] raises.
         """
         refuse_outputs_over(self.source, path)
         if self.frames is None:

@@ -1,4 +1,4 @@
-"""Signals that end a command. They are raised as Ctrl-C is, so that what is half written can be finished or removed."""
+"""Signals that end a command, raised as Ctrl-C is, so that what is half written can be finished or removed."""
 
 import signal
 import threading
@@ -25,7 +25,7 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 
 
 def terminations() -> list[int]:
-    """SIGTERM (`kill`, `timeout`, containers, batch systems) and SIGHUP (a terminal that closes), where there are such.
+    """SIGTERM (`kill`, `timeout`, containers, batch systems) and SIGHUP (a terminal that closes), where they exist.
 
     Without those that are ignored and stay so: `nohup` does that to SIGHUP.
     """

@@ -53,10 +53,11 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
     """Open a source of frames.
 
     Args:
-        source: path of a video file; of a camera's device (/dev/video0, or a link to it); of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
-            of a camera, 0 the first; address of a stream (rtsp://, http://, https://, udp://, tcp://); frames that can be
-            iterated over or indexed (a list, a generator, a decoder of torchcodec or decord), whose items are passed
-            through as they are; or a `FrameReader`, which is returned.
+        source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
+            of a camera, 0 the first, or path of its device (/dev/video0, or a link to it); address of a stream
+            (rtsp://, http://, https://, udp://, tcp://); frames that can be iterated over or indexed (a list, a
+            generator, a decoder of torchcodec or decord), whose items are passed through as they are; or a
+            `FrameReader`, which is returned.
         timeout: seconds without a frame after which a camera or a stream counts as stalled, above 0.
 
     Returns:
@@ -153,8 +154,8 @@ class VideoWriter:
     def write(self, frame: np.ndarray, time: float | None = None) -> None:
         """Append one frame: RGB uint8, (height, width, 3), of the size of the first one.
 
-        time: when it is shown, in seconds, counted from anywhere; of all frames or of none. By default frames are evenly
-        spaced.
+        time: when it is shown, in seconds, counted from anywhere; of all frames or of none. By default frames are
+        evenly spaced.
         """
         frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:

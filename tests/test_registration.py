@@ -1,4 +1,4 @@
-"""Importing the package registers the task, whoever imports it, in whatever order; and what needs no torch loads none."""
+"""Importing the package registers the task, whoever imports it, in whatever order; --help loads no torch."""
 
 import importlib
 import subprocess

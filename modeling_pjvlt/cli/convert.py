@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, report, perhaps push. Returns the exit code; 2 for a mistake of the user's, 128 + its number for a signal."""
+    """Convert, report, perhaps push. Returns the exit code: 2 for a user's mistake, 128 + its number for a signal."""
     args = build_parser().parse_args(argv)
     output = args.output or f"converted/{args.benchmark}"
     try:

@@ -46,10 +46,11 @@ examples:
   no video at hand: the program draws a clip, follows its target and says how well that went:
     pjvlt-track --seed 3
 
-Ctrl-C, SIGTERM, SIGHUP, or a video that breaks off, keep what was tracked so far. Live frames that come too fast are skipped.
+Ctrl-C, SIGTERM, SIGHUP, or a video that breaks off, keep what was tracked so far. Live frames that come too fast are
+skipped.
 
-boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score,time; txt has x,y,w,h, a line for
-each frame; mot has frame (from 1),id,x,y,w,h,score,-1,-1,-1. The JSON file:
+boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score,time; txt has x,y,w,h, a line
+for each frame; mot has frame (from 1),id,x,y,w,h,score,-1,-1,-1. The JSON file:
   {"video": "clip.mp4", "model": "...", "text": "white dog", "fps": 30.0,
    "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0, "time": 0.0}, ...]}
   box is x, y, width, height in pixels of the frame; score is the confidence in [0, 1]; the first box is the one you
@@ -346,7 +347,7 @@ class _Tracked:
         return f"the {len(self.results)} frames so far are in {self.output} and {self.path}"
 
     def skipped(self) -> str:
-        """How many frames of a live source nobody had time for, as the end of a sentence; empty where there are none."""
+        """How many live frames nobody had time for, as the end of a sentence; empty where there are none."""
         return f"; {self.reader.num_dropped} came too fast and were skipped" if self.reader.num_dropped else ""
 
     def rescue(self) -> str:

@@ -47,7 +47,7 @@ def _files_of(name: str) -> tuple[str, str, str]:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raises `ValueError` for sequences that share a file, on any file system: `dog` has its times in `dog_time.txt`."""
+    """Raises `ValueError` for sequences that share a file on any system: `dog` has its times in `dog_time.txt`."""
     seen: dict[str, str] = {}
     for name in names:
         for file in _files_of(name):

@@ -176,7 +176,7 @@ def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, 
 
 @contextmanager
 def interruptible(accelerator: Accelerator) -> Iterator:
-    """Within it, SIGINT, SIGTERM and SIGHUP only make the function that it gives return True, on all processes at once.
+    """Within it, SIGINT, SIGTERM and SIGHUP only make the function that it gives return True, on all processes.
 
     A second signal acts as usual, but not within `ECHO_SECONDS`: Ctrl-C in a terminal reaches a launcher and its
     processes alike, and the launcher sends them another one.
