@@ -14,7 +14,7 @@ import numpy as np
 
 from .geometry_pjvlt import Box, axis_taps, check_box, crop_geometry, crops_to_frames
 from .pixels_pjvlt import rgb_array
-from .sentences_pjvlt import MAX_WORDS, clean_sentences, cut_warning, logger
+from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences, cut_warning, logger
 from .targets_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
@@ -232,11 +232,15 @@ class OnnxTracker(TargetSession):
         return target_id
 
     def set_text(self, target_id: str, text: str | None) -> None:
-        """Give a target another sentence, from the next frame on. Raises `KeyError` for an unknown id."""
+        """Give a target another sentence, from the next frame on.
+
+        Raises `KeyError` for an unknown id and `ValueError` for a sentence that is not a string.
+        """
         self._known(target_id).text = self._sentence(text)
         self._batch = None
 
     def _sentence(self, text: str | None) -> str | None:
+        check_sentence(text)
         return clean_sentences(text, 1)[0] if self.model.settings["uses_language"] else text
 
     def step(self, frame) -> list[TrackedTarget]:

@@ -28,9 +28,15 @@ def clean_sentences(text: str | list[str] | None, count: int) -> list[str]:
     return [sentence or DEFAULT_SENTENCE for sentence in cleaned]
 
 
+def check_sentence(text: str | None) -> None:
+    """Raises `ValueError` for a target's sentence that is neither a string nor None: a list of one, for example."""
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"A target has one sentence, a string, got {type(text).__name__}: {text!r}.")
+
+
 def cut_warning(tokens: int, limit: int = MAX_WORDS) -> str:
     """What is said where a sentence is too long."""
     return f"A sentence of {tokens} tokens was cut to its first {limit}."
 
 
-__all__ = ["DEFAULT_SENTENCE", "MAX_WORDS", "clean_sentences", "cut_warning"]
+__all__ = ["DEFAULT_SENTENCE", "MAX_WORDS", "check_sentence", "clean_sentences", "cut_warning"]

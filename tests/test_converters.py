@@ -325,6 +325,23 @@ def test_missing_root_is_named_with_its_benchmark(benchmark, tmp_path):
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
+def test_a_colon_in_the_name_of_the_folder_is_no_protocol(tmp_path, monkeypatch, isolated_cache):
+    monkeypatch.chdir(tmp_path)
+    BUILDERS["lasot"](tmp_path / "raw:1")
+    convert("lasot", "raw:1", "converted:1", progress=False)
+    assert convert("lasot", "raw:1", "converted:1", progress=False)
+    (first, *_) = load_tracking_dataset("converted:1", split="train")
+    assert first.frame(0).ndim == 3
+
+
+def test_a_folder_is_never_converted_into_itself(tmp_path):
+    BUILDERS["lasot"](tmp_path / "raw")
+    (tmp_path / "raw" / "README.md").write_text("of its authors")
+    with pytest.raises(ValueError, match="is the folder to read"):
+        convert("lasot", tmp_path / "raw", tmp_path / "raw")
+    assert (tmp_path / "raw" / "README.md").read_text() == "of its authors"
+
+
 @pytest.mark.parametrize("benchmark", list(BUILDERS))
 def test_root_with_nothing_of_the_benchmark_says_what_was_looked_for(benchmark, tmp_path):
     (tmp_path / "raw" / "folder").mkdir(parents=True)

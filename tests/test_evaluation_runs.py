@@ -20,7 +20,7 @@ from modeling_pjvlt import PJVLTModel
 from modeling_pjvlt.cli.evaluate import PROTOCOL_NAMES, SERVERS, TEXT_KINDS, main
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.evaluation.protocols import PROTOCOLS
-from modeling_pjvlt.evaluation.results import SUBMISSIONS, file_stem, read_results, write_submission
+from modeling_pjvlt.evaluation.results import SUBMISSIONS, check_names, file_stem, read_results, write_submission
 from modeling_pjvlt.evaluation.runner import Evaluation, ground_truth, shares
 from modeling_pjvlt.evaluation.sequences import TEXTS, load_sequences, sentences
 
@@ -318,6 +318,22 @@ def test_sequences_of_one_name_are_refused(clips):
     sequences = load_sequences(str(clips))
     with pytest.raises(ValueError, match="several times"):
         ground_truth([*sequences, sequences[0]])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "file"),
+    [
+        ("dog", "dog_time", "dog_time.txt"),
+        ("dog_time", "dog", "dog_time.txt"),
+        ("Dog", "dog", "dog.txt"),
+        ("a/b", "a-b", "a-b.txt"),
+        ("caf\u00e9", "cafe\u0301", "cafe\u0301.txt"),  # one name to some file systems
+    ],
+)
+def test_sequences_that_would_share_a_file_are_refused(first, second, file):
+    with pytest.raises(ValueError, match=f"{first!r} and {second!r} would be written to the same file, {file}"):
+        check_names([first, "other", second])
+    check_names(["dog", "dog_times", "time", "dog-time"])
 
 
 def test_metric_of_the_evaluate_library_scores_the_same(isolated_cache, monkeypatch):

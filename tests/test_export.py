@@ -76,6 +76,17 @@ def test_a_tracker_without_torch_finds_the_boxes_of_a_session(checkpoint, export
     np.testing.assert_allclose(run_both(OnnxTracker(exported), clip), expected, atol=0.1)
 
 
+def test_a_sentence_in_a_list_is_refused(exported, clip):
+    tracker = OnnxTracker(exported)
+    for give in (
+        lambda: tracker.add_target(clip.frame(0), clip.boxes[0], ["a dog"]),
+        lambda: tracker._sentence(["a dog"]),
+    ):
+        with pytest.raises(ValueError, match="one sentence, a string"):
+            give()
+    assert tracker.target_ids == []
+
+
 def test_pjvlt_track_takes_an_export(exported, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     track(["--seed", "3", "--max_frames", "3", "--model", str(exported), "--output", "clip.mp4"])

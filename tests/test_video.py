@@ -1,6 +1,10 @@
 import doctest
+import os
 import struct
 import warnings
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -8,6 +12,7 @@ import pytest
 import torch
 from av.stream import Disposition
 from PIL import Image
+from tqdm import tqdm
 
 from modeling_pjvlt import video_pjvlt
 from modeling_pjvlt.data.frames import VideoFrames
@@ -247,6 +252,169 @@ def test_iterables_are_passed_through_unchanged():
     assert all(frame is original for frame, original in zip(reader, frames, strict=True))
     assert read_frames(iter(frames)).num_frames is None
     assert len(list(read_frames(np.zeros((5, 4, 4, 3), np.uint8)))) == 5
+
+
+class Decoder:
+    """As torchcodec's `VideoDecoder`, which `datasets` gives for a video: a length, an index, and no iterator."""
+
+    metadata = SimpleNamespace(average_fps=12.5)
+
+    def __init__(self, frames):
+        self.frames = frames
+
+    def __len__(self):
+        return len(self.frames)
+
+    def __getitem__(self, index):
+        return self.frames[index % len(self.frames)]  # no IndexError ends it
+
+
+class WrappingDecoder(Decoder):
+    """As decord's `VideoReader`, whose arrays are its own."""
+
+    def __getitem__(self, index):
+        return SimpleNamespace(asnumpy=lambda: self.frames[index])
+
+    def get_avg_fps(self):
+        return 24.0
+
+
+@pytest.mark.parametrize(("decoder", "fps"), [(Decoder, 12.5), (WrappingDecoder, 24.0)])
+def test_decoders_that_can_only_be_indexed_are_read(decoder, fps):
+    frames = flat_frames(3)
+    reader = read_frames(decoder(frames))
+    assert (reader.fps, reader.num_frames, reader.is_repeatable) == (fps, 3, True)
+    for _ in range(2):
+        assert all(frame is original for frame, original in zip(reader, frames, strict=True))
+
+
+def test_map_style_dataset_of_torch_is_read():
+    class Frames(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return torch.full((3, 4, 4), index, dtype=torch.uint8)
+
+    reader = read_frames(Frames())
+    assert [int(frame.max()) for frame in reader] == [0, 1, 2] and reader.fps == 30
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, frames):
+        self.frames = frames
+
+    def __iter__(self):
+        return iter(self.frames)
+
+
+class NoLength(list):
+    def __len__(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda frames: tqdm(frame for frame in frames),
+        lambda frames: torch.utils.data.DataLoader(Stream(frames), batch_size=None, collate_fn=lambda frame: frame),
+        Stream,
+        NoLength,
+        iter,
+    ],
+)
+def test_iterables_whose_length_is_unknown_are_read_once(wrap):
+    frames = flat_frames(3)
+    reader = read_frames(wrap(frames))
+    assert reader.num_frames is None and not reader.is_repeatable
+    assert grey_levels(reader) == [10, 20, 30]
+
+
+def test_files_and_collections_can_be_read_again_and_live_streams_cannot(tmp_path):
+    mkv = write_video(tmp_path / "clip.mkv", flat_frames(3))
+    assert read_frames(mkv).num_frames is None
+    for source in (mkv, flat_frames(3), tuple(flat_frames(3)), np.zeros((5, 4, 4, 3), np.uint8)):
+        assert read_frames(source).is_repeatable
+
+
+@pytest.mark.parametrize("name", ["take:1.mp4", "cam:1/c.mp4", "tcp:x.mkv", "concat:a|b.mp4", "crypto+file:1.mp4"])
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert grey_levels(read_frames(write_video(name, flat_frames(3)))) == [10, 20, 30]
+    assert not list(tmp_path.rglob(".*"))
+
+
+def write_browser_recording(path, times):
+    """As browsers record: no length, no count of frames, and a "frame rate" that is the clock's thousand ticks."""
+    with av.open(str(path), "w", options={"live": "1"}) as container:
+        stream = container.add_stream("libvpx", rate=1000)
+        stream.height, stream.width = 48, 64
+        for frame, time in zip(flat_frames(len(times)), times, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame).reformat(format="yuv420p")
+            picture.pts, picture.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_rate_of_a_clock_is_not_taken_for_that_of_the_frames(tmp_path):
+    times = [0, 1, *range(35, 335, 33)]
+    reader = read_frames(write_browser_recording(tmp_path / "clip.webm", times))
+    assert reader.num_frames is None and reader.fps == pytest.approx(1000 * (len(times) - 1) / times[-1])
+    assert [frame.time for frame in reader.timed()] == pytest.approx([time / 1000 for time in times])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_frames_at_their_times_are_read_at_their_times(tmp_path, suffix):
+    times = [5.0, 5.04, 5.5, 5.52, 7.0]
+    with VideoWriter(tmp_path / f"clip{suffix}", 25) as writer:
+        for frame, time in zip(flat_frames(5), times, strict=True):
+            writer.write(frame, time)
+    frames = list(read_frames(writer.path).timed())
+    assert [frame.number for frame in frames] == [0, 1, 2, 3, 4]
+    assert grey_levels(frame.image for frame in frames) == [10, 20, 30, 40, 50]
+    assert [frame.time for frame in frames] == pytest.approx([time - 5 for time in times], abs=1e-3)
+
+
+@pytest.mark.parametrize("fps", [12.5, 25, 30000 / 1001, 59.94])
+def test_evenly_spaced_times_are_written_as_their_rate(tmp_path, fps):
+    path = write_video(tmp_path / "source.mp4", flat_frames(20), fps)
+    with VideoWriter(tmp_path / "copy.mp4", fps) as writer:
+        for frame in read_frames(path).timed():
+            writer.write(frame.image, frame.time)
+    assert read_frames(writer.path).fps == pytest.approx(fps, rel=1e-4)
+    assert read_frames(writer.path).num_frames == 20
+
+
+def test_frames_without_times_come_at_the_rate_of_their_source():
+    timed = list(read_frames(flat_frames(3)).timed())
+    assert [(frame.number, frame.time) for frame in timed] == [(0, 0), (1, 1 / 30), (2, 2 / 30)]
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
+def test_a_device_is_called_one(path):
+    if not Path(path).is_char_device():
+        pytest.skip(f"this system has no {path}")
+    with pytest.raises(ValueError, match=f"{path}: this is a device, not a video file"):
+        read_frames(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_called_one_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match=r"clip\.mp4: this is a pipe or a socket, not a video file"):
+        read_frames(tmp_path / "clip.mp4")
+
+
+def test_the_device_of_a_camera_is_opened_as_one(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(video_pjvlt, "open_camera", lambda index, timeout: opened.append((index, timeout)))
+    monkeypatch.setattr(Path, "is_char_device", lambda path: True)
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    (tmp_path / "usb-camera").symlink_to("/dev/video3")  # as /dev/v4l/by-id has it
+    read_frames(tmp_path / "usb-camera", timeout=2)
+    read_frames("/dev/video0")
+    assert opened == [(3, 2), (0, 10)]
 
 
 def test_single_frame_is_refused_as_a_source():

@@ -152,6 +152,12 @@ def test_rows_go_through_parquet_and_yield_pairs(clip, isolated_cache):
     assert sample["text"] == "grey, all of it"
 
 
+def test_a_path_with_a_colon_is_a_file(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "take:1.mp4").symlink_to(clip)
+    np.testing.assert_array_equal(read("take:1.mp4")[0].frame(60), read(clip)[0].frame(60))
+
+
 def test_number_of_frames_and_boxes_must_agree(clip):
     (sequence,) = read(clip, boxes=[[1.0, 1.0, 5.0, 5.0]] * 5, visible=[True] * 5)
     with pytest.raises(

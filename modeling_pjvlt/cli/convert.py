@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from ..signals_pjvlt import exit_code, stopped_by_signals
 from . import print_any_name
 
 BENCHMARKS = {
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, report, perhaps push. Returns the exit code; 2 for a mistake of the user's, 130 when interrupted."""
+    """Convert, report, perhaps push. Returns the exit code: 2 for a user's mistake, 128 + its number for a signal."""
     print_any_name()
     args = build_parser().parse_args(argv)
     output = args.output or f"converted/{args.benchmark}"
@@ -66,10 +67,11 @@ def main(argv: list[str] | None = None) -> int:
         from ..data.converters import convert
         from ..data.publishing import push_folder
 
-        reports = convert(
-            args.benchmark, args.root, output, args.splits, args.num_proc, args.sequences_per_shard,
-            args.class_map, args.check, args.license, sentences=args.sentences,
-        )  # fmt: skip
+        with stopped_by_signals():
+            reports = convert(
+                args.benchmark, args.root, output, args.splits, args.num_proc, args.sequences_per_shard,
+                args.class_map, args.check, args.license, sentences=args.sentences,
+            )  # fmt: skip
         _print_reports(reports)
         print(f"wrote {output}; load it with load_tracking_dataset({output!r}, split={next(iter(reports))!r})")
         if args.push_to_hub:
@@ -80,9 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"pjvlt-convert: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\npjvlt-convert: interrupted; finished files are kept, run it again to go on", file=sys.stderr)
-        return 130
+        return exit_code(stop)
     return 0
 
 

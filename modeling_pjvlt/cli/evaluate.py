@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from .. import DEFAULT_CHECKPOINT
+from ..signals_pjvlt import exit_code, stopped_by_signals
 from . import print_any_name
 
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "got10k")
@@ -87,19 +88,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate and report. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    """Evaluate and report. Returns the exit code: 2 for a mistake of the user's, 128 + its number for a signal."""
     print_any_name()
     args = build_parser().parse_args(argv)
     try:
         if not 0 <= args.lost_score < 1:
             raise ValueError(f"--lost_score must lie between 0 and 1, got {args.lost_score}.")
-        _run(args)
+        with stopped_by_signals():
+            _run(args)
     except ModuleNotFoundError as error:
         return _fail(f"evaluation needs {error.name}: pip install 'pjvlt[eval]'")
     except (ValueError, OSError) as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted; finished sequences are kept, repeat the command to go on", 130)
+    except KeyboardInterrupt as stop:
+        return _fail("interrupted; finished sequences are kept, repeat the command to go on", exit_code(stop))
     return 0
 
 

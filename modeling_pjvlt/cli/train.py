@@ -3,6 +3,7 @@
 import os
 import sys
 
+from ..signals_pjvlt import exit_code
 from . import print_any_name
 
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
@@ -18,12 +19,11 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         args = parse_arguments(argv)
-        from .. import register
         from ..training.trainer import run
 
-        register()
-
         result = run(args)
+    except KeyboardInterrupt as stop:  # before the first step, or a second one
+        return _fail("interrupted; finished checkpoints are kept", exit_code(stop))
     except ModuleNotFoundError as error:
         return _fail(f"training needs {error.name}: pip install 'pjvlt[train]'")
     except FloatingPointError as error:

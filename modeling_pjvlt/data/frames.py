@@ -17,7 +17,7 @@ from datasets import Dataset
 from PIL import Image
 from transformers.utils import logging
 
-from ..live_pjvlt import main_video, upright
+from ..live_pjvlt import ffmpeg_name, main_video, upright
 from ..pixels_pjvlt import ORIENTATION, rgb_image, upright_image
 
 logger = logging.get_logger(__name__)
@@ -174,7 +174,9 @@ class VideoFrames:
         return self
 
     def _container(self):
-        return av.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else str(self.source))
+        if isinstance(self.source, bytes):
+            return av.open(io.BytesIO(self.source))
+        return av.open(self.source if "://" in str(self.source) else ffmpeg_name(self.source))
 
     def _decode(self, index: int) -> np.ndarray:
         reach = self._next + MAX_ADVANCE if self._index else self.num_boxes

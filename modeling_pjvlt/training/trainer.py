@@ -17,6 +17,7 @@ from transformers import get_scheduler
 
 from ..data.sampling import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
+from ..signals_pjvlt import terminations
 from .arguments import STABLE, TrainArguments, share_batch
 from .checkpoints import Checkpoints
 from .health_checks import HealthCheck
@@ -52,7 +53,7 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
     """Train, from the start or from where a checkpoint left off.
 
     `wrap_pairs` is given the dataset of the training samples and returns one of as many to be used instead.
-    A signal (Ctrl-C, SIGTERM) ends the run after the step under way, with a checkpoint. Raises `ValueError` or
+    A signal (Ctrl-C, SIGTERM, SIGHUP) ends the run after the step under way, with a checkpoint. Raises `ValueError` or
     `FileNotFoundError` naming the flag for arguments that cannot be, `FloatingPointError` for a loss that is not
     finite, `OSError` where the last checkpoint cannot be written.
     """
@@ -186,7 +187,7 @@ def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, 
 
 @contextmanager
 def interruptible(accelerator: Accelerator) -> Iterator:
-    """Within it, SIGINT and SIGTERM only make the function that it gives return True, on all processes at once.
+    """Within it, SIGINT, SIGTERM and SIGHUP only make the function that it gives return True, on all processes.
 
     A second signal acts as usual, but not within `ECHO_SECONDS`: Ctrl-C in a terminal reaches a launcher and its
     processes alike, and the launcher sends them another one.
@@ -211,8 +212,8 @@ def interruptible(accelerator: Accelerator) -> Iterator:
         return bool(accelerator.reduce(flag, "sum") > 0)
 
     try:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            before[name] = signal.signal(name, note)
+        for number in (signal.SIGINT, *terminations()):
+            before[number] = signal.signal(number, note)
     except ValueError:  # not in the main thread, where signals do not come
         pass
     try:

@@ -5,11 +5,12 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ...signals_pjvlt import Stopped, stopped_by_signals
 from ..dataset import read_sentences
 from .folders import FOLDERS, OTB99, TNL2K
 from .got10k import GOT10K
@@ -78,6 +79,8 @@ def convert(
     root, output = Path(root).expanduser().resolve(), Path(output).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{benchmark}: no folder at {root}")
+    if output.exists() and output.samefile(root):
+        raise ValueError(f"{benchmark}: {output} is the folder to read; choose another one for the dataset.")
     class_map = None if class_map is None else Path(class_map)
     sentences = None if sentences is None else Path(sentences)
     if sentences is not None:
@@ -92,7 +95,7 @@ def convert(
     _refuse_twins(benchmark, found)
     if not found:
         raise ValueError(f"{benchmark}: {root} holds no sequence of {', '.join(wanted)}.")
-    data = output / "data"
+    data = (output / "data").absolute()  # pyarrow takes what stands before a colon for a protocol
     shards = {
         split: _plan(
             data,
@@ -205,21 +208,35 @@ def _write_all(
 
 
 def _write_in_processes(benchmark: str, left: list[Shard], num_proc: int, done: dict, bar) -> None:
-    with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+    others = active_children()
+    with ProcessPoolExecutor(num_proc, get_context("spawn")) as pool:
         running = {pool.submit(_write_named, benchmark, shard): shard for shard in left}
         try:
             for future in as_completed(running):
                 shard = running[future]
                 done[shard.path] = future.result()
                 bar.update(len(shard.references))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, Stopped):  # Ctrl-C reaches the workers by itself
+                _terminate(set(active_children()) - set(others))
             raise
+
+
+def _terminate(workers: set) -> None:
+    """End processes, each after it has cleared its file away; one may have a next file waiting, so again and again."""
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        while worker.is_alive():
+            worker.join(0.5)
+            worker.terminate()
 
 
 def _write_named(benchmark: str, shard: Shard) -> ConversionReport:
     """In another process, to which functions of a benchmark are not sent."""
-    return write_shard(shard, BENCHMARKS[benchmark])
+    with stopped_by_signals():
+        return write_shard(shard, BENCHMARKS[benchmark])
 
 
 def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, ConversionReport]) -> None:
