@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 FUSION_MODES = ("progressive", "early", "late", "none")
 OFFSET_ACTIVATIONS = ("sigmoid", "identity")
 SAIEL_FUSIONS = ("concat", "sum", "product")
+MODULATION_INITS = ("identity", "zero")
 POSITIVE_FIELDS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels", "patch_size"),
     *("template_size", "search_size", "saiel_hidden_size", "num_saiel_heads", "word_temperature", "ccm_reduction"),
@@ -66,6 +67,7 @@ class PJVLTConfig(PreTrainedConfig):
     saiel_hidden_size: int = 256  # D, latent channels
     num_saiel_heads: int = 4
     word_temperature: float | int = 1.0  # tau of the word selection
+    modulation_init: str = "identity"  # what words do to the attention at first: nothing, or "zero" as in the paper
     use_ccm: bool = True  # Table VI, channel communication
     ccm_reduction: int = 4  # C -> C / reduction -> C
     use_pim: bool = True  # Table VI, patch interaction
@@ -81,7 +83,7 @@ class PJVLTConfig(PreTrainedConfig):
     window_weight: float | int = 1.0  # of the Hann window that scores are multiplied by; 0 is none
     size_smoothing: float | int = 0.0  # how much of a target's last width and height is kept, below 1
 
-    # loss, Eq. 14
+    # loss, Eq. 14-17
     focal_weight: float | int = 1.0
     giou_weight: float | int = 2.0
     l1_weight: float | int = 5.0
@@ -130,11 +132,13 @@ class PJVLTConfig(PreTrainedConfig):
         return self.use_saiel and self.num_fused > 0
 
     def validate_modes(self):
-        """`fusion` and `saiel_fusion` are among the paper's."""
+        """`fusion`, `saiel_fusion` and `modulation_init` are known ones."""
         if self.fusion not in FUSION_MODES:
             raise ValueError(f"`fusion` must be one of {FUSION_MODES}, got {self.fusion!r}.")
         if self.saiel_fusion not in SAIEL_FUSIONS:
             raise ValueError(f"`saiel_fusion` must be one of {SAIEL_FUSIONS}, got {self.saiel_fusion!r}.")
+        if self.modulation_init not in MODULATION_INITS:
+            raise ValueError(f"`modulation_init` must be one of {MODULATION_INITS}, got {self.modulation_init!r}.")
 
         if self.offset_activation not in OFFSET_ACTIVATIONS:
             raise ValueError(

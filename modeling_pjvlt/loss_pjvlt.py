@@ -45,7 +45,7 @@ def gaussian_radius(width: Tensor, height: Tensor, min_overlap: float = 0.7) -> 
 
 
 def gaussian_heatmap(labels: Tensor, grid: int) -> Tensor:
-    """(B, 1, grid, grid) target score map: a Gaussian around each target's cell, exactly 1 at that cell (Eq. 15).
+    """(B, 1, grid, grid) target score map: a Gaussian around each target's cell, exactly 1 at that cell.
 
     sigma = (2 r + 1) / 6 cells, with r of [`gaussian_radius`]. All 0 for a row of zeros in `labels`: no target.
     """
@@ -61,7 +61,7 @@ def gaussian_heatmap(labels: Tensor, grid: int) -> Tensor:
 
 
 def focal_loss(score_map: Tensor, heatmap: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
-    """Gaussian-weighted focal loss (Eq. 15), summed over cells and divided by the number of targets. Scalar.
+    """Gaussian-weighted focal loss, summed over cells and divided by the number of targets. Scalar.
 
     `score_map` and `heatmap` are (B, 1, H, W); scores lie strictly between 0 and 1.
     """
@@ -78,7 +78,7 @@ def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
 
 
 def paired_giou(boxes_xyxy: Tensor, other_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Generalised IoU in [-1, 1] and IoU in [0, 1] of row i with row i (Eq. 16). Both are (B,)."""
+    """Generalised IoU in [-1, 1] and IoU in [0, 1] of row i with row i. Both are (B,)."""
 
     def area(boxes: Tensor) -> Tensor:
         return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(dim=-1)
@@ -116,11 +116,13 @@ def cells_around(labels: Tensor, grid: int, side: int) -> tuple[Tensor, Tensor]:
 def tracking_loss(
     score_map, offset_map, size_map, labels, focal_weight=1.0, giou_weight=2.0, l1_weight=5.0, box_cells: int = 1
 ):
-    """Weighted sum of focal, GIoU and L1 loss (Eq. 14), and its parts.
+    """Weighted sum of focal, GIoU and L1 loss (Eq. 14-17), and its parts.
 
     Args: the three maps of the head, (B, 1, G, G), (B, 2, G, G) and (B, 2, G, G), and `labels` (B, 4) as cx, cy, w, h
     in fractions of the search crop, zeros where it does not show the target. The box is read at the target's own cell,
-    not at the highest score; with `box_cells` above 1, at each cell of a block of that side around it.
+    not at the highest score; with `box_cells` above 1, at each cell of a block of that side around it. GIoU and L1
+    compare corners, x1, y1, x2, y2, with those of the label clamped to the crop, as OSTrack does, from which the paper
+    takes its loss: what lies outside of the crop cannot be seen.
 
     Returns the scalar loss and a dict of detached scalars: `focal`, `giou`, `l1` (unweighted) and `iou` of that box.
     """
@@ -132,15 +134,15 @@ def tracking_loss(
     gather = (cells[..., 1] * grid + cells[..., 0])[:, None].expand(-1, 2, -1)
     offset = offset_map.float().flatten(2).gather(2, gather).transpose(1, 2)  # (B, K, 2)
     size = size_map.float().flatten(2).gather(2, gather).transpose(1, 2)
-    boxes_cxcywh = torch.cat([(cells + offset) / grid, size], dim=-1)
+    boxes_xyxy = cxcywh_to_xyxy(torch.cat([(cells + offset) / grid, size], dim=-1))
+    labels_xyxy = cxcywh_to_xyxy(labels).clamp(0, 1)[:, None].expand_as(boxes_xyxy)
     weights = inside * (labels[:, 2:] > 0).all(dim=1)[:, None]
     weights = weights / weights.sum().clamp_min(1)  # of each box, (B, K)
 
     focal = focal_loss(score_map.float(), gaussian_heatmap(labels, grid))
-    wanted = labels[:, None].expand_as(boxes_cxcywh)
-    giou, iou = paired_giou(cxcywh_to_xyxy(boxes_cxcywh), cxcywh_to_xyxy(wanted))
+    giou, iou = paired_giou(boxes_xyxy, labels_xyxy)
     giou_loss = ((1 - giou) * weights).sum()
-    l1 = ((boxes_cxcywh - wanted).abs().mean(dim=-1) * weights).sum()
+    l1 = ((boxes_xyxy - labels_xyxy).abs().mean(dim=-1) * weights).sum()
     loss = focal_weight * focal + giou_weight * giou_loss + l1_weight * l1
     iou = (iou * weights).sum()
     parts = {"focal": focal.detach(), "giou": giou_loss.detach(), "l1": l1.detach(), "iou": iou.detach()}

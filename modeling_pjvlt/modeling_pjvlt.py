@@ -326,8 +326,8 @@ class PJVLTPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
         elif isinstance(module, PJVLTWordModulation):
             init.zeros_(module.weight)
-            latent = module.out_features // 3
-            init.copy_(module.bias, torch.tensor([0.0, 0.0, 1.0]).repeat_interleave(latent))
+            gamma = 1.0 if self.config.modulation_init == "identity" else 0.0
+            init.copy_(module.bias, torch.tensor([0.0, 0.0, gamma]).repeat_interleave(module.out_features // 3))
         elif isinstance(module, PJVLTScoreConv):
             init.constant_(module.bias, -math.log((1 - SCORE_PRIOR) / SCORE_PRIOR))
         elif isinstance(module, (PJVLTSAIEL, PJVLTCCPIL)) and module.layer_scale is not None:

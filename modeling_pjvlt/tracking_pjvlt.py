@@ -17,7 +17,7 @@ from .geometry_pjvlt import Box, check_box, crop_geometry
 from .image_processing_pjvlt import crop_images, hidden_template, to_rgb
 from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
 from .processing_pjvlt import PJVLTProcessor
-from .sentences_pjvlt import MAX_WORDS, clean_sentences
+from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences
 from .targets_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
@@ -143,7 +143,7 @@ class TrackingSession(TargetSession):
             hide_template: `box` only says where to look first, and how large the target is; the model sees a blank
                 template, and the sentence alone says what to find. For models that were trained with such pairs.
 
-        Returns the target's id. Raises `ValueError` for a bad box or picture, or an id that is in use.
+        Returns the target's id. Raises `ValueError` for a bad box, picture or sentence, or an id that is in use.
         """
         target_id = self._free_id(target_id)
         image = to_rgb(frame)
@@ -160,12 +160,16 @@ class TrackingSession(TargetSession):
 
     @torch.inference_mode()
     def set_text(self, target_id: str, text: str | None) -> None:
-        """Give a target another sentence, from the next frame on. Raises `KeyError` for an unknown id."""
+        """Give a target another sentence, from the next frame on.
+
+        Raises `KeyError` for an unknown id and `ValueError` for a sentence that is not a string.
+        """
         target = self._known(target_id)
         target.text, target.text_features = text, self._encode(text)
         self._batch = None
 
     def _encode(self, text: str | None) -> PJVLTTextFeatures | None:
+        check_sentence(text)
         if not self.model.config.uses_language:
             return None
         encoded = self.processor.encode_text(clean_sentences(text, 1)).to(self.model.device)

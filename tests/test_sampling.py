@@ -140,6 +140,22 @@ def test_a_degraded_crop_is_another_image_of_the_same_thing(seed):
     assert torch.equal(worse, degrade(np.random.default_rng(seed), crop))
 
 
+def test_scale_jitter_per_axis_spreads_and_shifts_as_ostracks():
+    """OSTrack: w and h times exp(0.25 * normal) each; side sqrt(w h) * 4; the centre moves by up to 1.5 sqrt(w h)."""
+    box, factor = (5000, 4000, 90, 40), 4.0
+    for seed in range(200):
+        plain = np.random.default_rng(seed)
+        w, h = np.array(box[2:]) * np.exp(0.25 * plain.standard_normal(2))
+        size = (w * h) ** 0.5
+        dx, dy = plain.uniform(-0.5, 0.5, 2) * 3.0 * size
+        window = search_window(np.random.default_rng(seed), box, factor, 64, WindowJitter(per_axis=True))
+        assert (
+            window.width == window.height == pytest.approx(size * factor, abs=6)
+        )  # whole pixels of a frame that may be reduced
+        assert window.left + window.width / 2 == pytest.approx(5045 + dx, abs=6)
+        assert window.top + window.height / 2 == pytest.approx(4020 + dy, abs=6)
+
+
 def test_sample_depends_on_seed_epoch_and_index_alone():
     def batch(workers):
         pairs = TrackingPairs(ProceduralPairs(num_frames=4), PLAIN, length=6, seed=3)

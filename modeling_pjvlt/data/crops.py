@@ -54,23 +54,26 @@ class WindowJitter(NamedTuple):
     """How a search region is moved away from its target.
 
     centre: by up to half as many target sizes each way. scale: the region's side times exp(scale * normal). aspect: its
-    width times exp(aspect / 2 * uniform(-1, 1)), its height divided by the same.
+    width times exp(aspect / 2 * uniform(-1, 1)), its height divided by the same. per_axis: exactly as OSTrack, whose
+    `_get_jittered_box` draws width and height each for itself (the side then spreads by scale / sqrt(2)) and moves by
+    jittered sizes.
     """
 
     centre: float = 3.0
     scale: float = 0.25
     aspect: float = 0.0
+    per_axis: bool = False
 
 
 def search_window(rng, box_xywh, factor: float, size: int, jitter: WindowJitter) -> Window:
-    """A search region that does not have the target in its middle (OSTrack's sampling).
+    """A search region that does not have the target in its middle (in the manner of OSTrack's sampling).
 
     The side is sqrt(w h) * factor before the jitter; the target's centre stays inside.
     """
     x, y, w, h = box_xywh
     target = math.sqrt(w * h)
-    sides = _jittered_sides(rng, target, factor, jitter)
-    shifts = rng.uniform(-0.5, 0.5, 2) * jitter.centre * target
+    jittered, sides = _jittered(rng, target, factor, jitter)
+    shifts = rng.uniform(-0.5, 0.5, 2) * jitter.centre * (jittered if jitter.per_axis else target)
     dx, dy = (min(max(v, -reach), reach) for v, reach in zip(shifts, _reach(sides, size), strict=True))
     return window_around(x + w / 2 + dx, y + h / 2 + dy, sides, size)
 
@@ -89,7 +92,7 @@ def shared_window(rng, boxes_xywh, factor: float, size: int, jitter: WindowJitte
     centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
     if targets.max() > MAX_TWIN_RATIO * targets.min():
         return None
-    sides = _jittered_sides(rng, float(rng.choice(targets)), factor, jitter)
+    _, sides = _jittered(rng, float(rng.choice(targets)), factor, jitter)
     limit = np.array(_reach(sides, size))
     low, high = centres.max(axis=0) - limit, centres.min(axis=0) + limit
     if (low > high).any():
@@ -99,10 +102,12 @@ def shared_window(rng, boxes_xywh, factor: float, size: int, jitter: WindowJitte
     return window_around(*middle.tolist(), sides, size)
 
 
-def _jittered_sides(rng, target: float, factor: float, jitter: WindowJitter) -> tuple[int, int]:
-    side = target * factor * math.exp(jitter.scale * rng.standard_normal())
+def _jittered(rng, target: float, factor: float, jitter: WindowJitter) -> tuple[float, tuple[int, int]]:
+    """The size of a target, made larger or smaller, and the sides of its search region."""
+    spread = rng.standard_normal(2).mean() if jitter.per_axis else rng.standard_normal()
+    jittered = target * math.exp(jitter.scale * spread)
     stretch = math.exp(jitter.aspect / 2 * rng.uniform(-1, 1)) if jitter.aspect else 1.0
-    return math.ceil(side * stretch), math.ceil(side / stretch)
+    return jittered, (math.ceil(jittered * factor * stretch), math.ceil(jittered * factor / stretch))
 
 
 def _reach(sides: tuple[int, int], size: int) -> list[float]:
@@ -165,7 +170,7 @@ def _pixels(picture: np.ndarray | Image.Image) -> np.ndarray:
             return np.from_dlpack(pa.array(picture).values).reshape(picture.height, picture.width, 4)
         except ValueError:  # in several pieces
             pass
-    return np.array(picture.convert("RGB"))
+    return np.array(picture)
 
 
 def _region(pixels: np.ndarray, left: int, top: int, width: int, height: int, surroundings=None) -> Tensor:

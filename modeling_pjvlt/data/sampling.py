@@ -6,7 +6,8 @@ a sample. A sample depends only on (seed, epoch, index), so the number of worker
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -189,12 +190,25 @@ class PhotographPairs:
         return FramePair(frames[first], boxes[first], frames[second], boxes[second], text)
 
 
+@dataclass(frozen=True)
+class PairRules:
+    """Which two frames of a sequence may be a pair.
+
+    max_gap: frames between them, at most. min_box_side: pixels; frames whose box is not wider and higher than this are
+    left out, 0 keeps all. excluded: names of sequences that are left out.
+    """
+
+    max_gap: int = 200
+    min_box_side: float = 0.0
+    excluded: frozenset[str] = frozenset()
+
+
 class SequencePairs:
-    """Pairs from tracking sequences: two visible frames of one video, at most `max_gap` frames apart.
+    """Pairs from tracking sequences: two visible frames of one video.
 
     Args:
         sequences: a tracking dataset.
-        max_gap: frames between the two, at most.
+        max_gap, min_box_side, excluded: see [`PairRules`].
         wrong_text_share, no_text_share: share of pairs with another sequence's sentence, and with "the target".
         hidden_share: share of pairs without a template, so that only the sentence tells the target.
         absent_share: share of pairs whose search frame is of another sequence, so that no target is to be found.
@@ -204,17 +218,19 @@ class SequencePairs:
         self,
         sequences,
         max_gap: int = 200,
+        min_box_side: float = 0.0,
+        excluded: Iterable[str] = (),
         wrong_text_share: float = 0.0,
         no_text_share: float = 0.0,
         hidden_share: float = 0.0,
         absent_share: float = 0.0,
     ):
-        self.sequences, self.max_gap = sequences, max_gap
+        self.sequences, self.rules = sequences, PairRules(max_gap, min_box_side, frozenset(excluded))
         self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
         self.hidden_share, self.absent_share = hidden_share, absent_share
 
     def draw(self, rng: np.random.Generator) -> FramePair:
-        """One pair. Raises `ValueError` if 100 sequences in a row show no target."""
+        """One pair. Raises `ValueError` if 100 sequences in a row give none."""
         pair = self._draw_pair(rng)
         chance = rng.random() if self.hidden_share or self.absent_share else 1.0
         if chance < self.hidden_share:
@@ -230,19 +246,27 @@ class SequencePairs:
 
     def _draw_pair(self, rng: np.random.Generator) -> FramePair:
         for _ in range(100):
-            pair = draw_pair(self.sequences[int(rng.integers(len(self.sequences)))], rng, self.max_gap)
+            pair = draw_pair(self.sequences[int(rng.integers(len(self.sequences)))], rng, self.rules)
             if pair is not None:
                 return pair
-        raise ValueError("100 sequences drawn at random have no visible target; check the boxes and `visible`.")
+        rules = self.rules
+        kept = f" wider and higher than {rules.min_box_side:g} pixels" if rules.min_box_side else ""
+        kept += ", or are excluded" if rules.excluded else ""
+        raise ValueError(f"100 sequences drawn at random have no visible target{kept}; check the boxes and `visible`.")
 
 
-def draw_pair(sequence, rng: np.random.Generator, max_gap: int) -> FramePair | None:
-    """Two visible frames of one sequence, at most `max_gap` apart; None where no target is visible."""
-    visible = np.flatnonzero(sequence.visible)
+def draw_pair(sequence, rng: np.random.Generator, rules: PairRules) -> FramePair | None:
+    """Two visible frames of one sequence; None where the rules leave none."""
+    if sequence.name in rules.excluded:
+        return None
+    usable = sequence.visible
+    if rules.min_box_side:
+        usable = usable & (sequence.boxes[:, 2:] > rules.min_box_side).all(axis=1)
+    visible = np.flatnonzero(usable)
     if not len(visible):
         return None
     first = int(visible[rng.integers(len(visible))])
-    low, high = np.searchsorted(visible, (first - max_gap, first + max_gap + 1))
+    low, high = np.searchsorted(visible, (first - rules.max_gap, first + rules.max_gap + 1))
     second = int(visible[rng.integers(low, high)])
     return FramePair(
         SequenceFrame(sequence, first),

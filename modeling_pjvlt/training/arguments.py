@@ -1,5 +1,6 @@
 """What a training run can be told. A recipe is a YAML file of these fields; the command line overrides it."""
 
+import copy
 import json
 import math
 import sys
@@ -23,7 +24,7 @@ FREE_ON_RESUME = {
 }  # fmt: skip
 
 POSITIVE = (
-    "max_train_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
+    "max_train_steps", "per_device_train_batch_size", "global_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
     "checkpoints_total_limit", "logging_steps", "validation_steps", "num_validation_sequences", "lr_drop_step",
     "num_decay_steps",
 )  # fmt: skip
@@ -114,8 +115,28 @@ class TrainArguments:
         metadata={"help": "Share of a dataset's and of boxed pairs whose search region does not show the target."},
     )
     max_gap: int = field(default=200, metadata={"help": "Frames between template and search frame, at most."})
+    min_box_side: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Frames are left out whose box is not wider and higher than so many pixels: one number for all "
+            "datasets, or one for each; by default 0."
+        },
+    )
+    exclude_sequences: str | None = field(
+        default=None, metadata={"help": "File with names of sequences, one a line, that are not trained on."}
+    )
     max_train_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs per device and step."})
+    per_device_train_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Pairs per device and batch; by default 32, or what --global_batch_size gives."},
+    )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs per optimizer step on all devices together: divided by the number of processes and by "
+            "--gradient_accumulation_steps, which must come out even."
+        },
+    )
     encoder_learning_rate: float = field(
         default=1e-5, metadata={"help": "Learning rate of ViT, BERT, SAIELs and CCPILs."}
     )
@@ -164,6 +185,9 @@ class TrainArguments:
     dataset_no_text_share: float = field(default=0.0, metadata={"help": "And without a sentence."})
     centre_jitter: float = field(default=3.0, metadata={"help": "Shift of the search crop, in target sizes."})
     scale_jitter: float = field(default=0.25, metadata={"help": "Spread of the search crop's size (log-normal)."})
+    scale_jitter_per_axis: bool = field(
+        default=False, metadata={"help": "Draw that spread once for width and once for height, as OSTrack does."}
+    )
     flip_probability: float = field(
         default=0.5, metadata={"help": "Share of pairs seen in a mirror, with their words."}
     )
@@ -244,6 +268,8 @@ class TrainArguments:
         for name in POSITIVE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
+        if self.per_device_train_batch_size is None and self.global_batch_size is None:
+            self.per_device_train_batch_size = 32
         for name in (
             "flip_probability",
             "words_share",
@@ -313,11 +339,41 @@ class TrainArguments:
             values = values * len(self.dataset_name) if len(values) == 1 else values
             setattr(self, name, values)
         self.dataset_weights = _as_list(self.dataset_weights) or [1.0] * len(self.dataset_name)
-        for name in ("dataset_split", "dataset_revision", "dataset_weights"):
+        sides = _as_list(self.min_box_side) or [0.0]
+        self.min_box_side = sides * len(self.dataset_name) if len(sides) == 1 else sides
+        if any(not 0 <= side < math.inf for side in sides):
+            raise ValueError(f"--min_box_side must not be negative, got {sides}.")
+        if DRAWN.issuperset(self.dataset_name) and (any(sides) or self.exclude_sequences):
+            raise ValueError("--min_box_side and --exclude_sequences are about datasets, and none is read.")
+        for name in ("dataset_split", "dataset_revision", "dataset_weights", "min_box_side"):
             if len(getattr(self, name)) != len(self.dataset_name):
                 raise ValueError(
                     f"--{name} has {len(getattr(self, name))} values for {len(self.dataset_name)} datasets."
                 )
+
+
+def share_batch(args: TrainArguments, num_processes: int) -> TrainArguments:
+    """The arguments with the batch of one device, as `--global_batch_size` asks for it.
+
+    Raises `ValueError` where the processes and accumulated batches cannot share it evenly, or where both fields are given
+    and do not fit together.
+    """
+    whole, steps = args.global_batch_size, args.gradient_accumulation_steps
+    if whole is None:
+        return args
+    shares = f"{num_processes} processes x {steps} --gradient_accumulation_steps"
+    if whole % (num_processes * steps):
+        raise ValueError(f"--global_batch_size {whole} cannot be shared evenly by {shares}: choose a multiple.")
+    share = whole // (num_processes * steps)
+    if args.per_device_train_batch_size not in (None, share):
+        given = args.per_device_train_batch_size
+        raise ValueError(
+            f"--per_device_train_batch_size {given} x {shares} is {given * num_processes * steps}, but "
+            f"--global_batch_size is {whole}: leave the first out, or change --gradient_accumulation_steps."
+        )
+    shared = copy.copy(args)
+    shared.per_device_train_batch_size = share
+    return shared
 
 
 def _as_list(value) -> list:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -84,7 +85,7 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
     """The training samples: one dataset or a mixture, read at will or streamed."""
     cropper = PairCropper(
         images,
-        WindowJitter(args.centre_jitter, args.scale_jitter, args.aspect_jitter),
+        WindowJitter(args.centre_jitter, args.scale_jitter, args.aspect_jitter, args.scale_jitter_per_axis),
         args.flip_probability,
         args.brightness_jitter,
         args.template_flip_probability,
@@ -96,12 +97,18 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
         for name, split, revision in zip(args.dataset_name, args.dataset_split, args.dataset_revision, strict=True)
         if name not in DRAWN
     }
+    sides = dict(zip(args.dataset_name, args.min_box_side, strict=True))
+    excluded = read_excluded(args, loaded)
     if args.streaming:
-        batch_size = args.per_device_train_batch_size
-        return StreamedPairs(loaded, cropper, length, batch_size, args.seed, weights, args.max_gap)
+        batch_size, gap = args.per_device_train_batch_size, args.max_gap
+        return StreamedPairs(
+            loaded, cropper, length, batch_size, args.seed, weights, gap, min_box_sides=sides, excluded=excluded
+        )
     spoiled = {"wrong_text_share": args.wrong_text_share, "no_text_share": args.no_text_share}
     shares = args.dataset_wrong_text_share, args.dataset_no_text_share, args.hidden_share, args.absent_share
-    sources = {name: SequencePairs(dataset, args.max_gap, *shares) for name, dataset in loaded.items()}
+    sources = {
+        name: SequencePairs(dataset, args.max_gap, sides[name], excluded, *shares) for name, dataset in loaded.items()
+    }
     if BOXED_IMAGES in args.dataset_name:
         shares = {name: getattr(args, name) for name in ("alike_share", "kind_share", "absent_share")}
         words = args.boxed_words_share
@@ -123,6 +130,26 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
         )
     sources = {name: sources[name] for name in args.dataset_name}  # in the order of their weights
     return TrackingPairs(sources, cropper, length, args.seed, weights, args.twins)
+
+
+def read_excluded(args: TrainArguments, loaded: dict) -> frozenset[str]:
+    """The sequences that `--exclude_sequences` names, a line each.
+
+    Raises `FileNotFoundError` without the file, `ValueError` where it names no sequence of the datasets (of streamed ones
+    nobody knows).
+    """
+    if args.exclude_sequences is None:
+        return frozenset()
+    path = Path(args.exclude_sequences)
+    if not path.is_file():
+        raise FileNotFoundError(f"--exclude_sequences: no file at {path}; it lists sequences, one name a line.")
+    names = frozenset(path.read_text(encoding="utf-8-sig").split())
+    if not args.streaming and not any(names.intersection(dataset.names) for dataset in loaded.values()):
+        raise ValueError(
+            f"--exclude_sequences: none of the {len(names)} names in {path} is a sequence of "
+            f"{', '.join(args.dataset_name)}; expected one name a line, as in the datasets' column `sequence`."
+        )
+    return names
 
 
 class BatchesOfRank(Sampler):
