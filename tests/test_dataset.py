@@ -175,7 +175,7 @@ def test_16_bit_picture_keeps_its_brightness(tmp_path):
     table = {"image": [str(tmp_path / "thermal.png")], "box": [[1.0, 1.0, 5.0, 5.0]]}
     (sequence,) = TrackingDataset(Dataset.from_dict(table, features=Features(features)))
     np.testing.assert_array_equal(sequence.frame(0), np.dstack([levels] * 3))
-    crop = cut(SequenceFrame(sequence, 0), Window(0, 0, 16), 16)  # as for training
+    crop = cut(SequenceFrame(sequence, 0), Window(0, 0, 16, 16), 16)  # as for training
     np.testing.assert_array_equal(crop[1].numpy(), levels[:16, :16])
 
 
