@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_pjvlt.fusion_pjvlt import instance_norm
+from modeling_pjvlt.modeling_pjvlt import instance_norm
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 from modeling_pjvlt.visualization.gradcam import search_activation, word_weights
 from modeling_pjvlt.visualization.looking_inside import Look, Row, draw_figure, draw_overlay, merge_pieces, save_figure

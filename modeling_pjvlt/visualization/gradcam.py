@@ -11,8 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..fusion_pjvlt import instance_norm
-from ..modeling_pjvlt import PJVLTModel
+from ..modeling_pjvlt import PJVLTModel, instance_norm
 
 INPUT_NAMES = ("pixel_values", "template_pixel_values", "input_ids", "attention_mask", "text_features")
 
