@@ -16,8 +16,8 @@ from .after_import import AfterImport
 
 if TYPE_CHECKING:
     from .configuration_pjvlt import PJVLTConfig
-    from .frame_pjvlt import PJVLTFrameModel, PJVLTSentence
     from .image_processing_pjvlt import PJVLTImageProcessor
+    from .inference_pjvlt import PJVLTInferenceModel, PJVLTSentence
     from .modeling_pjvlt import PJVLTModel, PJVLTOutput, PJVLTTextFeatures
     from .pipeline_pjvlt import TrackingPipeline
     from .processing_pjvlt import PJVLTProcessor
@@ -31,8 +31,8 @@ DEFAULT_CHECKPOINT = str(Path(__file__).parent / "pretrained" / "pjvlt-tiny")  #
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "PJVLTConfig",
-    "PJVLTFrameModel",
     "PJVLTImageProcessor",
+    "PJVLTInferenceModel",
     "PJVLTModel",
     "PJVLTOutput",
     "PJVLTProcessor",
@@ -46,12 +46,12 @@ __all__ = [
 
 _HOMES = {
     "PJVLTConfig": "configuration_pjvlt",
-    "PJVLTFrameModel": "frame_pjvlt",
+    "PJVLTInferenceModel": "inference_pjvlt",
     "PJVLTImageProcessor": "image_processing_pjvlt",
     "PJVLTModel": "modeling_pjvlt",
     "PJVLTOutput": "modeling_pjvlt",
     "PJVLTProcessor": "processing_pjvlt",
-    "PJVLTSentence": "frame_pjvlt",
+    "PJVLTSentence": "inference_pjvlt",
     "PJVLTTextFeatures": "modeling_pjvlt",
     "TrackedTarget": "tracking_pjvlt",
     "TrackingPipeline": "pipeline_pjvlt",

@@ -26,7 +26,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs,
 from .backbones_pjvlt import load_backbones
 from .configuration_pjvlt import PJVLTConfig
 from .decoding_pjvlt import SCORE_EPS, decode_boxes
-from .frame_pjvlt import PJVLTFrameModel
+from .inference_pjvlt import PJVLTInferenceModel
 from .loss_pjvlt import tracking_loss
 from .stem_pjvlt import PJVLTConvStem, PJVLTSameConv
 
@@ -575,8 +575,8 @@ class PJVLTModel(PJVLTPreTrainedModel):
 
     def prepare_for_tracking(
         self, dtype: torch.dtype | None = None, compile: bool | str = False, portable: bool = False
-    ) -> PJVLTFrameModel:
-        """This model as it is best run frame by frame; see [`PJVLTFrameModel`]. The model itself stays as it is.
+    ) -> PJVLTInferenceModel:
+        """This model as it is best run frame by frame; see [`PJVLTInferenceModel`]. The model itself stays as it is.
 
         Args:
             dtype: of the new form's weights and arithmetic; default: the model's. Weights that are used as they are
@@ -588,7 +588,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
         """
         if self.training:
             raise ValueError("The model is in training mode: call `model.eval()` before `prepare_for_tracking`.")
-        return PJVLTFrameModel(self, dtype, compile, portable)
+        return PJVLTInferenceModel(self, dtype, compile, portable)
 
     def _read(self, input_ids, attention_mask, text_features) -> PJVLTTextFeatures | None:
         """The sentence as features, or None where nothing reads it."""

@@ -1,6 +1,7 @@
 """The online loop: a session holds the targets of one video and steps through its frames.
 
-What runs per frame is the model's [`PJVLTFrameModel`], made once per model and shared by all its sessions and threads.
+What runs per frame is the model's [`PJVLTInferenceModel`], made once per model and shared by all its sessions and
+threads.
 """
 
 import threading
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .decoding_pjvlt import decode_boxes, hann_window
-from .frame_pjvlt import PJVLTFrameModel, PJVLTSentence
 from .geometry_pjvlt import Box, check_box, crop_geometry
 from .image_processing_pjvlt import crop_images, hidden_template, to_rgb
+from .inference_pjvlt import PJVLTInferenceModel, PJVLTSentence
 from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
 from .processing_pjvlt import PJVLTProcessor
 from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences
@@ -28,8 +29,9 @@ from .targets_pjvlt import (
 )
 
 STATE = ("text", "frame_size", "box", "seen", "low", "growth")  # of a target, beside its template
-_FRAME_MODELS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # of each model, and what its weights were then
-_FRAME_MODELS_LOCK = threading.Lock()
+# of each model, and what its weights were then
+_INFERENCE_MODELS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_INFERENCE_MODELS_LOCK = threading.Lock()
 
 
 @dataclass
@@ -55,17 +57,17 @@ def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
     )
 
 
-def shared_frame_model(
+def shared_inference_model(
     model: PJVLTModel, dtype: torch.dtype | None = None, compile: bool | str = False
-) -> PJVLTFrameModel:
-    """The model's frame model, made once and again only after its weights were changed, moved or cast.
+) -> PJVLTInferenceModel:
+    """The model's inference model, made once and again only after its weights were changed, moved or cast.
 
     Changes through `.data`, of which torch keeps no count, are not noticed.
     """
     weights = [*model.parameters(), *model.buffers()]
     state = [(w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype, w.device) for w in weights]
-    with _FRAME_MODELS_LOCK:
-        made = _FRAME_MODELS.setdefault(model, {})
+    with _INFERENCE_MODELS_LOCK:
+        made = _INFERENCE_MODELS.setdefault(model, {})
         if made.get("state") != state:
             made.clear()
             made["state"] = state
@@ -124,7 +126,7 @@ class TrackingSession(TargetSession):
         size_smoothing = model.config.size_smoothing if size_smoothing is None else size_smoothing
         super().__init__(window_weight, size_smoothing, lost_score, lost_after)
         self.model = model.eval()
-        self.frame_model = shared_frame_model(model, dtype, compile) if fast else None
+        self.inference_model = shared_inference_model(model, dtype, compile) if fast else None
         self.processor = processor
         self.window = weighted(hann_window(model.config.search_grid, model.device), window_weight)
         self._batch: tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None] | None = None  # of all the targets
@@ -228,8 +230,8 @@ class TrackingSession(TargetSession):
         pixel_values = images.normalize_crops(crops)
         cropped = time.perf_counter()
         template, words = self._batched()
-        if self.frame_model is not None:
-            located = self.frame_model.locate(pixel_values, template, words, self.window)
+        if self.inference_model is not None:
+            located = self.inference_model.locate(pixel_values, template, words, self.window)
         else:
             maps = self.model(pixel_values=pixel_values, template_pixel_values=template, text_features=words)
             boxes, scores = decode_boxes(maps.score_map, maps.offset_map, maps.size_map, self.window)
@@ -243,7 +245,7 @@ class TrackingSession(TargetSession):
 
     def _padded(self, targets: list) -> list:
         """So many targets that there are few different numbers of them, where each would be compiled anew."""
-        if self.frame_model is None or not self.frame_model.compiled:
+        if self.inference_model is None or not self.inference_model.compiled:
             return targets
         return targets + targets[-1:] * ((1 << (len(targets) - 1).bit_length()) - len(targets))
 
@@ -254,11 +256,11 @@ class TrackingSession(TargetSession):
             words = [t.text_features for t in targets]
             words = stack_text_features(words) if words[0] is not None else None
             template = torch.cat([t.template for t in targets])
-            if self.frame_model is not None:
-                words = self.frame_model.sentence(words, MAX_WORDS if self.frame_model.compiled else None)
-                template = self.frame_model.template(template)
+            if self.inference_model is not None:
+                words = self.inference_model.sentence(words, MAX_WORDS if self.inference_model.compiled else None)
+                template = self.inference_model.template(template)
             self._batch = template, words
         return self._batch
 
 
-__all__ = ["TrackedTarget", "TrackingSession", "hann_window", "shared_frame_model"]
+__all__ = ["TrackedTarget", "TrackingSession", "hann_window", "shared_inference_model"]

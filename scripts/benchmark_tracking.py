@@ -194,14 +194,17 @@ class Subject:
 
     @staticmethod
     def _fast_macs(model: PJVLTModel, words: int | None = None) -> int:
-        config, frame_model = model.config, model.prepare_for_tracking(portable=True)  # whose operations are counted
+        config, inference_model = (
+            model.config,
+            model.prepare_for_tracking(portable=True),
+        )  # whose operations are counted
         search, template = (torch.zeros(1, 3, size, size) for size in (config.search_size, config.template_size))
         sentence = None
         if config.uses_language:
             sentence = model.encode_text(torch.ones(1, SENTENCE_TOKENS, dtype=torch.long))
-        sentence, template = frame_model.sentence(sentence, words), frame_model.template(template)
+        sentence, template = inference_model.sentence(sentence, words), inference_model.template(template)
         with FlopCounterMode(display=False) as counter:
-            frame_model(search, template, sentence)
+            inference_model(search, template, sentence)
         return counter.get_total_flops() // 2
 
     def session(self, precision: str, path: str) -> TrackingSession | OnnxTracker:
@@ -219,7 +222,7 @@ class Subject:
         compiled = path.startswith("compiled")
         session = TrackingSession(model, self.processor, dtype=dtype, compile=compiled)
         if not compiled:
-            self._watch(session.frame_model)
+            self._watch(session.inference_model)
         return session
 
     def _exported(self, path: str) -> OnnxModel:

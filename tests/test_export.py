@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_frame_model import stirred_model
+from test_inference_model import stirred_model
 from test_model_variants import STEM
 from tiny import build_tiny_config
 

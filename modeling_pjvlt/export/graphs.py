@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..frame_pjvlt import PJVLTFrameModel, PJVLTSentence
+from ..inference_pjvlt import PJVLTInferenceModel, PJVLTSentence
 from ..modeling_pjvlt import PJVLTModel
 from ..onnx_pjvlt import MAPS, SENTENCE
 from ..sentences_pjvlt import MAX_WORDS
@@ -25,8 +25,8 @@ NAMES = {  # of what goes into each graph and of what comes out; a model that re
 }
 
 
-class PortableFrameModel(PJVLTFrameModel):
-    """[`PJVLTFrameModel`] whose sentences have one form, whatever their length, as one graph needs it."""
+class PortableInferenceModel(PJVLTInferenceModel):
+    """[`PJVLTInferenceModel`] whose sentences have one form, whatever their length, as one graph needs it."""
 
     def __init__(self, model: PJVLTModel, dtype: torch.dtype | None = None):
         super().__init__(model, dtype, portable=True)
@@ -38,20 +38,20 @@ class PortableFrameModel(PJVLTFrameModel):
 class TemplateGraph(nn.Module):
     """Template crops (B, 3, S, S), float32 in any precision, to tokens (B, N_z, C)."""
 
-    def __init__(self, frame_model: PortableFrameModel):
+    def __init__(self, inference_model: PortableInferenceModel):
         super().__init__()
-        self.frame_model = frame_model
+        self.inference_model = inference_model
 
     def forward(self, template_pixel_values: Tensor) -> Tensor:
-        return self.frame_model.template(template_pixel_values)
+        return self.inference_model.template(template_pixel_values)
 
 
 class TrackerGraph(nn.Module):
     """Search crops (B, 3, S, S), float32 in any precision, template and parts of a [`PJVLTSentence`] to the three maps."""
 
-    def __init__(self, frame_model: PortableFrameModel):
+    def __init__(self, inference_model: PortableInferenceModel):
         super().__init__()
-        self.frame_model = frame_model
+        self.inference_model = inference_model
 
     def forward(
         self,
@@ -62,39 +62,39 @@ class TrackerGraph(nn.Module):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         sentence = None if keys is None else PJVLTSentence(keys, values, mask)
-        return self.frame_model(pixel_values, template, sentence)
+        return self.inference_model(pixel_values, template, sentence)
 
 
 class TextGraph(nn.Module):
     """`input_ids` and `attention_mask` (B, T) to the parts of a [`PJVLTSentence`]."""
 
-    def __init__(self, model: PJVLTModel, frame_model: PortableFrameModel):
+    def __init__(self, model: PJVLTModel, inference_model: PortableInferenceModel):
         super().__init__()
-        self.model, self.frame_model = model, frame_model
+        self.model, self.inference_model = model, inference_model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = self.model.encode_text(input_ids, attention_mask)
-        return tuple(self.frame_model.sentence(features, input_ids.shape[1]))
+        return tuple(self.inference_model.sentence(features, input_ids.shape[1]))
 
 
 @torch.no_grad()
 def trace(model: PJVLTModel, dtype: torch.dtype | None = None) -> dict[str, ExportedProgram]:
     """`tracker`, `template` and, for a model that reads sentences, `text`. `dtype`: of the frames' arithmetic."""
     config = model.config
-    frame_model = PortableFrameModel(model.eval(), dtype)
+    inference_model = PortableInferenceModel(model.eval(), dtype)
     targets, words = Dim("targets"), Dim("words", min=2, max=MAX_WORDS)
     search, crops = (torch.zeros(TRACED_TARGETS, 3, size, size) for size in (config.search_size, config.template_size))
-    inputs, dynamic = [search, frame_model.template(crops)], [{0: targets}, {0: targets}]
-    template = TemplateGraph(frame_model).eval()
+    inputs, dynamic = [search, inference_model.template(crops)], [{0: targets}, {0: targets}]
+    template = TemplateGraph(inference_model).eval()
     programs = {"template": torch.export.export(template, (crops,), dynamic_shapes=({0: targets},))}
     if config.uses_language:
-        text = TextGraph(model, frame_model).eval()
+        text = TextGraph(model, inference_model).eval()
         tokens = tuple(torch.ones(TRACED_TARGETS, TRACED_WORDS, dtype=torch.long) for _ in TEXT_INPUTS)
         inputs += text(*tokens)  # which also puts transformers' hooks on, before they could be traced
         programs["text"] = torch.export.export(text, tokens, dynamic_shapes=({0: targets, 1: words},) * 2)
         columns = config.num_saiel_heads * words if config.num_saiel_heads > 1 else words
         dynamic += [{1: targets, 3: columns}, {1: targets, 2: columns}, {0: targets, 2: columns}]
-    tracker = TrackerGraph(frame_model).eval()
+    tracker = TrackerGraph(inference_model).eval()
     programs["tracker"] = torch.export.export(tracker, tuple(inputs), dynamic_shapes=tuple(dynamic))
     return programs
 
@@ -130,7 +130,7 @@ def write_torch(program: ExportedProgram, path: Path) -> None:
 
 __all__ = [
     "NAMES",
-    "PortableFrameModel",
+    "PortableInferenceModel",
     "TemplateGraph",
     "TextGraph",
     "TrackerGraph",

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.sampling import normalize_pairs
-from ..frame_layers_pjvlt import onednn_serves
+from ..inference_pjvlt import onednn_serves
 from .arguments import TrainArguments
 from .loading import samples_of_batch
 

@@ -11,10 +11,10 @@ from torch import nn
 from torch._dynamo.backends.registry import _COMPILER_FNS, register_backend
 from torch.testing import assert_close
 
-from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession, frame_pjvlt
+from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession, inference_pjvlt
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
-from modeling_pjvlt.frame_layers_pjvlt import PJVLTFrameVision, onednn_serves
+from modeling_pjvlt.inference_pjvlt import PJVLTInferenceVision, onednn_serves
 
 ALL = pytest.mark.parametrize("variant", VARIANTS + TABLES, ids=name)
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
@@ -22,11 +22,11 @@ TOLERANCE = {"atol": 1e-5, "rtol": 0}
 
 @pytest.fixture(params=["onednn", "torch"])
 def kernels(request, monkeypatch):
-    """The frame model with fused operations and without, whichever of them this processor would get."""
+    """The inference model with fused operations and without, whichever of them this processor would get."""
     fused = request.param == "onednn"
     if fused and not torch.backends.mkldnn.is_available():
         pytest.skip("This build of torch has no oneDNN.")
-    monkeypatch.setattr(frame_pjvlt, "onednn_serves", lambda device, dtype: fused)
+    monkeypatch.setattr(inference_pjvlt, "onednn_serves", lambda device, dtype: fused)
 
 
 def stirred_model(**variant):
@@ -52,16 +52,16 @@ def boxes_of_all_cells(score_map, offset_map, size_map):
 
 @torch.no_grad()
 def prepared(model, inputs, *options, **settings):
-    """A frame model and what it takes: pixels, template and sentence."""
-    frame_model = model.prepare_for_tracking(*options, **settings)
-    template = frame_model.template(inputs["template_pixel_values"])
-    return frame_model, (inputs["pixel_values"], template, frame_model.sentence(features(model, inputs)))
+    """An inference model and what it takes: pixels, template and sentence."""
+    inference_model = model.prepare_for_tracking(*options, **settings)
+    template = inference_model.template(inputs["template_pixel_values"])
+    return inference_model, (inputs["pixel_values"], template, inference_model.sentence(features(model, inputs)))
 
 
 @torch.no_grad()
 def assert_equal_to_plain(model, inputs, **tolerance):
-    frame_model, given = prepared(model, inputs)
-    maps = frame_model(*given)
+    inference_model, given = prepared(model, inputs)
+    maps = inference_model(*given)
     plain = model(**inputs)
     plain = (plain.score_map, plain.offset_map, plain.size_map)
     for ours, theirs in zip(maps, plain, strict=True):
@@ -89,14 +89,14 @@ def test_sentences_of_any_length_equal_the_plain_path(words, fusion):
 def test_each_target_of_a_batch_gets_what_it_gets_alone():
     model = stirred_model()
     inputs = build_tiny_inputs(model.config, batch=3, words=12)
-    frame_model, (pixels, template, _) = prepared(model, inputs)
-    together = frame_model.locate(pixels, template, frame_model.sentence(features(model, inputs), 16))
+    inference_model, (pixels, template, _) = prepared(model, inputs)
+    together = inference_model.locate(pixels, template, inference_model.sentence(features(model, inputs), 16))
     for row in range(3):
         one = {key: value[row : row + 1] for key, value in inputs.items()}
         length = int(one["attention_mask"].sum())
         one |= {key: one[key][:, :length] for key in ("input_ids", "attention_mask")}
-        frame_model, given = prepared(model, one)
-        alone = frame_model.locate(*given)
+        inference_model, given = prepared(model, one)
+        alone = inference_model.locate(*given)
         assert_close(alone[0], together[row], **TOLERANCE)
 
 
@@ -104,10 +104,10 @@ def test_each_target_of_a_batch_gets_what_it_gets_alone():
 def test_boxes_are_decoded_as_the_plain_model_decodes_them():
     model = stirred_model()
     inputs = build_tiny_inputs(model.config)
-    (frame_model, pixels), window = prepared(model, inputs), hann_window(model.config.search_grid)
+    (inference_model, pixels), window = prepared(model, inputs), hann_window(model.config.search_grid)
     for laid in (None, window):
-        boxes, scores = decode_boxes(*frame_model(*pixels), laid)
-        assert torch.equal(frame_model.locate(*pixels, laid), torch.cat([boxes, scores[:, None]], dim=1))
+        boxes, scores = decode_boxes(*inference_model(*pixels), laid)
+        assert torch.equal(inference_model.locate(*pixels, laid), torch.cat([boxes, scores[:, None]], dim=1))
 
 
 @pytest.mark.parametrize("act", ["gelu", "gelu_pytorch_tanh", "relu", "silu", "quick_gelu"])
@@ -124,8 +124,8 @@ def test_the_portable_form_is_the_same(variant):
     inputs = build_tiny_inputs(model.config, batch=1)
     maps = []
     for portable in (False, True):
-        frame_model, given = prepared(model, inputs, portable=portable)
-        maps.append(frame_model(*given))
+        inference_model, given = prepared(model, inputs, portable=portable)
+        maps.append(inference_model(*given))
     for ours, theirs in zip(*maps, strict=True):
         assert_close(ours, theirs, **TOLERANCE)
 
@@ -144,8 +144,8 @@ def test_fused_operations_in_float32_are_for_processors_where_they_are_faster(ca
 def test_low_precision_answers_in_float32_and_close(dtype, fusion):
     model = build_tiny_model(stirred=True, saiel_fusion=fusion)
     inputs = build_tiny_inputs(model.config)
-    frame_model, given = prepared(model, inputs, dtype)
-    maps = frame_model(*given)
+    inference_model, given = prepared(model, inputs, dtype)
+    maps = inference_model(*given)
     plain = model(**inputs)
     for ours, theirs in zip(maps, (plain.score_map, plain.offset_map, plain.size_map), strict=True):
         assert ours.dtype == torch.float32
@@ -169,28 +169,28 @@ def test_the_model_stays_as_it_is_and_shares_its_large_weights(tmp_path):
     model = stirred_model()
     model.save_pretrained(tmp_path / "before")
     storages = {p.data_ptr() for p in model.parameters()}
-    frame_model, given = prepared(model, build_tiny_inputs(model.config))
-    frame_model(*given)
+    inference_model, given = prepared(model, build_tiny_inputs(model.config))
+    inference_model(*given)
     model.prepare_for_tracking(torch.bfloat16)
     model.save_pretrained(tmp_path / "after")
     for path in (tmp_path / "before").iterdir():
         assert path.read_bytes() == (tmp_path / "after" / path.name).read_bytes(), path.name
     portable = model.prepare_for_tracking(portable=True)
-    for layer in (m for m in portable.layers if isinstance(m, PJVLTFrameVision)):
+    for layer in (m for m in portable.layers if isinstance(m, PJVLTInferenceVision)):
         assert {layer.fc1.weight.data_ptr(), layer.fc2.weight.data_ptr(), layer.output.weight.data_ptr()} <= storages
 
 
 def test_what_does_not_fit_is_refused():
     model = build_tiny_model()
-    frame_model, (search, template, sentence) = prepared(model, build_tiny_inputs(model.config))
+    inference_model, (search, template, sentence) = prepared(model, build_tiny_inputs(model.config))
     with pytest.raises(ValueError, match="32 x 32"):
-        frame_model(search[..., :16], template, sentence)
+        inference_model(search[..., :16], template, sentence)
     with pytest.raises(ValueError, match="16 x 16"):
-        frame_model.template(search)
-    with pytest.raises(ValueError, match=r"frame_model\.template"):
-        frame_model.locate(search, search, sentence)
+        inference_model.template(search)
+    with pytest.raises(ValueError, match=r"inference_model\.template"):
+        inference_model.locate(search, search, sentence)
     with pytest.raises(ValueError, match="reads a sentence"):
-        frame_model(search, template)
+        inference_model(search, template)
 
 
 # Sessions
@@ -216,11 +216,11 @@ def flat(answers):
     return torch.tensor([[*box, score] for frame in answers for box, score in frame])
 
 
-def test_sessions_share_one_frame_model_until_the_weights_change(tiny_processor):
+def test_sessions_share_one_inference_model_until_the_weights_change(tiny_processor):
     model = stirred_model()
 
     def made(**options):
-        return TrackingSession(model, tiny_processor, **options).frame_model
+        return TrackingSession(model, tiny_processor, **options).inference_model
 
     first = made()
     assert made() is first and made(dtype=torch.float32) is first and made(dtype=torch.bfloat16) is not first
@@ -242,9 +242,9 @@ def test_sessions_share_one_frame_model_until_the_weights_change(tiny_processor)
     )
 
 
-def test_a_frame_model_dies_with_its_model(tiny_processor):
+def test_an_inference_model_dies_with_its_model(tiny_processor):
     model = stirred_model()
-    left = weakref.ref(TrackingSession(model, tiny_processor).frame_model)
+    left = weakref.ref(TrackingSession(model, tiny_processor).inference_model)
     del model
     gc.collect()
     assert left() is None
