@@ -19,7 +19,7 @@ from .inference_pjvlt import PJVLTInferenceModel, PJVLTSentence
 from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
 from .processing_pjvlt import PJVLTProcessor
 from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences
-from .targets_pjvlt import (
+from .session_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
     Target,

@@ -9,7 +9,7 @@ import torch
 
 from modeling_pjvlt import TrackingSession
 from modeling_pjvlt.data.procedural import ProceduralClip
-from modeling_pjvlt.targets_pjvlt import GROWTH, MAX_GROWTH
+from modeling_pjvlt.session_pjvlt import GROWTH, MAX_GROWTH
 
 CLIP = ProceduralClip(5, 12, size=(90, 120))
 FRAMES = [CLIP.frame(i) for i in range(len(CLIP))]

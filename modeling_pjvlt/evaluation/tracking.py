@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..targets_pjvlt import TargetSession
+from ..session_pjvlt import TargetSession
 from ..tracking_pjvlt import TrackingSession
 from .metrics import iou, success_auc
 

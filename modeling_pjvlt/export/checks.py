@@ -13,7 +13,7 @@ from ..evaluation.procedural import FIRST_SEED
 from ..evaluation.tracking import track_sequence, visible_auc
 from ..modeling_pjvlt import PJVLTModel
 from ..onnx_pjvlt import MAPS, OnnxModel, OnnxTracker
-from ..targets_pjvlt import TargetSession
+from ..session_pjvlt import TargetSession
 
 CHECKED = ((1, 3), (2, 8), (3, 17))  # targets and words of the batches that are compared
 TIMED_RUNS, WARM_RUNS = 60, 10
