@@ -7,10 +7,10 @@ from tqdm.auto import tqdm
 from transformers import Pipeline
 
 from .detection_pjvlt import DETECTOR, find_target, load_detector
-from .live_pjvlt import FrameReader, public_name, read_ahead
 from .processing_pjvlt import DEFAULT_SENTENCE
 from .results_pjvlt import TrackingResults, make_result
 from .sentences_pjvlt import check_sentence
+from .streams_pjvlt import FrameReader, public_name, read_ahead
 from .tracking_pjvlt import TrackingSession
 from .video_pjvlt import read_frames
 

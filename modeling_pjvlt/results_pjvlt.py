@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .live_pjvlt import DEFAULT_FPS
+from .streams_pjvlt import DEFAULT_FPS
 from .video_pjvlt import VideoWriter, refuse_outputs_over
 
 BOX_COLOR = (255, 196, 0)

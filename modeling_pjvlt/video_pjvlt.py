@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .live_pjvlt import (
+from .pixels_pjvlt import rgb_array, upright_image
+from .streams_pjvlt import (
     DEFAULT_FPS,
     TIMEOUT,
     Clock,
@@ -33,7 +34,6 @@ from .live_pjvlt import (
     told_fps,
     upright,
 )
-from .pixels_pjvlt import rgb_array, upright_image
 
 try:
     import av

@@ -139,7 +139,7 @@ def _probe(path: Path) -> tuple[int, int, float, int | None]:
     """Width, height, seconds and announced frames, read without decoding a frame."""
     import av
 
-    from modeling_pjvlt.live_pjvlt import ffmpeg_name, main_video
+    from modeling_pjvlt.streams_pjvlt import ffmpeg_name, main_video
 
     try:
         with av.open(ffmpeg_name(path), options={"format_whitelist": FORMATS}) as container:
@@ -225,9 +225,9 @@ def track_video(
     """
     from modeling_pjvlt import TrackingSession
     from modeling_pjvlt.cli.track import track_frames
-    from modeling_pjvlt.live_pjvlt import read_ahead
     from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
     from modeling_pjvlt.results_pjvlt import TrackingResults, make_result
+    from modeling_pjvlt.streams_pjvlt import read_ahead
     from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
     from modeling_pjvlt.visualization.drawing import draw_box
 

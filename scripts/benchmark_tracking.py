@@ -49,9 +49,9 @@ from modeling_pjvlt import (
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.export.folder import write_export
 from modeling_pjvlt.export.int8 import quantize_tracker
-from modeling_pjvlt.live_pjvlt import read_ahead
 from modeling_pjvlt.onnx_pjvlt import TRACKER_FILE, OnnxModel, OnnxTracker
 from modeling_pjvlt.processing_pjvlt import MAX_WORDS
+from modeling_pjvlt.streams_pjvlt import read_ahead
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

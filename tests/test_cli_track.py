@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from modeling_pjvlt.cli import track
-from modeling_pjvlt.live_pjvlt import FrameReader, Tally
+from modeling_pjvlt.streams_pjvlt import FrameReader, Tally
 from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 
 BOX = ["--box", "10", "12", "20", "16"]

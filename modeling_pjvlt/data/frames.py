@@ -17,8 +17,8 @@ from datasets import Dataset
 from PIL import Image
 from transformers.utils import logging
 
-from ..live_pjvlt import ffmpeg_name, main_video, upright
 from ..pixels_pjvlt import ORIENTATION, rgb_image, upright_image
+from ..streams_pjvlt import ffmpeg_name, main_video, upright
 
 logger = logging.get_logger(__name__)
 

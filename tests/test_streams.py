@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_video import flat_frames, grey_levels, write_thumbnail_and_video, write_video
 
-from modeling_pjvlt import live_pjvlt
-from modeling_pjvlt.live_pjvlt import Clock, FrameReader, Handoff, Tally, public_name, read_ahead
+from modeling_pjvlt import streams_pjvlt
+from modeling_pjvlt.streams_pjvlt import Clock, FrameReader, Handoff, Tally, public_name, read_ahead
 from modeling_pjvlt.video_pjvlt import read_frames
 
 QUICK = 0.15  # seconds: the timeout of tests in which a stream stalls
@@ -131,14 +131,14 @@ def no_thread_stays():
     [("linux", "/dev/video7", "v4l2"), ("darwin", "7:none", "avfoundation"), ("win32", "video=Front", "dshow")],
 )
 def test_each_system_has_its_name_for_a_camera(monkeypatch, platform, device, format):
-    monkeypatch.setattr(live_pjvlt.sys, "platform", platform)
-    monkeypatch.setattr(live_pjvlt, "_windows_camera", lambda index: "Front")
-    found, options = live_pjvlt._camera_device(7)
+    monkeypatch.setattr(streams_pjvlt.sys, "platform", platform)
+    monkeypatch.setattr(streams_pjvlt, "_windows_camera", lambda index: "Front")
+    found, options = streams_pjvlt._camera_device(7)
     assert (found, options["format"]) == (device, format)
 
 
 def test_camera_that_is_not_there_names_the_device(monkeypatch):
-    monkeypatch.setattr(live_pjvlt.sys, "platform", "linux")
+    monkeypatch.setattr(streams_pjvlt.sys, "platform", "linux")
     with pytest.raises(OSError, match=r"camera 97 \(/dev/video97\): cannot be opened|PyAV cannot open it"):
         read_frames(97)
     with pytest.raises(ValueError, match="0 or more, got -1"):
@@ -151,7 +151,7 @@ def test_camera_gives_its_frames(tmp_path, monkeypatch):
     # A file of raw MJPEG has no length and no index, like a camera.
     path = tmp_path / "camera.mjpeg"
     path.write_bytes(encode(flat_frames(3), "mjpeg", "mjpeg"))
-    monkeypatch.setattr(live_pjvlt, "_camera_device", lambda index: (str(path), {"format": "mjpeg"}))
+    monkeypatch.setattr(streams_pjvlt, "_camera_device", lambda index: (str(path), {"format": "mjpeg"}))
     reader = read_frames(0)
     assert reader.is_live and not reader.is_repeatable and reader.num_frames is None
     frames = list(reader)
@@ -163,8 +163,8 @@ def test_camera_gives_its_frames(tmp_path, monkeypatch):
 
 
 def test_addresses_are_told_from_files():
-    assert all(map(live_pjvlt.is_address, ["rtsp://a/b", "HTTP://a", "https://a", "udp://@:1234", "tcp://a:1"]))
-    assert not any(map(live_pjvlt.is_address, ["clip.mp4", "http", "C://clip.mp4", "rtsp", "7", 7]))
+    assert all(map(streams_pjvlt.is_address, ["rtsp://a/b", "HTTP://a", "https://a", "udp://@:1234", "tcp://a:1"]))
+    assert not any(map(streams_pjvlt.is_address, ["clip.mp4", "http", "C://clip.mp4", "rtsp", "7", 7]))
     with pytest.raises(FileNotFoundError, match="no such video file"):
         read_frames("http.mp4")
 
@@ -348,7 +348,7 @@ def test_source_without_times_is_timed_by_its_arrival(broadcast, monkeypatch):
     now = itertools.count(50, 0.5)
     server = broadcast(encode(flat_frames(6)))
     reader = read_frames(server.address)
-    monkeypatch.setattr(live_pjvlt, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=time.sleep))
+    monkeypatch.setattr(streams_pjvlt, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=time.sleep))
     frames = list(reader.timed())
     assert frames[-1].number == 5 and frames[-1].time == 2.5
 
@@ -450,7 +450,7 @@ def test_live_sources_are_not_read_ahead(broadcast):
 
 
 def test_missing_pyav_is_named(monkeypatch):
-    monkeypatch.setattr(live_pjvlt, "av", None)
+    monkeypatch.setattr(streams_pjvlt, "av", None)
     for source in (0, "rtsp://127.0.0.1/a"):
         with pytest.raises(ImportError, match="pip install av"):
             read_frames(source)
