@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .streams_pjvlt import DEFAULT_FPS
-from .video_pjvlt import VideoWriter, refuse_outputs_over
+from .video_pjvlt import refuse_outputs_over
+from .video_writer_pjvlt import VideoWriter
 
 BOX_COLOR = (255, 196, 0)
 MAX_SHOWN = 900  # frames of a video that a notebook keeps in itself

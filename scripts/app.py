@@ -228,7 +228,8 @@ def track_video(
     from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
     from modeling_pjvlt.results_pjvlt import TrackingResults, make_result
     from modeling_pjvlt.streams_pjvlt import read_ahead
-    from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+    from modeling_pjvlt.video_pjvlt import read_frames
+    from modeling_pjvlt.video_writer_pjvlt import VideoWriter
     from modeling_pjvlt.visualization.drawing import draw_box
 
     text = " ".join((text or "").split()) or DEFAULT_SENTENCE
@@ -275,7 +276,7 @@ def summarise(result: Result, video: Video) -> str:
 def draw_examples(folder: Path, seeds: Sequence[int] = EXAMPLE_SEEDS, num_frames: int = 60) -> list[Example]:
     """Draw procedural clips into a folder; nothing is downloaded."""
     from modeling_pjvlt.data.procedural import ProceduralClip
-    from modeling_pjvlt.video_pjvlt import VideoWriter
+    from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
     examples = []
     for seed in seeds:

@@ -52,7 +52,8 @@ from modeling_pjvlt.export.int8 import quantize_tracker
 from modeling_pjvlt.onnx_pjvlt import TRACKER_FILE, OnnxModel, OnnxTracker
 from modeling_pjvlt.processing_pjvlt import MAX_WORDS
 from modeling_pjvlt.streams_pjvlt import read_ahead
-from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+from modeling_pjvlt.video_pjvlt import read_frames
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SENTENCE = "the small white dog running on the left side of the road behind a man in a car"  # `SENTENCE_TOKENS` tokens

@@ -14,7 +14,8 @@ from modeling_pjvlt.data.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.image_processing_pjvlt import frame_to_crop, to_rgb
 from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
 from modeling_pjvlt.signals_pjvlt import exit_code, stopped_by_signals
-from modeling_pjvlt.video_pjvlt import DEFAULT_FPS, VideoWriter, read_frames, refuse_outputs_over
+from modeling_pjvlt.video_pjvlt import DEFAULT_FPS, read_frames, refuse_outputs_over
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 from modeling_pjvlt.visualization.gradcam import search_activation, word_weights
 from modeling_pjvlt.visualization.looking_inside import Look, Row, draw_figure, merge_pieces, save_figure
 

@@ -24,7 +24,8 @@ from test_video import flat_frames, write_thumbnail_and_video
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.evaluation.metrics import iou
-from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+from modeling_pjvlt.video_pjvlt import read_frames
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
 pytest.importorskip("gradio", reason='the page needs gradio: pip install -e ".[demo]"')
 

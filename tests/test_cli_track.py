@@ -11,7 +11,8 @@ import pytest
 
 from modeling_pjvlt.cli import track
 from modeling_pjvlt.streams_pjvlt import FrameReader, Tally
-from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+from modeling_pjvlt.video_pjvlt import read_frames
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
 BOX = ["--box", "10", "12", "20", "16"]
 

@@ -120,7 +120,7 @@ def test_a_sentence_that_is_not_a_string_is_refused():
 
 def test_command_line_starts_from_words(checkpoint, tmp_path, monkeypatch, capsys):
     from modeling_pjvlt.cli.track import main
-    from modeling_pjvlt.video_pjvlt import VideoWriter
+    from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
     monkeypatch.chdir(tmp_path)
     with VideoWriter("clip.mp4") as writer:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from modeling_pjvlt.modeling_pjvlt import instance_norm
-from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+from modeling_pjvlt.video_pjvlt import read_frames
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 from modeling_pjvlt.visualization.gradcam import search_activation, word_weights
 from modeling_pjvlt.visualization.looking_inside import Look, Row, draw_figure, draw_overlay, merge_pieces, save_figure
 

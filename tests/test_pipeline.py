@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModel, pipeline
 
 from modeling_pjvlt import PJVLTConfig, PJVLTModel, TrackingPipeline
-from modeling_pjvlt.video_pjvlt import VideoWriter
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
 BOX = [20, 12, 10, 14]
 TASK = "vision-language-tracking"

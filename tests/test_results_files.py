@@ -16,7 +16,8 @@ from tqdm import tqdm
 from modeling_pjvlt import TrackingPipeline, TrackingResults
 from modeling_pjvlt.data.converters.sources import read_boxes
 from modeling_pjvlt.results_pjvlt import make_result, pick_format, xywh
-from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+from modeling_pjvlt.video_pjvlt import read_frames
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
 BOXES = np.array([[10.0, 12.0, 20.0, 16.0], [11.5, 12.25, 20.125, 16.0], [-3.0, 0.0, 1e3, 7.0625]])
 SCORES = [1.0, 0.5, 0.1234]

@@ -14,9 +14,10 @@ from av.stream import Disposition
 from PIL import Image
 from tqdm import tqdm
 
-from modeling_pjvlt import video_pjvlt
+from modeling_pjvlt import video_pjvlt, video_writer_pjvlt
 from modeling_pjvlt.data.frames import VideoFrames
-from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames, sort_frames
+from modeling_pjvlt.video_pjvlt import read_frames, sort_frames
+from modeling_pjvlt.video_writer_pjvlt import ENCODERS, VideoWriter
 from modeling_pjvlt.visualization import contact_sheet, contact_strip, draw_box
 
 
@@ -102,7 +103,7 @@ def test_odd_sizes_are_padded_by_repeating_the_edge(tmp_path):
 
 
 def test_mpeg4_replaces_a_missing_h264_encoder(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_pjvlt, "ENCODERS", {"no_such_encoder": {}, "mpeg4": video_pjvlt.ENCODERS["mpeg4"]})
+    monkeypatch.setattr(video_writer_pjvlt, "ENCODERS", {"no_such_encoder": {}, "mpeg4": ENCODERS["mpeg4"]})
     assert grey_levels(read_frames(write_video(tmp_path / "clip.mp4", flat_frames(4)))) == [10, 20, 30, 40]
 
 
@@ -505,7 +506,8 @@ def test_damaged_video_gives_its_frames_and_then_says_where_it_broke(tmp_path):
 
 
 def test_missing_pyav_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_pjvlt, "av", None)
+    for module in (video_pjvlt, video_writer_pjvlt):
+        monkeypatch.setattr(module, "av", None)
     (tmp_path / "clip.mp4").write_bytes(b"any")
     with pytest.raises(ImportError, match="pip install av"):
         read_frames(tmp_path / "clip.mp4")

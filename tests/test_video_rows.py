@@ -11,7 +11,8 @@ from modeling_pjvlt.data.dataset import VideoTrackingDataset
 from modeling_pjvlt.data.frames import VideoFrames
 from modeling_pjvlt.data.sampling import PairCropper, SequencePairs, TrackingPairs
 from modeling_pjvlt.data.streamed_pairs import StreamedPairs
-from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
+from modeling_pjvlt.video_pjvlt import read_frames
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
 FRAMES = 90
 FEATURES = Features(

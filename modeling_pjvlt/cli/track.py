@@ -21,7 +21,8 @@ from ..evaluation.metrics import iou
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
 from ..signals_pjvlt import Stopped, exit_code, signal_of, terminations
 from ..streams_pjvlt import DEFAULT_FPS, FrameReader, TimedFrame, is_address, public_name, read_ahead
-from ..video_pjvlt import VideoWriter, read_frames, refuse_outputs_over
+from ..video_pjvlt import read_frames, refuse_outputs_over
+from ..video_writer_pjvlt import VideoWriter
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
 from ..visualization.window import Window
 from . import print_any_name
