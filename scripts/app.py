@@ -275,7 +275,7 @@ def summarise(result: Result, video: Video) -> str:
 
 def draw_examples(folder: Path, seeds: Sequence[int] = EXAMPLE_SEEDS, num_frames: int = 60) -> list[Example]:
     """Draw procedural clips into a folder; nothing is downloaded."""
-    from modeling_pjvlt.data.procedural import ProceduralClip
+    from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
     from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
     examples = []

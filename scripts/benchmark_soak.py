@@ -8,7 +8,7 @@ from benchmark_data import anonymous_mb
 from tqdm import tqdm
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
-from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 
 CLIP_FRAMES, REPORTS = 100, 10
 

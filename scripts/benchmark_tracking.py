@@ -46,7 +46,7 @@ from modeling_pjvlt import (
     PJVLTProcessor,
     TrackingSession,
 )
-from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.export.folder import write_export
 from modeling_pjvlt.export.int8 import quantize_tracker
 from modeling_pjvlt.onnx_pjvlt import TRACKER_FILE, OnnxModel, OnnxTracker

@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertTokenizer
 
-from modeling_pjvlt.data.procedural_text import vocabulary
+from modeling_pjvlt.data.synthetic.procedural_text import vocabulary
 
 
 def read_sentences(path: Path) -> list[str]:

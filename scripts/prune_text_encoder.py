@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer, BertTokenizer
 
-from modeling_pjvlt.data.procedural_text import vocabulary
+from modeling_pjvlt.data.synthetic.procedural_text import vocabulary
 from modeling_pjvlt.sentences_pjvlt import MAX_WORDS
 
 

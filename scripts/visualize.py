@@ -10,7 +10,7 @@ import numpy as np
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, TrackingSession
 from modeling_pjvlt.cli.track import load_session
-from modeling_pjvlt.data.procedural import KINDS, ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.image_processing_pjvlt import frame_to_crop, to_rgb
 from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
 from modeling_pjvlt.signals_pjvlt import exit_code, stopped_by_signals

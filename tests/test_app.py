@@ -22,7 +22,7 @@ import pytest
 from test_video import flat_frames, write_thumbnail_and_video
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
-from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.evaluation.metrics import iou
 from modeling_pjvlt.video_pjvlt import read_frames
 from modeling_pjvlt.video_writer_pjvlt import VideoWriter

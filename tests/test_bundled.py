@@ -10,8 +10,8 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.track import main
-from modeling_pjvlt.data.procedural import ProceduralClip
-from modeling_pjvlt.data.procedural_text import vocabulary
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural_text import vocabulary
 from modeling_pjvlt.evaluation import procedural
 from modeling_pjvlt.evaluation.procedural import evaluate_procedural
 

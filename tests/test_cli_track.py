@@ -184,7 +184,7 @@ def test_missing_sentence_becomes_the_target_with_a_note(workplace, video, capsy
 
 def test_without_a_video_a_clip_is_tracked_and_scored(workplace, monkeypatch, capsys):
     procedural = SimpleNamespace(ProceduralClip=TinyClip)
-    monkeypatch.setitem(sys.modules, "modeling_pjvlt.data.procedural", procedural)
+    monkeypatch.setitem(sys.modules, "modeling_pjvlt.data.synthetic.procedural", procedural)
     track.main(["--seed", "7"])
     assert workplace.session.text == "a red disc"
     # The stub falls behind by 1 and 2 pixels of 20; frame 0 is given and frame 3 hidden.
@@ -195,13 +195,15 @@ def test_without_a_video_a_clip_is_tracked_and_scored(workplace, monkeypatch, ca
 
 
 def test_sentence_of_the_made_clip_can_be_replaced(workplace, monkeypatch):
-    monkeypatch.setitem(sys.modules, "modeling_pjvlt.data.procedural", SimpleNamespace(ProceduralClip=TinyClip))
+    monkeypatch.setitem(
+        sys.modules, "modeling_pjvlt.data.synthetic.procedural", SimpleNamespace(ProceduralClip=TinyClip)
+    )
     track.main(["--text", "the other one"])
     assert workplace.session.text == "the other one"
 
 
 def test_procedural_clip_is_what_the_command_expects():
-    from modeling_pjvlt.data.procedural import ProceduralClip
+    from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 
     clip = ProceduralClip(0)
     assert clip.text and clip.frame(0).dtype == np.uint8
@@ -434,7 +436,9 @@ def test_max_frames_stops_early(workplace, video, capsys, monkeypatch):
     assert kept(workplace.folder) == (2, 2)
     capsys.readouterr()
     assert "--max_frames must be 1 or more, got 0" in failure(capsys, video, *BOX, "--max_frames", "0")
-    monkeypatch.setitem(sys.modules, "modeling_pjvlt.data.procedural", SimpleNamespace(ProceduralClip=TinyClip))
+    monkeypatch.setitem(
+        sys.modules, "modeling_pjvlt.data.synthetic.procedural", SimpleNamespace(ProceduralClip=TinyClip)
+    )
     for count in ("1", "3"):
         track.main(["--output", "c.mp4", "--max_frames", count])
     assert "over 2 frames" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.evaluation import score_benchmark
 from modeling_pjvlt.evaluation.metrics import iou
 

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from modeling_pjvlt import TrackingPipeline
-from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.detection_pjvlt import find_target, load_detector
 
 CLIP = ProceduralClip(2, 4, size=(60, 80))

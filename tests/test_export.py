@@ -18,7 +18,7 @@ import modeling_pjvlt
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.cli.export import main
 from modeling_pjvlt.cli.track import main as track
-from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
 from modeling_pjvlt.image_processing_pjvlt import crop_image, to_rgb
 from modeling_pjvlt.onnx_pjvlt import OnnxModel, OnnxTracker, crop_array, decode_maps, hann_array

@@ -12,7 +12,7 @@ from torch._dynamo.backends.registry import _COMPILER_FNS, register_backend
 from torch.testing import assert_close
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession, inference_pjvlt
-from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
 from modeling_pjvlt.inference_pjvlt import PJVLTInferenceVision, onednn_serves
 

@@ -13,11 +13,18 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from modeling_pjvlt.cli.train import main as train
-from modeling_pjvlt.data import photograph_clips
-from modeling_pjvlt.data.photograph_clips import KINDS, PhotographClip, colour_word, project, surrounded, warp
-from modeling_pjvlt.data.photograph_text import describe, vocabulary
-from modeling_pjvlt.data.photographs import PhotographFolder, Target, rectangle
 from modeling_pjvlt.data.sampling import PairCollator, PairCropper, PhotographPairs, TrackingPairs
+from modeling_pjvlt.data.synthetic import photograph_clips
+from modeling_pjvlt.data.synthetic.photograph_clips import (
+    KINDS,
+    PhotographClip,
+    colour_word,
+    project,
+    surrounded,
+    warp,
+)
+from modeling_pjvlt.data.synthetic.photograph_text import describe, vocabulary
+from modeling_pjvlt.data.synthetic.photographs import PhotographFolder, Target, rectangle
 from modeling_pjvlt.loss_pjvlt import check_labels
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))

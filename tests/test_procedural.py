@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from modeling_pjvlt.data.procedural import KINDS, WORD_VARIANTS, ProceduralClip
-from modeling_pjvlt.data.procedural_text import COLOURS, FORMS, PATTERNS, Look, describe, vocabulary
+from modeling_pjvlt.data.synthetic.procedural import KINDS, WORD_VARIANTS, ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural_text import COLOURS, FORMS, PATTERNS, Look, describe, vocabulary
 
 PATTERN_WORDS = {"no": "plain", "stripes": "striped", "dots": "dotted", "checks": "checked"}
 

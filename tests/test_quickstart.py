@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 
 MISSING = "the notebook is run with nbclient: pip install nbclient ipykernel"
 nbformat, nbclient = (pytest.importorskip(name, reason=MISSING) for name in ("nbformat", "nbclient"))

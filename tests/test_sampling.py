@@ -25,7 +25,6 @@ from modeling_pjvlt.data.crops import (
 from modeling_pjvlt.data.dataset import TrackingSequence
 from modeling_pjvlt.data.degradation import degrade
 from modeling_pjvlt.data.frames import open_picture
-from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.data.sampling import (
     FramePair,
     Mixture,
@@ -35,6 +34,7 @@ from modeling_pjvlt.data.sampling import (
     TrackingPairs,
     normalize_pairs,
 )
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.image_processing_pjvlt import crop_image, to_rgb
 from modeling_pjvlt.loss_pjvlt import check_labels
 

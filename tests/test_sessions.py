@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modeling_pjvlt import TrackingSession
-from modeling_pjvlt.data.procedural import ProceduralClip
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.session_pjvlt import GROWTH, MAX_GROWTH
 
 CLIP = ProceduralClip(5, 12, size=(90, 120))

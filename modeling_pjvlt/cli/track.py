@@ -397,7 +397,7 @@ def _make_clip(args: argparse.Namespace):
         raise ValueError("--box needs a VIDEO; the clip that is made without one has a box of its own")
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {args.seed}")
-    from ..data.procedural import ProceduralClip
+    from ..data.synthetic.procedural import ProceduralClip
 
     clip = ProceduralClip(args.seed)
     frames = FrameReader(lambda: (clip.frame(i) for i in range(len(clip))), fps=DEFAULT_FPS, num_frames=len(clip))

@@ -20,10 +20,10 @@ from ..processing_pjvlt import DEFAULT_SENTENCE
 from .crops import SequenceFrame, Window, WindowJitter, cut, search_window, shared_window, template_window
 from .degradation import degrade
 from .pairs_common import FramePair, PairSource, spoil_text
-from .photograph_clips import PhotographClip
-from .photographs import PhotographFolder
-from .procedural import ProceduralClip, draw_cast
-from .procedural_text import Look
+from .synthetic.photograph_clips import PhotographClip
+from .synthetic.photographs import PhotographFolder
+from .synthetic.procedural import ProceduralClip, draw_cast
+from .synthetic.procedural_text import Look
 from .text import swap_left_right
 
 logger = logging.get_logger(__name__)

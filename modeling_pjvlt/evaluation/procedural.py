@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..data.procedural import KINDS, ProceduralClip
+from ..data.synthetic.procedural import KINDS, ProceduralClip
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from ..visualization.drawing import TRUTH_COLOR, contact_sheet, draw_box

@@ -10,7 +10,7 @@ from ..data.converters.folders import find_folders, read_folder
 from ..data.converters.sources import NotFound, PictureFile
 from ..data.dataset import TrackingSequence, load_tracking_dataset, read_sentences
 from ..data.frames import open_picture
-from ..data.procedural import KINDS, ProceduralClip
+from ..data.synthetic.procedural import KINDS, ProceduralClip
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from .procedural import FIRST_SEED
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..data.procedural import KINDS, ProceduralClip
+from ..data.synthetic.procedural import KINDS, ProceduralClip
 from ..evaluation.procedural import FIRST_SEED
 from ..evaluation.tracking import track_sequence, visible_auc
 from ..modeling_pjvlt import PJVLTModel

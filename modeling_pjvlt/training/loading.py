@@ -13,7 +13,6 @@ from ..configuration_pjvlt import PJVLTConfig
 from ..data.boxed_images import BoxedImagePairs, BoxedImages
 from ..data.crops import WindowJitter
 from ..data.dataset import load_tracking_dataset
-from ..data.photographs import PhotographFolder
 from ..data.sampling import (
     PairCollator,
     PairCropper,
@@ -23,6 +22,7 @@ from ..data.sampling import (
     TrackingPairs,
 )
 from ..data.streamed_pairs import StreamedPairs
+from ..data.synthetic.photographs import PhotographFolder
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor

@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 
 from ..data.dataset import load_tracking_dataset
-from ..data.procedural import KINDS, ProceduralClip
+from ..data.synthetic.procedural import KINDS, ProceduralClip
 from ..evaluation.phrase_pairs import choices, read_phrase_pairs
 from ..evaluation.procedural import FIRST_SEED
 from ..evaluation.tracking import track_sequence, visible_auc

@@ -7,7 +7,7 @@ a sentence is made up. A model that has read such sentences looks for the dog an
 
 import numpy as np
 
-from ..processing_pjvlt import DEFAULT_SENTENCE
+from ...processing_pjvlt import DEFAULT_SENTENCE
 
 NOUNS = ("object", "thing", "shape", "target")  # for what has no name
 _ACTIONS = (

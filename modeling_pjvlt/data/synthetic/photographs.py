@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..pixels_pjvlt import rgb_image, upright_image
-from .converters.sources import PICTURE_SUFFIXES, natural_key
+from ...pixels_pjvlt import rgb_image, upright_image
+from ..converters.sources import PICTURE_SUFFIXES, natural_key
 
 LONGEST_SIDE = 480  # pixels, to which pictures are shrunk when they are read
 CACHE_BYTES = 2**30  # decoded pictures kept by a process
