@@ -27,7 +27,9 @@ from PIL import Image
 from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.data import load_tracking_dataset
 from modeling_pjvlt.data.converters.shards import row_features
-from modeling_pjvlt.data.sampling import PairCropper, SequencePairs, TrackingPairs
+from modeling_pjvlt.data.pairs.cropping import PairCropper
+from modeling_pjvlt.data.pairs.mixture import TrackingPairs
+from modeling_pjvlt.data.pairs.sources import SequencePairs
 
 FRAME_SIZE = (1280, 720)
 TARGET_SIZES = (50, 100, 150, 200, 300)  # pixels, sqrt of the box's area
@@ -122,7 +124,9 @@ def anonymous():  # memory of the process that is not a mapped file, MB
 import numpy as np, datasets
 from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.data import load_tracking_dataset
-from modeling_pjvlt.data.sampling import PairCropper, SequencePairs, TrackingPairs
+from modeling_pjvlt.data.pairs.cropping import PairCropper
+from modeling_pjvlt.data.pairs.mixture import TrackingPairs
+from modeling_pjvlt.data.pairs.sources import SequencePairs
 before, started = anonymous(), time.perf_counter()
 dataset = load_tracking_dataset(sys.argv[1])
 pairs = TrackingPairs(SequencePairs(dataset), PairCropper(PJVLTImageProcessor()), 10)

@@ -19,7 +19,7 @@ from benchmark_machine import matmul_peak, wait_for
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTConfig
-from modeling_pjvlt.data.sampling import normalize_pairs
+from modeling_pjvlt.data.pairs.mixture import normalize_pairs
 from modeling_pjvlt.training.arguments import TrainArguments
 from modeling_pjvlt.training.loading import build_loader, build_model, build_pairs, parameter_groups
 

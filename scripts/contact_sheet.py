@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from modeling_pjvlt.data.sampling import TrackingPairs
+from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 from modeling_pjvlt.image_processing_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.training.arguments import PHOTOGRAPHS, TrainArguments, parse_arguments
 from modeling_pjvlt.training.loading import build_pairs

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from modeling_pjvlt import PJVLTImageProcessor
-from modeling_pjvlt.data.boxed_images import BoxedImagePairs, BoxedImages
-from modeling_pjvlt.data.sampling import PairCropper, TrackingPairs
+from modeling_pjvlt.data.pairs.boxed_images import BoxedImagePairs, BoxedImages
+from modeling_pjvlt.data.pairs.cropping import PairCropper
+from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 230)}
 PLACES = {"red": [10, 20, 24, 30], "green": [60, 30, 30, 24]}

@@ -10,9 +10,9 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from modeling_pjvlt.data import load_tracking_dataset, text
-from modeling_pjvlt.data.crops import SequenceFrame, Window, cut
 from modeling_pjvlt.data.dataset import TrackingDataset
-from modeling_pjvlt.data.sampling import SequencePairs
+from modeling_pjvlt.data.pairs.cropping import SequenceFrame, Window, cut
+from modeling_pjvlt.data.pairs.sources import SequencePairs
 
 FEATURES = Features(
     {

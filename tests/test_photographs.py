@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from modeling_pjvlt.cli.train import main as train
-from modeling_pjvlt.data.sampling import PairCollator, PairCropper, PhotographPairs, TrackingPairs
+from modeling_pjvlt.data.pairs.cropping import PairCropper
+from modeling_pjvlt.data.pairs.mixture import PairCollator, TrackingPairs
+from modeling_pjvlt.data.pairs.sources import PhotographPairs
 from modeling_pjvlt.data.synthetic import photograph_clips
 from modeling_pjvlt.data.synthetic.photograph_clips import (
     KINDS,

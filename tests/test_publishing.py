@@ -9,9 +9,11 @@ from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.cli.convert import main as convert_main
 from modeling_pjvlt.data import load_tracking_dataset
 from modeling_pjvlt.data.converters import convert
+from modeling_pjvlt.data.pairs.cropping import PairCropper
+from modeling_pjvlt.data.pairs.mixture import TrackingPairs
+from modeling_pjvlt.data.pairs.sources import SequencePairs
+from modeling_pjvlt.data.pairs.streamed import StreamedPairs
 from modeling_pjvlt.data.publishing import push_dataset, push_folder
-from modeling_pjvlt.data.sampling import PairCropper, SequencePairs, TrackingPairs
-from modeling_pjvlt.data.streamed_pairs import StreamedPairs
 
 CROPPER = PairCropper(PJVLTImageProcessor(template_size=32, search_size=64))
 

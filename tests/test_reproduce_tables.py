@@ -13,7 +13,8 @@ import yaml
 from tiny import build_tiny_model
 
 from modeling_pjvlt import PJVLTConfig, PJVLTModel
-from modeling_pjvlt.data.sampling import FramePair, PairCropper, TrackingPairs
+from modeling_pjvlt.data.pairs.cropping import FramePair, PairCropper
+from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 from modeling_pjvlt.evaluation.published import published_ablations
 from modeling_pjvlt.training.arguments import parse_arguments
 

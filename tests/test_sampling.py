@@ -11,7 +11,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from modeling_pjvlt import PJVLTImageProcessor
-from modeling_pjvlt.data.crops import (
+from modeling_pjvlt.data.dataset import TrackingSequence
+from modeling_pjvlt.data.frames import open_picture
+from modeling_pjvlt.data.pairs.cropping import (
+    FramePair,
+    PairCropper,
     SequenceFrame,
     Window,
     WindowJitter,
@@ -22,18 +26,9 @@ from modeling_pjvlt.data.crops import (
     shared_window,
     window_around,
 )
-from modeling_pjvlt.data.dataset import TrackingSequence
-from modeling_pjvlt.data.degradation import degrade
-from modeling_pjvlt.data.frames import open_picture
-from modeling_pjvlt.data.sampling import (
-    FramePair,
-    Mixture,
-    PairCollator,
-    PairCropper,
-    ProceduralPairs,
-    TrackingPairs,
-    normalize_pairs,
-)
+from modeling_pjvlt.data.pairs.degradation import degrade
+from modeling_pjvlt.data.pairs.mixture import Mixture, PairCollator, TrackingPairs, normalize_pairs
+from modeling_pjvlt.data.pairs.sources import ProceduralPairs
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.image_processing_pjvlt import crop_image, to_rgb
 from modeling_pjvlt.loss_pjvlt import check_labels

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.data import load_tracking_dataset
 from modeling_pjvlt.data.converters import convert
-from modeling_pjvlt.data.sampling import PairCropper
-from modeling_pjvlt.data.streamed_pairs import StreamedPairs
+from modeling_pjvlt.data.pairs.cropping import PairCropper
+from modeling_pjvlt.data.pairs.streamed import StreamedPairs
 
 CROPPER = PairCropper(PJVLTImageProcessor(template_size=16, search_size=32))
 

@@ -146,7 +146,9 @@ def test_one_training_step_equals_that_of_the_papers_loss(tiny_model, tiny_input
 
 @pytest.mark.slow
 def test_training_learns_to_box_a_single_pair(tiny_model, tiny_processor):
-    from modeling_pjvlt.data.sampling import PairCollator, PairCropper, ProceduralPairs, TrackingPairs
+    from modeling_pjvlt.data.pairs.cropping import PairCropper
+    from modeling_pjvlt.data.pairs.mixture import PairCollator, TrackingPairs
+    from modeling_pjvlt.data.pairs.sources import ProceduralPairs
 
     torch.manual_seed(0)
     model = tiny_model(fusion_residual=True).train()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from modeling_pjvlt import PJVLTConfig, PJVLTModel
 from modeling_pjvlt.cli.train import main
-from modeling_pjvlt.data.sampling import ProceduralPairs
+from modeling_pjvlt.data.pairs.sources import ProceduralPairs
 from modeling_pjvlt.training import trainer, trouble
 from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments, share_batch
 from modeling_pjvlt.training.loading import BatchesOfRank, build_model
@@ -336,7 +336,8 @@ def test_killed_runs_end_with_equal_weights():
 def test_transformers_own_trainer_trains_the_model(tiny_model, tiny_processor, tmp_path):
     from transformers import Trainer, TrainingArguments
 
-    from modeling_pjvlt.data.sampling import PairCollator, PairCropper, TrackingPairs
+    from modeling_pjvlt.data.pairs.cropping import PairCropper
+    from modeling_pjvlt.data.pairs.mixture import PairCollator, TrackingPairs
 
     model = tiny_model().train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -9,8 +9,10 @@ from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.data import load_tracking_dataset
 from modeling_pjvlt.data.dataset import VideoTrackingDataset
 from modeling_pjvlt.data.frames import VideoFrames
-from modeling_pjvlt.data.sampling import PairCropper, SequencePairs, TrackingPairs
-from modeling_pjvlt.data.streamed_pairs import StreamedPairs
+from modeling_pjvlt.data.pairs.cropping import PairCropper
+from modeling_pjvlt.data.pairs.mixture import TrackingPairs
+from modeling_pjvlt.data.pairs.sources import SequencePairs
+from modeling_pjvlt.data.pairs.streamed import StreamedPairs
 from modeling_pjvlt.video_pjvlt import read_frames
 from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.crops import Window, cut
+from ..data.pairs.cropping import Window, cut
 from ..image_processing_pjvlt import hidden_template
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor

@@ -10,18 +10,12 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import AutoConfig, AutoTokenizer
 
 from ..configuration_pjvlt import PJVLTConfig
-from ..data.boxed_images import BoxedImagePairs, BoxedImages
-from ..data.crops import WindowJitter
 from ..data.dataset import load_tracking_dataset
-from ..data.sampling import (
-    PairCollator,
-    PairCropper,
-    PhotographPairs,
-    ProceduralPairs,
-    SequencePairs,
-    TrackingPairs,
-)
-from ..data.streamed_pairs import StreamedPairs
+from ..data.pairs.boxed_images import BoxedImagePairs, BoxedImages
+from ..data.pairs.cropping import PairCropper, WindowJitter
+from ..data.pairs.mixture import PairCollator, TrackingPairs
+from ..data.pairs.sources import PhotographPairs, ProceduralPairs, SequencePairs
+from ..data.pairs.streamed import StreamedPairs
 from ..data.synthetic.photographs import PhotographFolder
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..modeling_pjvlt import PJVLTModel

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import get_scheduler
 
-from ..data.sampling import normalize_pairs
+from ..data.pairs.mixture import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..signals_pjvlt import terminations
 from .arguments import STABLE, TrainArguments, share_batch

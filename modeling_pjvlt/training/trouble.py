@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..data.sampling import normalize_pairs
+from ..data.pairs.mixture import normalize_pairs
 from ..inference_pjvlt import onednn_serves
 from .arguments import TrainArguments
 from .loading import samples_of_batch

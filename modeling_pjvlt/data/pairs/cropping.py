@@ -15,7 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .dataset import TrackingSequence
+from ...image_processing_pjvlt import PJVLTImageProcessor, check_box, hidden_template
+from ..dataset import TrackingSequence
+from ..text import swap_left_right
+from .degradation import degrade
 
 MAX_CENTRE = 0.45  # of the search crop's side: how far from its middle a target may be put
 MAX_REDUCTION = 8  # of a JPEG
@@ -32,6 +35,28 @@ class SequenceFrame:
     def alone(self) -> "SequenceFrame":
         """The same frame, without the other encoded pictures of its sequence."""
         return SequenceFrame(replace(self.sequence, frames=self.sequence.frames.only(self.index)), self.index)
+
+
+class FramePair(NamedTuple):
+    """What a sample is cut from.
+
+    Frames are (H, W, 3) uint8 RGB, or where they will be decoded from; boxes are xywh in frame pixels. template: None where
+    it is hidden, and only the sentence tells the target. present: False where the search frame does not show the target;
+    its box then says where to look. surroundings: (H, W, 3), what lies around a search frame that its target nearly fills.
+    """
+
+    template: np.ndarray | SequenceFrame | None
+    template_box: np.ndarray
+    search: np.ndarray | SequenceFrame
+    search_box: np.ndarray
+    text: str
+    present: bool = True
+    surroundings: np.ndarray | None = None
+
+    def alone(self) -> "FramePair":
+        """The same pair, holding on to its two encoded pictures and not to the rest of their sequence."""
+        template = None if self.template is None else self.template.alone()
+        return self._replace(template=template, search=self.search.alone())
 
 
 class Window(NamedTuple):
@@ -187,3 +212,79 @@ def _region(pixels: np.ndarray, left: int, top: int, width: int, height: int, su
         region = (torch.empty if inside else torch.zeros)(1, height, width, channels, dtype=torch.uint8)
     region.numpy()[0, y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1]
     return region.permute(0, 3, 1, 2)
+
+
+DEFAULT_JITTER = WindowJitter()
+
+
+class PairCropper:
+    """Turns a frame pair into a sample; [`PairCollator`] makes batches for `PJVLTModel` of them.
+
+    Args:
+        images: the image processor, which says how large crops are.
+        jitter: of the search region; see [`WindowJitter`].
+        flip_probability: share of samples seen in a mirror: both crops, the box, and left and right in the sentence.
+        template_flip_probability: share of samples whose template alone is mirrored (once more).
+        brightness_jitter: each crop is made brighter or darker by a factor of up to 1 ± this.
+        degrade_probability: share of search crops that are blurred, compressed or short of light or colour; see
+            [`degrade`].
+    """
+
+    def __init__(
+        self,
+        images: PJVLTImageProcessor,
+        jitter: WindowJitter = DEFAULT_JITTER,
+        flip_probability: float = 0.5,
+        brightness_jitter: float = 0.2,
+        template_flip_probability: float = 0.0,
+        degrade_probability: float = 0.0,
+    ):
+        self.images, self.jitter = images, jitter
+        self.flip_probability, self.brightness_jitter = flip_probability, brightness_jitter
+        self.template_flip_probability, self.degrade_probability = template_flip_probability, degrade_probability
+
+    def shared_window(self, rng: np.random.Generator, boxes_xywh: list[np.ndarray]) -> Window | None:
+        """One search region for two targets of a picture, or None; see the function [`shared_window`]."""
+        boxes = [check_box(box) for box in boxes_xywh]
+        return shared_window(rng, boxes, self.images.search_factor, self.images.search_size, self.jitter)
+
+    def __call__(
+        self, pair: FramePair, rng: np.random.Generator, window: Window | None = None
+    ) -> dict[str, Tensor | str]:
+        """One sample, its search region drawn around the target, or the given `window`.
+
+        Raises `ValueError` naming a frame that cannot be decoded or a box that is none.
+
+        `pixel_values`, `template_pixel_values`: (3, S, S) uint8, the search and the template crop. `brightness`: (2,)
+        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop, zeros
+        where it does not show the target. `text`: the sentence.
+        """
+        images = self.images
+        x, y, w, h = box = check_box(pair.search_box)
+        search = window or search_window(rng, box, images.search_factor, images.search_size, self.jitter)
+        label = [(x + w / 2 - search.left) / search.width, (y + h / 2 - search.top) / search.height]
+        label += [w / search.width, h / search.height]
+        text, mirror = pair.text, bool(rng.random() < self.flip_probability)
+        if mirror:
+            label[0], text = 1 - label[0], swap_left_right(text)
+        template_mirror = mirror
+        if self.template_flip_probability:
+            template_mirror ^= bool(rng.random() < self.template_flip_probability)
+        template_light, search_light = 1 + self.brightness_jitter * rng.uniform(-1, 1, 2)
+        crop = cut(pair.search, search, images.search_size, mirror, pair.surroundings)
+        if self.degrade_probability and rng.random() < self.degrade_probability:
+            crop = degrade(rng, crop)
+        return {
+            "pixel_values": crop,
+            "template_pixel_values": self._template(pair, template_mirror),
+            "brightness": torch.tensor([search_light, template_light], dtype=torch.float32),
+            "labels": torch.tensor(label if pair.present else [0.0] * 4, dtype=torch.float32),
+            "text": text,
+        }
+
+    def _template(self, pair: FramePair, mirror: bool) -> Tensor:
+        images = self.images
+        if pair.template is None:
+            return hidden_template(images)
+        window = template_window(check_box(pair.template_box), images.template_factor, images.template_size)
+        return cut(pair.template, window, images.template_size, mirror)

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..processing_pjvlt import DEFAULT_SENTENCE
-from .pairs_common import FramePair, spoil_text
+from ...processing_pjvlt import DEFAULT_SENTENCE
+from .cropping import FramePair
+from .sources import spoil_text
 
 CACHE_BYTES = 2**30  # decoded images that a process keeps
 MIN_SIDE = 12  # pixels; smaller objects are left out

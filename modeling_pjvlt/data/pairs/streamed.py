@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .sampling import FailureCount, FramePair, Mixture, PairCropper, PairRules, draw_pair
-from .streaming import StreamingTrackingDataset
+from ..streaming import StreamingTrackingDataset
+from .cropping import FramePair, PairCropper
+from .mixture import FailureCount, Mixture
+from .sources import PairRules, draw_pair
 
 SPARE_PAIRS = 8  # kept to stand in for one that cannot be read
 

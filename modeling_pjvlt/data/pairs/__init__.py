@@ -1,0 +1,1 @@
+"""Training pairs: the sources they are drawn from, the crops they become, and how sources are mixed."""
