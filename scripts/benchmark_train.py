@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTConfig
 from modeling_pjvlt.data.pairs.mixture import normalize_pairs
 from modeling_pjvlt.training.arguments import TrainArguments
-from modeling_pjvlt.training.loading import build_loader, build_model, build_pairs, parameter_groups
+from modeling_pjvlt.training.build import build_loader, build_model, build_pairs, parameter_groups
 
 WARM_UP = 3
 

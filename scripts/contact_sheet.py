@@ -19,7 +19,7 @@ from torch import Tensor
 from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 from modeling_pjvlt.image_processing_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.training.arguments import PHOTOGRAPHS, TrainArguments, parse_arguments
-from modeling_pjvlt.training.loading import build_pairs
+from modeling_pjvlt.training.build import build_pairs
 from modeling_pjvlt.video_pjvlt import refuse_outputs_over
 from modeling_pjvlt.visualization import draw_box
 

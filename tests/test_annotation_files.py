@@ -11,7 +11,7 @@ from PIL import Image
 from modeling_pjvlt.data import load_tracking_dataset
 from modeling_pjvlt.data.converters import convert
 from modeling_pjvlt.data.converters.sources import read_boxes, read_flags
-from modeling_pjvlt.evaluation.results import read_results
+from modeling_pjvlt.evaluation.result_files import read_results
 from modeling_pjvlt.evaluation.sequences import load_sequences
 
 ABSENT = {

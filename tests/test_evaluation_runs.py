@@ -20,7 +20,7 @@ from modeling_pjvlt import PJVLTModel
 from modeling_pjvlt.cli.evaluate import PROTOCOL_NAMES, SERVERS, TEXT_KINDS, main
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.evaluation.protocols import PROTOCOLS
-from modeling_pjvlt.evaluation.results import SUBMISSIONS, check_names, file_stem, read_results, write_submission
+from modeling_pjvlt.evaluation.result_files import SUBMISSIONS, check_names, file_stem, read_results, write_submission
 from modeling_pjvlt.evaluation.runner import Evaluation, ground_truth, shares
 from modeling_pjvlt.evaluation.sequences import TEXTS, load_sequences, sentences
 

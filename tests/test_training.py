@@ -9,7 +9,7 @@ import torch
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.train import main
 from modeling_pjvlt.training.arguments import parse_arguments
-from modeling_pjvlt.training.loading import parameter_groups
+from modeling_pjvlt.training.build import parameter_groups
 
 
 def test_command_line_overrides_the_recipe(recipe):

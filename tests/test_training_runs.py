@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from modeling_pjvlt import PJVLTConfig, PJVLTModel
 from modeling_pjvlt.cli.train import main
 from modeling_pjvlt.data.pairs.sources import ProceduralPairs
-from modeling_pjvlt.training import trainer, trouble
+from modeling_pjvlt.training import failures, trainer
 from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments, share_batch
-from modeling_pjvlt.training.loading import BatchesOfRank, build_model
+from modeling_pjvlt.training.build import BatchesOfRank, build_model
 
 ROOT = Path(__file__).parents[1]
 RATES = ["--encoder_learning_rate", "1e-3", "--head_learning_rate", "1e-3"]
@@ -357,6 +357,6 @@ def test_transformers_own_trainer_trains_the_model(tiny_model, tiny_processor, t
     [("cpu", "bf16", False, 1), ("cpu", "bf16", True, 0), ("cpu", "no", False, 0), ("cuda", "bf16", False, 0)],
 )
 def test_bf16_that_the_processor_has_not_is_said(device, precision, native, told, monkeypatch, caplog):
-    monkeypatch.setattr(trouble, "onednn_serves", lambda device, dtype: native)
-    trouble.warn_of_emulation(SimpleNamespace(device=torch.device(device), mixed_precision=precision))
+    monkeypatch.setattr(failures, "onednn_serves", lambda device, dtype: native)
+    failures.warn_of_emulation(SimpleNamespace(device=torch.device(device), mixed_precision=precision))
     assert [record.message.endswith("--mixed_precision no.") for record in caplog.records] == [True] * told

@@ -129,7 +129,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _evaluate(args, model, processor, state, name, sequences, folder, others, attributes, published) -> None:
     """One dataset: track with each kind of sentence, then score and report in the main process."""
-    from ..evaluation.results import read_results
+    from ..evaluation.result_files import read_results
     from ..evaluation.runner import Evaluation, ground_truth, lost_sequences, result_of, score, worst_sequences
     from ..evaluation.sequences import alike
 
@@ -188,7 +188,7 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
 def _submit(server: str, run, folder: Path) -> None:
     import numpy as np
 
-    from ..evaluation.results import file_stem, write_submission
+    from ..evaluation.result_files import file_stem, write_submission
 
     lengths = {sequence.name: len(sequence) for sequence in run.sequences}
     times = {name: np.loadtxt(run.folder / f"{file_stem(name)}_time.txt", ndmin=1) for name in lengths}

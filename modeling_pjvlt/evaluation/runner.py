@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..data.converters.sources import has_area
 from ..visualization.drawing import TRUTH_COLOR, draw_box
 from .protocols import PROTOCOLS, BenchmarkScores, score_benchmark
-from .results import Finished, check_names, read_finished, read_results, write_result
+from .result_files import Finished, check_names, read_finished, read_results, write_result
 from .sequences import sentences
 from .tracking import track_sequence
 

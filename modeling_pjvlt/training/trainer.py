@@ -19,11 +19,11 @@ from ..data.pairs.mixture import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..signals_pjvlt import terminations
 from .arguments import STABLE, TrainArguments, share_batch
+from .build import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .checkpoints import Checkpoints
+from .failures import check_finite, save_failure, warn_of_emulation
 from .health_checks import HealthCheck
-from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .run_log import RunLog
-from .trouble import check_finite, save_failure, warn_of_emulation
 from .validation import Validation
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.pairs.mixture import normalize_pairs
 from ..inference_pjvlt import onednn_serves
 from .arguments import TrainArguments
-from .loading import samples_of_batch
+from .build import samples_of_batch
 
 logger = logging.getLogger(__name__)
 
