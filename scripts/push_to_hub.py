@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> str:
-    from modeling_pjvlt.training.publishing import push_checkpoint, read_metrics, read_run_arguments
+    from modeling_pjvlt.hub.publishing import push_checkpoint, read_metrics, read_run_arguments
 
     place = push_checkpoint(
         args.checkpoint,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from modeling_pjvlt.training.model_card import describe_hardware, read_metrics, render_card
+from modeling_pjvlt.hub.model_card import describe_hardware, read_metrics, render_card
 
 TASK = "vision-language-tracking"
 SECTIONS = ["How to use", "Data", "Recipe", "Hardware", "Measured", "Limits", "Citation"]

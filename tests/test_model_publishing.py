@@ -15,7 +15,7 @@ from test_model_card import ARGUMENTS, section
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, pipeline
 
 from modeling_pjvlt import PJVLTConfig, PJVLTImageProcessor, PJVLTModel, PJVLTProcessor, TrackingPipeline
-from modeling_pjvlt.training.publishing import (
+from modeling_pjvlt.hub.publishing import (
     PublishingError,
     prepare_folder,
     push_checkpoint,

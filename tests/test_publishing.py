@@ -13,7 +13,7 @@ from modeling_pjvlt.data.pairs.cropping import PairCropper
 from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 from modeling_pjvlt.data.pairs.sources import SequencePairs
 from modeling_pjvlt.data.pairs.streamed import StreamedPairs
-from modeling_pjvlt.data.publishing import push_dataset, push_folder
+from modeling_pjvlt.hub.dataset_publishing import push_dataset, push_folder
 
 CROPPER = PairCropper(PJVLTImageProcessor(template_size=32, search_size=64))
 

@@ -12,7 +12,7 @@ from miniatures import BUILDERS
 from modeling_pjvlt.cli import convert as convert_command
 from modeling_pjvlt.cli import evaluate, export
 from modeling_pjvlt.data.converters import convert, shards
-from modeling_pjvlt.data.publishing import write_beside
+from modeling_pjvlt.data.files import write_beside
 from modeling_pjvlt.evaluation.result_files import write_submission
 from modeling_pjvlt.signals_pjvlt import Stopped, exit_code, stopped_by_signals, terminations
 

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     output = args.output or f"converted/{args.benchmark}"
     try:
         from ..data.converters import convert
-        from ..data.publishing import push_folder
+        from ..hub.dataset_publishing import push_folder
 
         with stopped_by_signals():
             reports = convert(

@@ -49,7 +49,7 @@ def _push(args, result) -> int:
     from dataclasses import asdict
     from pathlib import Path
 
-    from ..training.publishing import describe_hardware, push_checkpoint
+    from ..hub.publishing import describe_hardware, push_checkpoint
 
     repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.converters.sources import read_boxes
-from ..data.publishing import write_beside
+from ..data.files import write_beside
 
 SUBMISSIONS = ("got10k", "trackingnet")
 

@@ -241,7 +241,8 @@ def _write_named(benchmark: str, shard: Shard) -> ConversionReport:
 
 def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, ConversionReport]) -> None:
     """The card and the report; a split that an earlier run wrote keeps its part of the report."""
-    from ..publishing import dataset_card, write_beside
+    from ...hub.dataset_card import dataset_card
+    from ..files import write_beside
 
     kind, path = BENCHMARKS[benchmark], output / REPORT_FILE
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -17,7 +17,7 @@ from ..configuration_pjvlt import PJVLTConfig
 from ..modeling_pjvlt import PJVLTModel
 from ..pipeline_pjvlt import TASK
 from ..processing_pjvlt import MAX_WORDS
-from .arguments import PROCEDURAL
+from ..training.arguments import PROCEDURAL
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 SECRET = re.compile(r"(^|_)(token|password|secret|key)$")
