@@ -3,7 +3,7 @@
 Importing this package registers its classes with transformers' Auto classes and the pipeline task
 `vision-language-tracking`: at once where transformers has been imported, else as soon as anybody imports it. torch and
 transformers take seconds to import, which what does without them, such as `pjvlt-track --help`, need not wait for.
-Without torch nothing is registered, and `modeling_pjvlt.onnx_pjvlt` can be used all the same.
+Without torch nothing is registered, and `modeling_pjvlt.onnx.tracker` can be used all the same.
 """
 
 import sys

@@ -47,9 +47,9 @@ from modeling_pjvlt import (
     TrackingSession,
 )
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
-from modeling_pjvlt.export.folder import write_export
-from modeling_pjvlt.export.int8 import quantize_tracker
-from modeling_pjvlt.onnx_pjvlt import TRACKER_FILE, OnnxModel, OnnxTracker
+from modeling_pjvlt.onnx.export import write_export
+from modeling_pjvlt.onnx.quantize import quantize_tracker
+from modeling_pjvlt.onnx.tracker import TRACKER_FILE, OnnxModel, OnnxTracker
 from modeling_pjvlt.processing_pjvlt import MAX_WORDS
 from modeling_pjvlt.streams_pjvlt import read_ahead
 from modeling_pjvlt.video_pjvlt import read_frames

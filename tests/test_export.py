@@ -21,7 +21,7 @@ from modeling_pjvlt.cli.track import main as track
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
 from modeling_pjvlt.image_processing_pjvlt import crop_image, to_rgb
-from modeling_pjvlt.onnx_pjvlt import OnnxModel, OnnxTracker, crop_array, decode_maps, hann_array
+from modeling_pjvlt.onnx.tracker import OnnxModel, OnnxTracker, crop_array, decode_maps, hann_array
 
 for needed in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(needed, reason=f"exports need {needed}: pip install 'pjvlt[export]'")
@@ -106,7 +106,7 @@ import sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 sys.path.insert(0, {str(Path(modeling_pjvlt.__file__).parent.parent)!r})
 import json, numpy, os
-from modeling_pjvlt.onnx_pjvlt import OnnxTracker
+from modeling_pjvlt.onnx.tracker import OnnxTracker
 clip = numpy.load({str(tmp_path / "clip.npz")!r})
 tracker = OnnxTracker({str(exported)!r})
 assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
@@ -189,9 +189,9 @@ def test_frames_in_float16_stay_near(tiny_processor, tmp_path):
 
 
 def test_an_export_that_differs_is_deleted(checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("modeling_pjvlt.export.folder.trace", lambda model, dtype: {})
-    monkeypatch.setattr("modeling_pjvlt.export.folder.torch_runner", lambda folder: None)
-    monkeypatch.setattr("modeling_pjvlt.export.folder.largest_difference", lambda model, run: 2e-4)
+    monkeypatch.setattr("modeling_pjvlt.onnx.export.trace", lambda model, dtype: {})
+    monkeypatch.setattr("modeling_pjvlt.onnx.export.torch_runner", lambda folder: None)
+    monkeypatch.setattr("modeling_pjvlt.onnx.export.largest_difference", lambda model, run: 2e-4)
     arguments = ["--model", str(checkpoint), "--output_dir", str(tmp_path / "new"), "--format", "torch_export"]
     assert main(arguments) == 2
     assert "more than 1e-04" in capsys.readouterr().err

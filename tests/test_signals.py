@@ -52,7 +52,7 @@ def test_ignored_signals_stay_ignored():
 def test_commands_say_that_they_were_stopped(name, tmp_path, monkeypatch, capsys):
     number = getattr(signal, name)
     monkeypatch.setattr(evaluate, "_run", partial(raise_now, number))
-    monkeypatch.setattr("modeling_pjvlt.export.folder.export", partial(raise_now, number))
+    monkeypatch.setattr("modeling_pjvlt.onnx.export.export", partial(raise_now, number))
     monkeypatch.setattr("modeling_pjvlt.data.converters.convert", partial(raise_now, number))
     assert evaluate.main(["--dataset_name", "clips"]) == 128 + number
     assert "repeat the command to go on" in capsys.readouterr().err

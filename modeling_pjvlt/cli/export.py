@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         "  pjvlt-export --model my-name/my-pjvlt --int8 --eval_dataset_name my-clips --output_dir pjvlt-int8\n"
         "  pjvlt-export --format torch_export --output_dir pjvlt-pt2\n\n"
         "track with it, no torch needed:\n"
-        "  from modeling_pjvlt.onnx_pjvlt import OnnxTracker\n"
+        "  from modeling_pjvlt.onnx.tracker import OnnxTracker\n"
         '  tracker = OnnxTracker("pjvlt-onnx")\n'
         '  tracker.add_target(first_frame, box=[x, y, w, h], text="white dog")\n'
         "  (target,) = tracker.step(next_frame)",
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         _check(args)
         if args.int8 and args.eval_clips is None:
             args.eval_clips = EVALUATED_CLIPS
-        from ..export.folder import export
+        from ..onnx.export import export
 
         with stopped_by_signals():
             export(args)

@@ -97,7 +97,7 @@ def load_session(model: str, device: str, dtype: str):
         ValueError: this machine lacks the device, or an export is asked for another device or type than its own.
         OSError: there is no checkpoint.
     """
-    from ..onnx_pjvlt import SETTINGS_FILE, OnnxTracker
+    from ..onnx.tracker import SETTINGS_FILE, OnnxTracker
 
     if (Path(model) / SETTINGS_FILE).is_file():
         if device not in ("auto", "cpu") or dtype != "float32":

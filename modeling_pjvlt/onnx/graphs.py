@@ -13,8 +13,8 @@ from torch.export import Dim, ExportedProgram
 
 from ..inference_pjvlt import PJVLTInferenceModel, PJVLTSentence
 from ..modeling_pjvlt import PJVLTModel
-from ..onnx_pjvlt import MAPS, SENTENCE
 from ..sentences_pjvlt import MAX_WORDS
+from .tracker import MAPS, SENTENCE
 
 TRACED_TARGETS, TRACED_WORDS = 2, 6  # of the example that is traced; neither is special
 TEXT_INPUTS = ("input_ids", "attention_mask")

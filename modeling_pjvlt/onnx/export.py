@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from ..modeling_pjvlt import PJVLTModel
-from ..onnx_pjvlt import SETTINGS_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker, import_onnxruntime
 from ..processing_pjvlt import PJVLTProcessor
 from ..tracking_pjvlt import TrackingSession
 from .checks import (
@@ -22,7 +21,8 @@ from .checks import (
     torch_runner,
 )
 from .graphs import trace, write_onnx, write_torch
-from .int8 import quantize_tracker
+from .quantize import quantize_tracker
+from .tracker import SETTINGS_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker, import_onnxruntime
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the maps, which lie in (0, 1)
 

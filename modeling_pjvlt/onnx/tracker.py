@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .geometry_pjvlt import Box, axis_taps, check_box, crop_geometry, crops_to_frames
-from .pixels_pjvlt import rgb_array
-from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences, cut_warning, logger
-from .session_pjvlt import (
+from ..geometry_pjvlt import Box, axis_taps, check_box, crop_geometry, crops_to_frames
+from ..pixels_pjvlt import rgb_array
+from ..sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences, cut_warning, logger
+from ..session_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
     Target,

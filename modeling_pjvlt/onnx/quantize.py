@@ -6,7 +6,7 @@ Dynamic ranges need no data to calibrate on. Convolutions stay as they are, beca
 import logging
 from pathlib import Path
 
-from ..onnx_pjvlt import import_onnxruntime
+from .tracker import import_onnxruntime
 
 QUANTIZED = ("MatMul", "Gemm")  # with weights; attention, which multiplies activations, stays in float
 

@@ -12,8 +12,8 @@ from ..data.synthetic.procedural import KINDS, ProceduralClip
 from ..evaluation.procedural import FIRST_SEED
 from ..evaluation.tracking import track_sequence, visible_auc
 from ..modeling_pjvlt import PJVLTModel
-from ..onnx_pjvlt import MAPS, OnnxModel, OnnxTracker
 from ..session_pjvlt import TargetSession
+from .tracker import MAPS, OnnxModel, OnnxTracker
 
 CHECKED = ((1, 3), (2, 8), (3, 17))  # targets and words of the batches that are compared
 TIMED_RUNS, WARM_RUNS = 60, 10

@@ -1,0 +1,1 @@
+"""A checkpoint as files that run elsewhere, in ONNX or for `torch.export`; `tracker` tracks with the ONNX files."""
