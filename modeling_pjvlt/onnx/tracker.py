@@ -1,6 +1,6 @@
 """Tracking with an exported model: NumPy, onnxruntime and tokenizers, and no torch.
 
-[`OnnxModel`] is a folder that `scripts/export.py` wrote, [`OnnxTracker`] a session that runs on it as
+[`OnnxModel`] is a folder that `pjvlt-export` wrote, [`OnnxTracker`] a session that runs on it as
 [`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch may be missing altogether.
 """
 
@@ -35,7 +35,7 @@ class OnnxModel:
     """An exported model; any number of trackers and threads can share it.
 
     Args:
-        folder: what `scripts/export.py` wrote.
+        folder: what `pjvlt-export` wrote.
         num_threads: for each operation; default: onnxruntime's, one for each core.
         providers: onnxruntime's execution providers in order of preference; default: the CPU.
 
@@ -50,7 +50,7 @@ class OnnxModel:
     def __init__(self, folder: str | os.PathLike, num_threads: int | None = None, providers: list[str] | None = None):
         folder = Path(folder)
         if not (folder / SETTINGS_FILE).is_file():
-            raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: make it with scripts/export.py.")
+            raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: make it with pjvlt-export.")
         if not (folder / TEMPLATE_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no {TEMPLATE_FILE}: it is of an older version, export it again.")
         self.settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
