@@ -1,4 +1,4 @@
-"""`scripts/benchmark.py tracking`: every case in the table, the ratios and the JSON, and crops that stay what they are."""
+"""`scripts/benchmarks tracking`: every case in the table, the ratios and the JSON, and crops that stay what they are."""
 
 import json
 import sys
@@ -10,12 +10,14 @@ from tiny import build_tiny_model
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTProcessor
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "benchmarks"))
 
-import benchmark
-import benchmark_machine
-import benchmark_tracking as script
-from benchmark_tracking_report import build_ratios, build_rows
+import commands
+import machine
+import tracking as script
+from model import SENTENCE_TOKENS
+from tracking_cases import EAGER
+from tracking_report import build_ratios, build_rows
 
 CPU = torch.device("cpu")
 
@@ -27,7 +29,7 @@ def checkpoint(tmp_path, tiny_processor, monkeypatch):
     monkeypatch.setattr(script, "FRAME_SIZES", {"cpu": (160, 120)})
     monkeypatch.setattr(script, "VISIT_SECONDS", 0.0)
     monkeypatch.setattr(script, "has_native", lambda dtype, device: dtype != torch.float16)
-    monkeypatch.setattr(benchmark_machine, "MATMUL_SIZES", {"cpu": 32})
+    monkeypatch.setattr(machine, "MATMUL_SIZES", {"cpu": 32})
     build_tiny_model().save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")
     return str(tmp_path / "model")
@@ -35,13 +37,13 @@ def checkpoint(tmp_path, tiny_processor, monkeypatch):
 
 def test_every_case_is_in_the_table_the_ratios_and_the_json(checkpoint, tmp_path, monkeypatch, capsys):
     output = tmp_path / "told" / "times.json"
-    command = ["benchmark.py", "tracking", "--device", "cpu", "--models", checkpoint, "--targets", "1", "3"]
+    command = ["benchmarks", "tracking", "--device", "cpu", "--models", checkpoint, "--targets", "1", "3"]
     command += ["--precisions", "fp32", "bf16", "fp16", "--repeats", "1", "--output", str(output)]
     monkeypatch.setattr(sys, "argv", [*command, "--compile", "--compile_seconds", "0"])
-    benchmark.main()
+    commands.main()
     printed, told = capsys.readouterr().out, json.loads(output.read_text())
     assert "fp16 is left out" in printed
-    cases = {(n, p, c) for n in (1, 3) for p in ("fp32", "bf16") for c in benchmark.EAGER}
+    cases = {(n, p, c) for n in (1, 3) for p in ("fp32", "bf16") for c in EAGER}
     assert {(row["targets"], row["precision"], row["path"]) for row in told["cases"]} == cases
     for targets, precision, path in cases:
         assert f"| {checkpoint} | {targets} | {precision} | {path} |" in printed
@@ -84,7 +86,7 @@ def test_the_exports_are_cases(checkpoint, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxscript")
     output = tmp_path / "times.json"
     command = [
-        "benchmark.py",
+        "benchmarks",
         "tracking",
         "--device",
         "cpu",
@@ -98,7 +100,7 @@ def test_the_exports_are_cases(checkpoint, tmp_path, monkeypatch, capsys):
     command += ["--cases", "fast", "onnx", "onnx-int8", "--precisions", "fp32", "bf16", "--output", str(output)]
     monkeypatch.setattr(script, "VISIT_SECONDS", 0.1)
     monkeypatch.setattr(sys, "argv", command)
-    benchmark.main()
+    commands.main()
     told = json.loads(output.read_text())
     rows = [row for row in told["cases"] if row["path"].startswith("onnx")]
     assert [row["path"] for row in rows] == ["onnx", "onnx-int8"]
@@ -109,7 +111,7 @@ def test_the_exports_are_cases(checkpoint, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("path", benchmark.EAGER)
+@pytest.mark.parametrize("path", EAGER)
 def test_crops_keep_their_place_and_size(checkpoint, precision, path):
     subject = script.Subject(checkpoint, CPU, script.Clock(CPU))
     session = subject.session(precision, path)
@@ -162,4 +164,4 @@ def test_goals_are_judged_both_ways():
 
 def test_the_sentence_has_as_many_tokens_as_the_macs_are_counted_for():
     processor = PJVLTProcessor.from_pretrained(DEFAULT_CHECKPOINT)
-    assert processor.encode_text([script.SENTENCE])["input_ids"].shape == (1, benchmark.SENTENCE_TOKENS)
+    assert processor.encode_text([script.SENTENCE])["input_ids"].shape == (1, SENTENCE_TOKENS)

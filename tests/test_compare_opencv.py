@@ -1,4 +1,4 @@
-"""`scripts/compare_opencv.py`: the same frames for all, fair clocks, and OpenCV's failures counted as such."""
+"""`scripts/benchmarks/compare_opencv.py`: the same frames for all, fair clocks, and OpenCV's failures counted as such."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.evaluation import score_benchmark
 from modeling_pjvlt.evaluation.metrics import iou
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "benchmarks"))
 
 import compare_opencv as script
 

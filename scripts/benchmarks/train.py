@@ -1,4 +1,4 @@
-"""How fast training goes: `python scripts/benchmark.py train`.
+"""How fast training goes: `python scripts/benchmarks train`.
 
 Steps of forward, backward and optimizer on generated 1280x720 videos: steps and pairs per second, the share of time
 spent waiting for data, and the share of this machine's matrix-multiplication peak, which is measured in the same run.
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from benchmark_data import FRAME_SIZE, natural_jpeg, write_dataset
-from benchmark_machine import matmul_peak, wait_for
+from data import FRAME_SIZE, natural_jpeg, write_dataset
+from machine import matmul_peak, wait_for
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTConfig

@@ -1,4 +1,4 @@
-"""What a frame costs: `python scripts/benchmark.py tracking`.
+"""What a frame costs: `python scripts/benchmarks tracking`.
 
 plain               the session calls the model itself; the sentence was encoded when its target was added
 text                the same, but the sentence goes through the model with every frame, as other trackers have it
@@ -32,11 +32,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from benchmark import EXPORTED, SENTENCE_TOKENS, count_macs, parts_of
-from benchmark_machine import describe_machine, has_native, matmul_peak
-from benchmark_tracking_report import report
+from machine import describe_machine, has_native, matmul_peak
+from model import SENTENCE_TOKENS, count_macs, parts_of
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
+from tracking_cases import EXPORTED
+from tracking_report import report
 
 from modeling_pjvlt import (
     DEFAULT_CHECKPOINT,

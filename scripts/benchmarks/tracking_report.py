@@ -1,11 +1,11 @@
-"""What `benchmark_tracking.py` has to say: the table, MACs by part, ratios with their goals, JSON."""
+"""What `tracking.py` has to say: the table, MACs by part, ratios with their goals, JSON."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark import EXPORTED
+from tracking_cases import EXPORTED
 
 STAGES = ("decode", "crop", "network", "box", "end to end")
 PAIRS = (("fast", "baseline"), ("compiled", "compiled-baseline"))  # a path, and what it is without language

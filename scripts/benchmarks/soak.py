@@ -1,10 +1,10 @@
-"""Does a session's memory grow? `python scripts/benchmark.py soak`: many frames through one session with two targets."""
+"""Does a session's memory grow? `python scripts/benchmarks soak`: many frames through one session with two targets."""
 
 import gc
 import time
 
 import torch
-from benchmark_data import anonymous_mb
+from data import anonymous_mb
 from tqdm import tqdm
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession

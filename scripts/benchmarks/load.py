@@ -1,4 +1,4 @@
-"""How long importing and loading take, and what memory: `python scripts/benchmark.py load`.
+"""How long importing and loading take, and what memory: `python scripts/benchmarks load`.
 
 Every measurement is a process of its own, because nothing is imported twice; medians of several runs. PJVLT-B with random
 weights is saved to a temporary folder first. Its weights are then mapped, not copied: `from_pretrained` returns before

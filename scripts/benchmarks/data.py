@@ -1,4 +1,4 @@
-"""How fast training data comes: `python scripts/benchmark.py data`.
+"""How fast training data comes: `python scripts/benchmarks data`.
 
 pairs    pairs per second of one core from 1280x720 JPEGs, beside decoding the same two frames (as pictures, as arrays)
 index    time and memory to the first pair of a dataset of 1 000 000 frames whose Arrow files are in the cache

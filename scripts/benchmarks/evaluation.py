@@ -1,4 +1,4 @@
-"""How long scoring takes: `python scripts/benchmark.py evaluation`. Random boxes in the numbers of LaSOT's test set."""
+"""How long scoring takes: `python scripts/benchmarks evaluation`. Random boxes in the numbers of LaSOT's test set."""
 
 import resource
 import time
