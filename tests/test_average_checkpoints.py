@@ -1,4 +1,4 @@
-"""`scripts/finish_checkpoint.py`: the mean of checkpoints, small, with the window that suits it."""
+"""`scripts/average_checkpoints.py`: the mean of checkpoints, small, with the window that suits it."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from modeling_pjvlt import PJVLTModel, PJVLTProcessor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
-from finish_checkpoint import main
+from average_checkpoints import main
 
 
 @pytest.fixture
