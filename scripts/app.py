@@ -484,7 +484,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not (args.max_seconds > 0 and args.max_side > 0):
         parser.error("--max_seconds and --max_side must be above 0")
-    from modeling_pjvlt.signals_pjvlt import terminations
+    from modeling_pjvlt.signals import terminations
 
     for number in terminations():
         signal.signal(number, lambda *_: sys.exit(0))

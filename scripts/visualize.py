@@ -13,7 +13,7 @@ from modeling_pjvlt.cli.track import load_session
 from modeling_pjvlt.data.synthetic.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.image_processing_pjvlt import frame_to_crop, to_rgb
 from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
-from modeling_pjvlt.signals_pjvlt import exit_code, stopped_by_signals
+from modeling_pjvlt.signals import exit_code, stopped_by_signals
 from modeling_pjvlt.video_pjvlt import DEFAULT_FPS, read_frames, refuse_outputs_over
 from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 from modeling_pjvlt.visualization.gradcam import search_activation, word_weights

@@ -14,7 +14,7 @@ from modeling_pjvlt.cli import evaluate, export
 from modeling_pjvlt.data.converters import convert, shards
 from modeling_pjvlt.data.files import write_beside
 from modeling_pjvlt.evaluation.result_files import write_submission
-from modeling_pjvlt.signals_pjvlt import Stopped, exit_code, stopped_by_signals, terminations
+from modeling_pjvlt.signals import Stopped, exit_code, stopped_by_signals, terminations
 
 NAMES = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ..signals_pjvlt import exit_code, stopped_by_signals
+from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
 
 BENCHMARKS = {

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from .. import DEFAULT_CHECKPOINT
-from ..signals_pjvlt import exit_code, stopped_by_signals
+from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
 
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "got10k")

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from .. import DEFAULT_CHECKPOINT
-from ..signals_pjvlt import exit_code, stopped_by_signals
+from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
 
 FORMATS = ("onnx", "torch_export")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..detection_pjvlt import DETECTOR
 from ..evaluation.metrics import iou
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
-from ..signals_pjvlt import Stopped, exit_code, signal_of, terminations
+from ..signals import Stopped, exit_code, signal_of, terminations
 from ..streams_pjvlt import DEFAULT_FPS, FrameReader, TimedFrame, is_address, public_name, read_ahead
 from ..video_pjvlt import read_frames, refuse_outputs_over
 from ..video_writer_pjvlt import VideoWriter

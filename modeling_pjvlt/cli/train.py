@@ -3,7 +3,7 @@
 import os
 import sys
 
-from ..signals_pjvlt import exit_code
+from ..signals import exit_code
 from . import print_any_name
 
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended

@@ -17,7 +17,7 @@ from transformers import get_scheduler
 
 from ..data.pairs.mixture import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
-from ..signals_pjvlt import terminations
+from ..signals import terminations
 from .arguments import STABLE, TrainArguments, share_batch
 from .build import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .checkpoints import Checkpoints

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ...signals_pjvlt import Stopped, stopped_by_signals
+from ...signals import Stopped, stopped_by_signals
 from ..dataset import read_sentences
 from .folders import FOLDERS, OTB99, TNL2K
 from .got10k import GOT10K
