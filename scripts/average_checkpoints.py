@@ -1,7 +1,8 @@
 """Make a checkpoint to hand out: the mean of one or several, stored as bfloat16, half the size; it loads as float32.
 
     python scripts/average_checkpoints.py outputs/mine/checkpoints/last/pretrained_model --output_dir small
-    python scripts/average_checkpoints.py outputs/mine/checkpoints/00*/pretrained_model --size_smoothing 0.5 --output_dir small
+    python scripts/average_checkpoints.py outputs/mine/checkpoints/00*/pretrained_model \\
+        --size_smoothing 0.5 --output_dir small
 
 The mean of the last checkpoints of one run is less noisy than each of them (Izmailov et al., "Averaging weights leads to
 wider optima and better generalization", 2018). A checkpoint that is named twice counts twice. The config, the processor

@@ -1,4 +1,4 @@
-"""`scripts/benchmarks tracking`: every case in the table, the ratios and the JSON, and crops that stay what they are."""
+"""`scripts/benchmarks tracking`: every case in table, ratios and JSON, and crops that stay what they are."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`scripts/benchmarks/compare_opencv.py`: the same frames for all, fair clocks, and OpenCV's failures counted as such."""
+"""`scripts/benchmarks/compare_opencv.py`: the same frames for all, fair clocks, OpenCV's failures counted as such."""
 
 import json
 import sys

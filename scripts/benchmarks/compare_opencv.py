@@ -1,8 +1,9 @@
 """Compare PJVLT checkpoints with OpenCV's CSRT, KCF and MIL: the same frames, the same scores, the same run, on the CPU.
 
-python scripts/benchmarks/compare_opencv.py                                            on 200 procedural clips
-python scripts/benchmarks/compare_opencv.py --dataset_name my-videos other-videos      each, and all their sequences together
-python scripts/benchmarks/compare_opencv.py --dataset_name my-videos --model outputs/a outputs/b --trackers csrt --plot success.png
+python scripts/benchmarks/compare_opencv.py                                        on 200 procedural clips
+python scripts/benchmarks/compare_opencv.py --dataset_name my-videos other-videos  each, and all their sequences together
+python scripts/benchmarks/compare_opencv.py --dataset_name my-videos --model outputs/a outputs/b --trackers csrt \\
+    --plot success.png
 
 A dataset is whatever `pjvlt-eval` takes: a Hub id, a folder that `pjvlt-convert` wrote, a folder of
 NAME/{img, groundtruth_rect.txt or groundtruth.txt, language.txt}, or `procedural`.
