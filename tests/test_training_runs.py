@@ -8,16 +8,20 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_pjvlt import PJVLTConfig, PJVLTModel
+from modeling_pjvlt import PJVLTConfig, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.train import main
+from modeling_pjvlt.data.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.data.sampling import ProceduralPairs
+from modeling_pjvlt.evaluation.tracking import track_sequence, visible_auc
 from modeling_pjvlt.training import trainer, trouble
 from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments
 from modeling_pjvlt.training.loading import BatchesOfRank, build_model
+from modeling_pjvlt.training.validation import VALIDATION_SEED
 
 ROOT = Path(__file__).parents[1]
 RATES = ["--encoder_learning_rate", "1e-3", "--head_learning_rate", "1e-3"]
@@ -107,8 +111,53 @@ def test_validation_tracks_and_leaves_the_training_as_it_is(recipe, tmp_path):
     validating = ["--validation_steps", "1", "--num_validation_sequences", "2", "--max_validation_frames", "4"]
     start(recipe, tmp_path / "validated", *validating)
     assert weights(tmp_path / "plain") == weights(tmp_path / "validated")
-    line = next(line for line in log_of(tmp_path / "validated") if "validation_auc" in line)
-    assert 0 <= line["validation_auc"] <= 1 and 0 <= line["validation_auc_shuffled"] <= 1
+    (line,) = [line for line in log_of(tmp_path / "validated") if "validation_auc" in line and line["step"] == 2]
+    folder = tmp_path / "validated/checkpoints/last/pretrained_model"
+    model, processor = PJVLTModel.from_pretrained(folder), PJVLTProcessor.from_pretrained(folder)
+    clips = [ProceduralClip(VALIDATION_SEED + i, 4, kind=kind) for i, kind in enumerate(KINDS)]
+    for score, words in (("validation_auc", "text"), ("validation_auc_shuffled", "wrong_text")):
+        found = [track_sequence(model, processor, clip, {"it": getattr(clip, words)}).boxes["it"] for clip in clips]
+        expected = np.mean([visible_auc(boxes, clip) for boxes, clip in zip(found, clips, strict=True)])
+        assert line[score] == pytest.approx(expected, abs=1e-4)
+
+
+def first_weights(run: Path) -> dict[str, torch.Tensor]:
+    """The weights that a run begins with."""
+    torch.manual_seed(0)
+    return build_model(TrainArguments(**json.loads((run / "arguments.json").read_text())))[0].state_dict()
+
+
+def test_gradients_reach_the_optimizer_no_larger_than_they_may(recipe, tmp_path, monkeypatch):
+    norms, step = [], torch.optim.AdamW.step
+
+    def measured(self, *arguments, **keywords):
+        gradients = [p.grad.norm() for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack(gradients).norm()))
+        return step(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", measured)
+    assert start(recipe, tmp_path / "free", "--max_grad_norm", "1e9", "--max_train_steps", "1") == 0
+    (free,) = norms
+    assert free > 0.2
+    assert start(recipe, tmp_path / "clipped", "--max_train_steps", "3") == 0  # to 0.1
+    assert start(recipe, tmp_path / "shorter", "--max_train_steps", "1", "--max_grad_norm", str(free / 4)) == 0
+    assert norms[1:] == pytest.approx([0.1, 0.1, 0.1, free / 4], rel=1e-3)
+
+
+def test_weight_decay_pulls_every_weight_towards_zero_by_its_share_of_the_rate(recipe, tmp_path):
+    """AdamW's rule: besides the same step, each weight loses rate * decay of what it was."""
+    one = ["--max_train_steps", "1"]
+    assert start(recipe, tmp_path / "none", *one, "--weight_decay", "0") == 0
+    assert start(recipe, tmp_path / "decayed", *one, "--weight_decay", "50") == 0
+    none, decayed = (
+        load_file(tmp_path / run / "checkpoints/last/pretrained_model/model.safetensors") for run in ("none", "decayed")
+    )
+    before = first_weights(tmp_path / "none")
+    names = [name for name, p in build_model(parse_arguments(["--config", str(recipe)]))[0].named_parameters()]
+    assert names
+    for name in names:
+        torch.testing.assert_close(decayed[name], none[name] - 1e-3 * 50 * before[name], rtol=1e-4, atol=1e-6)
+    assert TrainArguments(output_dir="o", model_name_or_path="m").weight_decay == 1e-4  # the paper's
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
