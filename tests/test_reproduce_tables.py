@@ -12,8 +12,9 @@ import torch
 import yaml
 from tiny import build_tiny_model
 
-from modeling_pjvlt import PJVLTConfig, PJVLTModel
+from modeling_pjvlt import PJVLTConfig, PJVLTModel, TrackingSession
 from modeling_pjvlt.data.sampling import FramePair, PairCropper, TrackingPairs
+from modeling_pjvlt.evaluation.metrics import iou
 from modeling_pjvlt.training.arguments import parse_arguments
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
@@ -240,8 +241,19 @@ class Sequence:
 
 def test_base_is_scored_on_sequences_that_show_their_target(tiny_model, tiny_processor):
     sequences = [Sequence([True, True, False, True]), Sequence([False, True, True, True])]
-    scores = script.score_sequences(tiny_model(), tiny_processor, sequences)
-    assert set(scores) == set(table_report.COLUMNS["base"]) and all(0 <= value <= 1 for value in scores.values())
+    sequences[1].text = "black cat"
+    model = tiny_model(stirred=True)
+    scores = script.score_sequences(model, tiny_processor, sequences)
+    assert set(scores) == set(table_report.COLUMNS["base"])
+    for column, text in (("right", "red ball"), ("wrong", "black cat")):
+        session, overlaps = TrackingSession(model, tiny_processor), []
+        session.add_target(sequences[0].frame(0), Sequence.boxes[0], text)
+        for index in (1, 2, 3):
+            (target,) = session.step(sequences[0].frame(index))
+            overlaps.append(float(iou(np.array([target.box]), Sequence.boxes[:1])[0]))
+        seen = np.array([overlaps[0], overlaps[2]])  # it is hidden in frame 2
+        curve = (seen[:, None] > np.arange(21) * 0.05).mean(axis=0)
+        assert scores[column] == pytest.approx(curve.mean(), abs=1e-9) and scores[column] > 0
     with pytest.raises(ValueError, match="no test sequence"):
         script.score_sequences(tiny_model(), tiny_processor, sequences[1:])
 

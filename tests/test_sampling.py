@@ -101,7 +101,9 @@ def test_shared_search_region_is_shifted_both_ways():
 
 def test_search_crops_show_the_target_all_over_and_templates_do_not():
     """Labels of whole samples, so that the jitter reaches them."""
-    labels = torch.stack([s["labels"] for s in map(TrackingPairs(RedSquare(), PLAIN, length=200).__getitem__, range(200))])
+    labels = torch.stack(
+        [s["labels"] for s in map(TrackingPairs(RedSquare(), PLAIN, length=200).__getitem__, range(200))]
+    )
     assert (labels[:, :2].std(dim=0) > 0.12).all() and (labels[:, :2].mean(dim=0) - 0.5).abs().max() < 0.06
 
 

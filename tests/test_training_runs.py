@@ -150,7 +150,8 @@ def test_weight_decay_pulls_every_weight_towards_zero_by_its_share_of_the_rate(r
     assert start(recipe, tmp_path / "none", *one, "--weight_decay", "0") == 0
     assert start(recipe, tmp_path / "decayed", *one, "--weight_decay", "50") == 0
     none, decayed = (
-        load_file(tmp_path / run / "checkpoints/last/pretrained_model/model.safetensors") for run in ("none", "decayed")
+        load_file(tmp_path / run / "checkpoints/last/pretrained_model/model.safetensors")
+        for run in ("none", "decayed")
     )
     before = first_weights(tmp_path / "none")
     names = [name for name, p in build_model(parse_arguments(["--config", str(recipe)]))[0].named_parameters()]
