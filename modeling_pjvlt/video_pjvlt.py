@@ -9,15 +9,27 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
+from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from .live_pjvlt import DEFAULT_FPS, TIMEOUT, FrameReader, is_address, open_address, open_camera, upright
+from .live_pjvlt import (
+    ANY_ADDRESS,
+    DEFAULT_FPS,
+    SCHEMES,
+    TIMEOUT,
+    FrameReader,
+    is_address,
+    open_address,
+    open_camera,
+    public_name,
+    upright,
+)
 
 try:
     import av
@@ -38,8 +50,9 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
 
     Args:
         source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
-            of a camera, 0 the first; address of a stream (rtsp://, http://, https://, udp://, tcp://); an iterable of
-            frames, whose items are passed through as they are; or a `FrameReader`, which is returned.
+            of a camera, 0 the first; address of a stream (rtsp, rtsps, rtmp, rtmps, http, https, udp, tcp) or of a file
+            (file://); an iterable of frames, whose items are passed through as they are, or of paths of images, which
+            are read in the order given; or a `FrameReader`, which is returned.
         timeout: seconds without a frame after which a camera or a stream counts as stalled, above 0.
 
     Returns:
@@ -63,11 +76,28 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
     if is_address(source):
         return open_address(source, timeout)
     if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
+        path = Path(local_path(source)).expanduser()
         if not path.exists():
+            if re.match(ANY_ADDRESS, os.fspath(source)):
+                raise ValueError(f"{public_name(source)}: addresses begin with {'://, '.join(SCHEMES)}:// or file://")
             raise FileNotFoundError(f"{path}: no such video file or folder of pictures")
         return _open_folder(path) if path.is_dir() else _open_video(path)
     return _open_iterable(source)
+
+
+def local_path(source: str | os.PathLike) -> str | os.PathLike:
+    """The path that a `file://` address names; anything else as it is.
+
+    Raises `ValueError` for an empty one, and for a file of another machine.
+    """
+    if not os.fspath(source):
+        raise ValueError("the path of the video is empty")
+    if not (isinstance(source, str) and source.lower().startswith("file://")):
+        return source
+    host, slash, path = source[len("file://") :].partition("/")
+    if host not in ("", "localhost"):
+        raise ValueError(f"{source}: a file of another machine; three slashes begin a path of this one (file:///...)")
+    return url2pathname(slash + path)
 
 
 class VideoWriter:
@@ -173,14 +203,36 @@ class VideoWriter:
 
 
 def _open_iterable(frames: Iterable) -> FrameReader:
-    if not isinstance(frames, Iterable):
+    if isinstance(frames, bytes | bytearray | memoryview) or hasattr(frames, "read"):
+        what = "the bytes of a file" if not hasattr(frames, "read") else f"an open file ({type(frames).__name__})"
+        raise TypeError(
+            f"expected a path, a camera index, an address or frames, got {what}: save it and give its path"
+        )
+    if isinstance(frames, Image.Image):
+        raise ValueError(f"expected many frames, got one image of {frames.width} x {frames.height}; put it in a list")
+    if not isinstance(frames, Iterable) or isinstance(frames, Mapping):
         raise TypeError(
             f"expected a path, a camera index, an address or an iterable of frames, got {type(frames).__name__}"
         )
     if getattr(frames, "ndim", 4) < 4:
         raise ValueError(f"expected many frames, got a single array of shape {tuple(frames.shape)}; put it in a list")
     num_frames = len(frames) if hasattr(frames, "__len__") else None
-    return FrameReader(lambda: iter(frames), num_frames=num_frames)
+    return FrameReader(lambda: map(_read_if_path, frames), num_frames=num_frames)
+
+
+def _read_if_path(frame):
+    """A frame as it is, or the image at a path."""
+    if not isinstance(frame, str | os.PathLike):
+        return frame
+    path = Path(local_path(frame)).expanduser()
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ValueError(
+            f"{path}: a list is one video, and its items are frames or paths of images "
+            f"({', '.join(sorted(PICTURE_SUFFIXES))}); give one video file as it is"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such image")
+    return _read_picture(path)
 
 
 def _open_folder(folder: Path) -> FrameReader:

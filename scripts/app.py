@@ -225,7 +225,7 @@ def track_video(
     from modeling_pjvlt.cli.track import track_frames
     from modeling_pjvlt.live_pjvlt import read_ahead
     from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
-    from modeling_pjvlt.results_pjvlt import TrackingResults, make_result
+    from modeling_pjvlt.results_pjvlt import TrackingResults, make_result, xywh
     from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
     from modeling_pjvlt.visualization.drawing import draw_box
 
@@ -235,13 +235,15 @@ def track_video(
     box = check_typed_box(box, video.frame_size)
     session = TrackingSession(shared.model, shared.processor)
     started, rows = time.perf_counter(), []
+    results = TrackingResults(fps=video.fps, text=text, source=video.path.name)
     try:
         with VideoWriter(folder / "tracked.mp4", video.fps) as writer:
             for frame, box_xywh, score in track_frames(session, read_ahead(read_frames(video.path)), list(box), text):
                 if len(rows) >= _most_frames(limits):
                     raise Refused(f"The video is longer than it says; {limits.seconds:g} seconds are allowed.")
                 writer.write(draw_box(frame, box_xywh, label=text, score=score))
-                rows.append((*(round(value, 3) for value in box_xywh), round(score, 4)))
+                results.append(make_result(len(results), box_xywh, score, frame.shape[:2]))
+                rows.append((*xywh(results[-1]), results[-1]["score"]))
                 report(len(rows), video.num_frames)
     except FileNotFoundError as error:
         raise Refused("The video is no longer here. Please upload it again.") from error
@@ -249,8 +251,6 @@ def track_video(
         if isinstance(error, Refused):
             raise
         raise Refused(f"Stopped at frame {len(rows)}: {str(error).removeprefix(f'{video.path}: ')}") from error
-    found = [make_result(index, row[:4], row[4]) for index, row in enumerate(rows)]
-    results = TrackingResults(found, video.fps, text, video.path.name)
     for name in ("boxes.csv", "boxes.json"):
         results.save(folder / name)
     seconds = time.perf_counter() - started

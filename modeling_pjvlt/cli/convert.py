@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from .parser import CommandParser, silent_when_piped
+
 BENCHMARKS = {
     "lasot": "CATEGORY/CATEGORY-1/{img, groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt}",
     "lasotext": "the same layout",
@@ -16,10 +18,11 @@ BENCHMARKS = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     layouts = "\n".join(f"  {name:<12} {layout}" for name, layout in BENCHMARKS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="pjvlt-convert",
+        usage="pjvlt-convert BENCHMARK ROOT [--output FOLDER] [options]",
         description="Convert a benchmark's folder, as its authors distribute it, to a tracking dataset: one row per\n"
         "frame, in Parquet files that `load_tracking_dataset` and `pjvlt-train --dataset_name` read. Killed and\n"
         "started again, it goes on where it was.",
@@ -48,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@silent_when_piped
 def main(argv: list[str] | None = None) -> int:
     """Convert, report, perhaps push. Returns the exit code; 2 for a mistake of the user's, 130 when interrupted."""
     args = build_parser().parse_args(argv)
@@ -67,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"pjvlt-convert: error: converting needs {error.name}: pip install 'pjvlt[train]'", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         print(f"pjvlt-convert: error: {error}", file=sys.stderr)
         return 2

@@ -7,15 +7,17 @@ import sys
 from pathlib import Path
 
 from .. import DEFAULT_CHECKPOINT
+from .parser import CommandParser, silent_when_piped
 
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "got10k")
 TEXT_KINDS = ("own", "shuffled", "empty", "class")
 SERVERS = ("got10k", "trackingnet")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> CommandParser:
+    parser = CommandParser(
         prog="pjvlt-eval",
+        usage="pjvlt-eval --dataset_name NAME [--model PATH_OR_REPO] [options]",
         description="Track every sequence of one or several datasets from its first box, score the boxes by the rules\n"
         "of a benchmark, and write a report (HTML, Markdown, JSON) beside the raw results. Finished sequences are\n"
         "kept: killed and started again, it goes on where it was. With several processes:\n"
@@ -69,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@silent_when_piped
 def main(argv: list[str] | None = None) -> int:
     """Evaluate and report. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
     args = build_parser().parse_args(argv)
@@ -76,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         _run(args)
     except ModuleNotFoundError as error:
         return _fail(f"evaluation needs {error.name}: pip install 'pjvlt[eval]'")
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:

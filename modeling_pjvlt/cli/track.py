@@ -19,8 +19,9 @@ from ..detection_pjvlt import DETECTOR
 from ..evaluation.metrics import iou
 from ..live_pjvlt import DEFAULT_FPS, FrameReader, is_address, public_name, read_ahead
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
-from ..video_pjvlt import VideoWriter, read_frames
+from ..video_pjvlt import VideoWriter, local_path, read_frames
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
+from .parser import CommandParser, silent_when_piped
 
 EPILOG = """\
 examples:
@@ -46,17 +47,12 @@ boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h
 frame; mot has frame (from 1),id,x,y,w,h,score,-1,-1,-1. The JSON file:
   {"video": "clip.mp4", "model": "...", "text": "white dog", "fps": 30.0,
    "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0}, ...]}
-  box is x, y, width, height in pixels of the frame; score is the confidence in [0, 1]. Frame 0 is the box you gave.
+  box is x, y, width, height in pixels, inside the frame and to hundredths (--raw: as found); score is the confidence in [0, 1]. Frame 0 is the box you gave.
 """
 VIDEO_HELP = "video file, folder of pictures, index of a camera, or address of a stream; without it a clip is made"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        """Say what is wrong in one line, without the usage text in front of it, and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
-
-
+@silent_when_piped
 def main(argv: list[str] | None = None) -> None:
     """Run the command with `argv` (default: the command line).
 
@@ -65,11 +61,13 @@ def main(argv: list[str] | None = None) -> None:
             The message says what was written.
     """
     parser = _build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(spread_box(sys.argv[1:] if argv is None else argv))
     try:
         _run(args)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     except KeyboardInterrupt as stop:
         parser.exit(130, f"{parser.prog}: stopped, {stop or 'nothing written'}\n")
 
@@ -130,6 +128,18 @@ def track_frames(
             yield frame, [float(value) for value in target.box], float(target.score)
 
 
+def spread_box(argv: list[str]) -> list[str]:
+    """The command line with a box that was written with commas as four words."""
+    words: list[str] = []
+    for word in argv:
+        of_box = words[-1:] == ["--box"] or (words[-1:] and "--box" in words[-4:-1] and "," in word)
+        if word.startswith("--box="):
+            words.append("--box")
+            word, of_box = word.removeprefix("--box="), True
+        words += [part for part in re.split(r"[,;\s]+", word) if part] if of_box else [word]
+    return words
+
+
 class _Highlights:
     """A few annotated frames, evenly spread over a video whose length nobody has to know."""
 
@@ -158,8 +168,9 @@ class _Highlights:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="pjvlt-track",
+        usage="pjvlt-track VIDEO --box X Y W H --text SENTENCE [options]",
         description="Follow one target through a video, from its box in the first frame and a sentence about it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -168,7 +179,8 @@ def _build_parser() -> argparse.ArgumentParser:
     add("video", nargs="?", metavar="VIDEO", help=VIDEO_HELP)
     add(
         "--box", nargs=4, type=float, metavar=("X", "Y", "W", "H"),
-        help="the target in the first frame: left, top, width, height in pixels (default: --detector finds it)",
+        help="the target in the first frame: left, top, width, height in pixels, apart by blanks or commas (default: "
+        "--detector finds it)",
     )  # fmt: skip
     add("--text", help='a sentence that describes the target, such as "white dog" (default: "the target")')
     add(
@@ -191,6 +203,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--boxes", type=Path, metavar="FILE", help="boxes and scores (default: beside the video, as .json)")
     add("--format", choices=list(FORMATS), help="of the boxes (default: what the suffix of --boxes says)")
     add("--max_frames", type=int, metavar="N", help="stop after N frames (default: at the end of the video)")
+    add("--raw", action="store_true", help="boxes as the network gives them: neither rounded nor clipped to the frame")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: %(default)s")
     add("--seed", type=int, default=0, help="of the clip made when there is no VIDEO (default: %(default)s)")
@@ -200,6 +213,8 @@ def _build_parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     if args.max_frames is not None and args.max_frames < 1:
         raise ValueError(f"--max_frames must be 1 or more, got {args.max_frames}")
+    if args.video is not None:
+        args.video = os.fspath(local_path(args.video))
     if args.video is None:
         reader, clip = _make_clip(args)
         name, video, box, text = f"clip{args.seed}", f"procedural clip, seed {args.seed}", clip.boxes[0], clip.text
@@ -223,7 +238,7 @@ def _run(args: argparse.Namespace) -> None:
     num_frames = min(n for n in (reader.num_frames, args.max_frames, float("inf")) if n is not None)
     with _Interrupts() as interrupts:
         try:
-            stopped = _follow(frames, num_frames, results, writer, clip, highlights, interrupts)
+            stopped = _follow(frames, num_frames, results, writer, clip, highlights, interrupts, args.raw)
         except OSError as error:
             raise OSError(f"{error}; {tracked.rescue()}") from error
         except KeyboardInterrupt:
@@ -409,7 +424,9 @@ def _default_checkpoint() -> str:
     return DEFAULT_CHECKPOINT
 
 
-def _follow(frames, num_frames: float, results: TrackingResults, writer: VideoWriter, clip, highlights, interrupts):
+def _follow(
+    frames, num_frames: float, results: TrackingResults, writer: VideoWriter, clip, highlights, interrupts, raw: bool
+):
     """Track, draw and write the video; `results` grows by a dict for each frame.
 
     Returns what broke the video off after more than its first frame, or None. Raises whatever comes before that, and
@@ -430,7 +447,7 @@ def _follow(frames, num_frames: float, results: TrackingResults, writer: VideoWr
             if clip is not None and clip.visible[index]:
                 frame = draw_box(frame, clip.boxes[index], color=TRUTH_COLOR, line_width=1)
             annotated = draw_box(frame, box, label=results.text, score=score)
-            results.append(make_result(index, box, score))
+            results.append(make_result(index, box, score, None if raw else frame.shape[:2]))
             writer.write(annotated)
             highlights.offer(index, annotated)
             progress.update()

@@ -3,9 +3,12 @@
 import os
 import sys
 
+from .parser import silent_when_piped
+
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
 
 
+@silent_when_piped
 def main(argv: list[str] | None = None) -> int:
     """Parse, train, say where the checkpoint is, push it if told so.
 
@@ -27,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"{error}; the batch and the model before it are in {args.output_dir}/failure-*", 1)
     except (ValueError, FileNotFoundError) as error:
         return _fail(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _fail(str(error), 1)
     if int(os.environ.get("RANK", "0")) > 0:  # the other processes of a distributed run have nothing to say

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from ..cli.parser import CommandParser
+
 PROCEDURAL, PHOTOGRAPHS = "procedural", "photographs"  # stand for datasets
 DRAWN = {PROCEDURAL, PHOTOGRAPHS}
 STABLE = "warmup_stable_decay"  # a schedule that a longer run can share: its rate stays high until the end is known
@@ -267,9 +269,14 @@ def read_recipe(path: str) -> dict:
     return values
 
 
+class _Parser(CommandParser, HfArgumentParser):
+    """Of the fields of a dataclass, with the errors of the other commands."""
+
+
 def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
     """Recipe (`--config FILE`) first, then the command line on top of it."""
-    parser = HfArgumentParser(TrainArguments, prog="pjvlt-train", description="Fine-tune or train a PJVLT.")
+    usage = "pjvlt-train --config RECIPE [--dataset_name NAME] [--output_dir FOLDER] [options]"
+    parser = _Parser(TrainArguments, prog="pjvlt-train", usage=usage, description="Fine-tune or train a PJVLT.")
     parser.add_argument("--config", help="YAML recipe; every flag below overrides it.")
     argv = sys.argv[1:] if argv is None else list(argv)
     recipe = {}
