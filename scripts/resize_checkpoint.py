@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from modeling_pjvlt import PJVLTConfig, PJVLTImageProcessor, PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.training.run_folders import find_checkpoint
 
 
 def resize_tokens(values: Tensor, old: PJVLTConfig, new: PJVLTConfig) -> Tensor:
@@ -94,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     sizes = {name: size for name, size in sizes.items() if size is not None}
     if not sizes:
         parser.error("nothing to do: give --patch_size, --template_size or --search_size")
+    args.checkpoint = find_checkpoint(args.checkpoint)
     old = PJVLTModel.from_pretrained(args.checkpoint, dtype=torch.float32)
     try:
         model = resize_model(old, **sizes)

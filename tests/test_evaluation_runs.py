@@ -69,10 +69,12 @@ def test_help_and_checks_know_the_same_names():
 def test_one_command_tracks_scores_and_reports(command, tmp_path, capsys):
     assert main([*command, "--text", "own", "shuffled", "empty"]) == 0
     told = capsys.readouterr().out
-    assert "3 sequences, protocol lasot" in told and "own minus shuffled sentences" in told and "report.html" in told
+    assert (
+        "3 sequences, protocol pytracking" in told and "own minus shuffled sentences" in told and "report.html" in told
+    )
     folder = tmp_path / "out" / "clips"
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert report["protocol"] == "lasot" and len(report["results"]) == 3
+    report = json.loads((folder / "pytracking" / "report.json").read_text(encoding="utf-8"))
+    assert report["protocol"] == "pytracking" and len(report["results"]) == 3
     boxes = read_results(folder / "raw" / "own", LENGTHS)
     assert {name: len(found) for name, found in boxes.items()} == LENGTHS
     sequences = load_sequences(str(tmp_path / "clips"))
@@ -80,7 +82,7 @@ def test_one_command_tracks_scores_and_reports(command, tmp_path, capsys):
         np.testing.assert_allclose(boxes[sequence.name][0], sequence.boxes[0], atol=1e-4)
         times = np.loadtxt(folder / "raw" / "own" / f"{file_stem(sequence.name)}_time.txt")
         assert times[0] == 0 and (times[1:] > 0).all() and len(times) == len(sequence)
-    assert "dog &amp; &lt;cat&gt;" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "dog &amp; &lt;cat&gt;" in (folder / "pytracking" / "report.html").read_text(encoding="utf-8")
 
 
 def test_finished_sequences_are_not_tracked_again(command, tmp_path, monkeypatch):
@@ -124,7 +126,9 @@ def test_two_processes_give_what_one_gives(command, tmp_path):
     together = subprocess.run(launch, env=environment, timeout=300, capture_output=True, text=True)
     assert together.returncode == 0, together.stderr
     assert raw(tmp_path / "out") == raw(tmp_path / "alone")
-    reports = [json.loads((tmp_path / name / "clips" / "report.json").read_text()) for name in ("out", "alone")]
+    reports = [
+        json.loads((tmp_path / name / "clips" / "pytracking" / "report.json").read_text()) for name in ("out", "alone")
+    ]
     assert reports[0]["results"][0]["scores"] == reports[1]["results"][0]["scores"]
     assert reports[0]["environment"]["processes"] == "2"
 
@@ -180,7 +184,7 @@ def test_other_trackers_are_ranked_beside(command, tmp_path, clips, capsys):
         (lost / sequence.name).mkdir()
         np.savetxt(lost / sequence.name / f"{sequence.name}_001.txt", np.full_like(boxes, 1), "%.3f", ",")
     assert main([*command, "--others", f"Perfect={perfect}", f"Lost={lost}"]) == 0
-    report = json.loads((tmp_path / "out" / "clips" / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((tmp_path / "out" / "clips" / "pytracking" / "report.json").read_text(encoding="utf-8"))
     scores = {result["name"]: result["scores"]["auc"] for result in report["results"]}
     assert scores["Perfect"] > 80 > scores["Lost"]
     (perfect / "cat.txt").write_text("1,2,3\n")
@@ -223,13 +227,13 @@ def test_test_sets_without_ground_truth_give_boxes_and_no_scores(command, clips,
     assert main([*command, "--submission", "got10k", "--protocol", "got10k"]) == 0
     assert "not public" in capsys.readouterr().out
     assert (tmp_path / "out" / "clips" / "got10k.zip").exists()
-    assert not (tmp_path / "out" / "clips" / "report.html").exists()
+    assert not list((tmp_path / "out").rglob("report.*"))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOL_NAMES)
 def test_every_protocol_reports(command, protocol, tmp_path):
     assert main([*command, "--protocol", protocol]) == 0
-    report = (tmp_path / "out" / "clips" / "report.md").read_text(encoding="utf-8")
+    report = (tmp_path / "out" / "clips" / protocol / "report.md").read_text(encoding="utf-8")
     assert protocol in report and "a, b" in report
 
 
@@ -244,7 +248,7 @@ def test_targets_at_the_border_are_noted_where_they_cannot_be_hit(command, clips
     (clips / "cat" / "groundtruth_rect.txt").write_text("9,9,9,9\n" + "0,5,9,9\n" * 4)
     for protocol, noted in (("otb", True), ("pytracking", False)):
         assert main([*command, "--protocol", protocol]) == 0
-        report = (tmp_path / "out" / "clips" / "report.md").read_text(encoding="utf-8")
+        report = (tmp_path / "out" / "clips" / protocol / "report.md").read_text(encoding="utf-8")
         assert ("4 frames have a target whose x or y is not positive" in report) == noted
 
 

@@ -51,7 +51,7 @@ def build_parser() -> CommandParser:
         "--eval_dataset_name", nargs="+", default=[], metavar="NAME",
         help="also on real ones: Hub id or folder of a tracking dataset, or a folder of sequences; needs pjvlt[eval]",
     )  # fmt: skip
-    add("--eval_split", default="test", help="of those datasets (default: test)")
+    add("--eval_split", help="of those datasets (default: test, or the only one)")
     add("--num_threads", type=int, help="of onnxruntime, for the measured speed and AUC (default: one for each core)")
     return parser
 

@@ -90,6 +90,9 @@ def load_session(model: str, device: str, dtype: str):
         if device not in ("auto", "cpu") or dtype != "float32":
             raise ValueError(f"{model} is an export, which runs on the CPU as it is: leave --device and --dtype out")
         return OnnxTracker(model)
+    from ..training.run_folders import find_checkpoint
+
+    model = find_checkpoint(model)
     import torch
     from transformers.utils import logging
 
@@ -192,7 +195,8 @@ def _build_parser() -> argparse.ArgumentParser:
     add(
         "--model",
         metavar="PATH_OR_REPO",
-        help="checkpoint folder, Hub repository, or a folder that pjvlt-export wrote (default: the bundled one)",
+        help="folder of a checkpoint or of a run (its last one counts), Hub repository, or a folder that pjvlt-export "
+        "wrote (default: the bundled one)",
     )
     add(
         "--output",
@@ -227,7 +231,7 @@ def _run(args: argparse.Namespace) -> None:
         print(f'{video}; its sentence: "{text}"')
     output, boxes_path = _output_paths(args, name)
     writer = VideoWriter(output, reader.fps)
-    model = args.model or _default_checkpoint()
+    model = _find_model(args.model)
     session = load_session(model, args.device, args.dtype)
 
     start = time.perf_counter()
@@ -416,6 +420,16 @@ def _pick_device(device: str) -> str:
     if not available[device]:
         raise ValueError(f"--device {device}: PyTorch finds no such device on this machine")
     return device
+
+
+def _find_model(model: str | None) -> str:
+    """The checkpoint's folder or Hub id, or an export's folder."""
+    if model is None:
+        return _default_checkpoint()
+    from ..onnx_pjvlt import SETTINGS_FILE
+    from ..training.run_folders import find_checkpoint
+
+    return model if (Path(model) / SETTINGS_FILE).is_file() else find_checkpoint(model)
 
 
 def _default_checkpoint() -> str:

@@ -1,6 +1,7 @@
 """`pjvlt-train`: train or fine-tune a PJVLT from a recipe."""
 
 import os
+import shlex
 import sys
 
 from .parser import silent_when_piped
@@ -42,7 +43,13 @@ def main(argv: list[str] | None = None) -> int:
             "--resume_from_checkpoint last."
         )
         return INTERRUPTED
-    print(f"Last checkpoint: {result.folder}\nLoad it with PJVLTModel.from_pretrained({str(result.folder)!r}).")
+    print(
+        f"Last checkpoint: {result.folder}\n"
+        f"  load it      PJVLTModel.from_pretrained({str(result.folder)!r})\n"
+        f'  track        pjvlt-track VIDEO --box X Y W H --text "..." --model {shlex.quote(args.output_dir)}\n'
+        f"  evaluate     pjvlt-eval --dataset_name NAME --model {shlex.quote(args.output_dir)}\n"
+        "  train longer the same command with --resume_from_checkpoint last and a larger --max_train_steps"
+    )
     return _push(args, result) if args.push_to_hub else 0
 
 

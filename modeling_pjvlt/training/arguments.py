@@ -61,9 +61,18 @@ class TrainArguments:
     dataset_weights: list[float] | None = field(
         default=None, metadata={"help": "Share of each dataset in the mixture, of any sum; by default all equal."}
     )
-    dataset_split: list[str] = field(
-        default_factory=lambda: ["train"],
-        metadata={"help": "Part to train on: one for all datasets, or one for each."},
+    dataset_split: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Part to train on: one for all datasets, or one for each; by default `train`, or the only one."
+        },
+    )
+    columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the datasets' columns where they are not ours, such as `box=bbox text=caption`; for the "
+            "dataset of --validation_dataset_name, too."
+        },
     )
     dataset_revision: list[str] | None = field(
         default=None, metadata={"help": "Revision of the datasets' repositories: one for all, or one for each."}
@@ -85,10 +94,15 @@ class TrainArguments:
     max_gap: int = field(default=200, metadata={"help": "Frames between template and search frame, at most."})
     max_train_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs per device and step."})
-    encoder_learning_rate: float = field(
-        default=1e-5, metadata={"help": "Learning rate of ViT, BERT, SAIELs and CCPILs."}
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the whole model, where the next two do not say another."}
     )
-    head_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the box head."})
+    encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of ViT, BERT, SAIELs and CCPILs; by default 1e-5."}
+    )
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the box head; by default 1e-4."}
+    )
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW's weight decay."})
     lr_scheduler_type: str = field(
         default="cosine", metadata={"help": "A schedule of transformers (cosine, linear, …), or `step`."}
@@ -162,7 +176,9 @@ class TrainArguments:
     validation_dataset_name: str | None = field(
         default=None, metadata={"help": "Tracking dataset to validate on; by default procedural clips."}
     )
-    validation_split: str = field(default="validation", metadata={"help": "Part of that dataset."})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "Part of that dataset; by default `validation`, or the only one."}
+    )
     num_validation_sequences: int = field(default=8, metadata={"help": "Sequences tracked in a validation."})
     max_validation_frames: int = field(default=60, metadata={"help": "Frames of each that are tracked, at most."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between lines of the log."})
@@ -182,6 +198,13 @@ class TrainArguments:
             self.model_config = json.loads(self.model_config)
         self._spread_over_datasets()
         self._check_start()
+        self._set_rates()
+        self.columns = (
+            [f"{ours}={theirs}" for ours, theirs in self.columns.items()]
+            if isinstance(self.columns, dict)
+            else self.columns
+        )
+        columns_of(self)
         for name in POSITIVE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
@@ -215,6 +238,16 @@ class TrainArguments:
         if (PHOTOGRAPHS in self.dataset_name) != bool(self.photographs):
             raise ValueError("--dataset_name photographs and --photographs need each other.")
 
+    def _set_rates(self) -> None:
+        """One rate for both parts where only one is given; then each part has its own."""
+        rates = {"encoder_learning_rate": 1e-5, "head_learning_rate": 1e-4}
+        for name, default in rates.items():
+            if getattr(self, name) is None:
+                setattr(self, name, default if self.learning_rate is None else self.learning_rate)
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"--{name} must be 0 or more, got {getattr(self, name)}.")
+        self.learning_rate = None  # so that a run is the same, however its rates were given
+
     def _check_start(self) -> None:
         """A run starts from a checkpoint, or from a config or two backbones and a tokenizer."""
         if (self.vision_backbone is None) != (self.text_backbone is None):
@@ -246,6 +279,15 @@ class TrainArguments:
                 raise ValueError(
                     f"--{name} has {len(getattr(self, name))} values for {len(self.dataset_name)} datasets."
                 )
+
+
+def columns_of(args: TrainArguments) -> dict[str, str]:
+    """Their names of columns by ours. Raises `ValueError` for what is not OURS=THEIRS."""
+    pairs = [word.partition("=") for word in args.columns or []]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            raise ValueError(f"--columns takes OURS=THEIRS, such as box=bbox, got {ours + equals + theirs!r}.")
+    return {ours: theirs for ours, _, theirs in pairs}
 
 
 def _as_list(value) -> list:
@@ -288,4 +330,10 @@ def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
             action.default, action.required = recipe[action.dest], False
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
+    if namespace["learning_rate"] != recipe.get(
+        "learning_rate"
+    ):  # told on the command line, it outdoes a recipe's two
+        for name in ("encoder_learning_rate", "head_learning_rate"):
+            if namespace[name] == recipe.get(name):
+                namespace[name] = None
     return TrainArguments(**namespace)

@@ -18,9 +18,10 @@ from transformers import get_scheduler
 from ..data.sampling import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from .arguments import STABLE, TrainArguments
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, extends
 from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .run_log import RunLog
+from .summary import describe_run
 from .trouble import check_finite, save_failure, warn_of_emulation
 from .validation import Validation
 
@@ -81,10 +82,14 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
     validation = Validation(args, processor, started["best_score"])
     if folder is not None:
         checkpoints.restore(folder)
+        if extends(started, args):
+            _follow_longer_schedule(scheduler)
     # Each process draws its own dropout and Gumbel noise; a resumed one has got its own back.
     elif num_processes > 1:
         torch.manual_seed(args.seed + rank)
 
+    if accelerator.is_main_process:
+        print(describe_run(args, accelerator, model, pairs, scheduler, started["step"]))
     step, metrics, log = started["step"], {}, RunLog(args, accelerator, started["step"])
     model.train()
     try:
@@ -137,6 +142,16 @@ def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
     if args.torch_compile:
         model.compile()  # in place, so that no name in a checkpoint changes
     return model, optimizer, scheduler
+
+
+def _follow_longer_schedule(scheduler) -> None:
+    """Set the rates to what the schedule of the longer run says; restored were those at the end of the shorter one."""
+    if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        for group, rule, rate in zip(
+            scheduler.optimizer.param_groups, scheduler.lr_lambdas, scheduler.base_lrs, strict=True
+        ):
+            group["lr"] = rate * rule(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
 
 def _gradients(
