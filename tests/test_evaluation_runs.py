@@ -1,6 +1,7 @@
 """Evaluations on disk: what is finished stays, however it ends, and all processes together give what one gives."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from PIL import Image
 from test_training_runs import subprocess_environment
 
 from modeling_pjvlt import PJVLTModel
-from modeling_pjvlt.cli.evaluate import PROTOCOL_NAMES, SERVERS, TEXT_KINDS, main
+from modeling_pjvlt.cli.evaluate import PROTOCOL_NAMES, SERVERS, TEXT_KINDS, choose_protocol, main
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.evaluation.protocols import PROTOCOLS
 from modeling_pjvlt.evaluation.results import SUBMISSIONS, file_stem, read_results, write_submission
 from modeling_pjvlt.evaluation.runner import Evaluation, ground_truth, shares
 from modeling_pjvlt.evaluation.sequences import TEXTS, load_sequences, sentences
+from modeling_pjvlt.training.run_folders import checkpoint_name, find_checkpoint
 
 LENGTHS = {"cat": 5, "dog & <cat>": 3, "a, b": 8}
 
@@ -235,6 +237,65 @@ def test_every_protocol_reports(command, protocol, tmp_path):
     assert main([*command, "--protocol", protocol]) == 0
     report = (tmp_path / "out" / "clips" / protocol / "report.md").read_text(encoding="utf-8")
     assert protocol in report and "a, b" in report
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "protocol"),
+    [
+        (None, "my-videos", "pytracking"),
+        (None, "procedural", "pytracking"),
+        (None, "footballs", "pytracking"),
+        (None, "me/LaSOT_ext", "lasot"),
+        (None, "me/got-10k", "got10k"),
+        (None, "TNL2K_test", "tnl2k"),
+        (None, "otb99", "otb"),
+        ("lasot", "my-videos", "lasot"),
+    ],
+)
+def test_protocol_is_that_of_the_benchmark_or_one_that_hits_boxes_at_0(asked, name, protocol):
+    chosen, reason = choose_protocol(asked, name)
+    assert chosen == protocol and reason.startswith(f"Protocol `{protocol}`, ")
+    assert ("not named after a benchmark" in reason) == (protocol == "pytracking")
+
+
+def test_report_of_another_protocol_goes_beside_and_each_says_why(command, tmp_path, capsys):
+    assert main(command) == 0
+    first = (tmp_path / "out" / "clips" / "pytracking" / "report.md").read_bytes()
+    assert "not named after a benchmark: boxes that begin at x or y 0" in first.decode()
+    assert main([*command, "--protocol", "otb"]) == 0
+    assert (tmp_path / "out" / "clips" / "pytracking" / "report.md").read_bytes() == first
+    assert "as it was asked for" in (tmp_path / "out" / "clips" / "otb" / "report.md").read_text()
+    assert "Protocol `otb`, as it was asked for." in capsys.readouterr().out
+
+
+def test_model_is_found_in_the_folder_of_a_run_and_named_by_run_and_step(command, checkpoint, tmp_path, monkeypatch):
+    run = tmp_path / "my-run"
+    shutil.copytree(checkpoint, run / "checkpoints" / "000012" / "pretrained_model")
+    (run / "checkpoints" / "last").symlink_to("000012")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", "my-run", *command[2:4]]) == 0
+    report = json.loads(
+        (tmp_path / "evaluations" / "my-run-000012" / "clips" / "pytracking" / "report.json").read_text()
+    )
+    assert report["model"] == report["results"][0]["name"] == "my-run-000012"
+
+
+def test_checkpoints_are_found_and_named(checkpoint, tmp_path, monkeypatch):
+    run, monkey = tmp_path / "my-run", monkeypatch
+    monkey.chdir(tmp_path)
+    inside = run / "checkpoints" / "000012" / "pretrained_model"
+    shutil.copytree(checkpoint, inside)
+    (run / "checkpoints" / "last").symlink_to("000012")
+    for name in ("my-run", "my-run/checkpoints", "my-run/checkpoints/last", "my-run/checkpoints/000012", str(inside)):
+        assert Path(find_checkpoint(name)).resolve() == inside
+        assert checkpoint_name(find_checkpoint(name)) == "my-run-000012"
+    assert find_checkpoint("tiny") == "tiny" == checkpoint_name("tiny")
+    assert find_checkpoint("me/tracker") == "me/tracker" == checkpoint_name("me/tracker")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"^empty: there is no checkpoint in this folder"):
+        find_checkpoint("empty")
+    with pytest.raises(FileNotFoundError, match=r"^\./my-rum: there is no such folder\. Did you mean my-run"):
+        find_checkpoint("./my-rum")
 
 
 def test_broken_frame_is_named_and_the_others_are_kept(command, clips, tmp_path, capsys):

@@ -74,7 +74,7 @@ def test_resuming_in_place_continues_the_log(recipe, tmp_path, monkeypatch):
     ("change", "flag"),
     [
         (["--per_device_train_batch_size", "3"], "--per_device_train_batch_size was 2"),
-        (["--max_train_steps", "9"], "--max_train_steps was 2"),
+        (["--max_train_steps", "1"], "--max_train_steps was 2"),
         (["--seed", "7"], "--seed was 0"),
         (["--resume_from_checkpoint", "nowhere"], "--resume_from_checkpoint: no training state in nowhere"),
     ],
@@ -262,7 +262,7 @@ def test_step_schedule_drops_to_a_tenth(recipe, tmp_path):
 def test_run_of_constant_rate_can_be_given_its_end_later(recipe, tmp_path, capsys):
     """Stopped after two steps, which a run with a decay at its end would have made as well."""
     end = ["--lr_scheduler_type", "warmup_stable_decay", "--num_decay_steps", "2", "--max_train_steps", "4"]
-    assert start(recipe, tmp_path / "whole", *end) == 0
+    assert start(recipe, tmp_path / "whole", *end, "--checkpointing_steps", "2") == 0
     constant = ["--lr_scheduler_type", "constant_with_warmup", "--max_train_steps", "2"]
     assert start(recipe, tmp_path / "parts", *constant) == 0
     assert start(recipe, tmp_path / "parts", *end, "--resume_from_checkpoint", "last") == 0
@@ -273,9 +273,76 @@ def test_run_of_constant_rate_can_be_given_its_end_later(recipe, tmp_path, capsy
     )
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=0, atol=0)
-    longer = [*end[:-1], "8", "--resume_from_checkpoint", "last"]
-    assert start(recipe, tmp_path / "parts", *longer) == 2  # its rate has fallen
-    assert "--max_train_steps was 4" in (message := capsys.readouterr().err) and "falls after step 4" in message
+    first = ["--resume_from_checkpoint", str(tmp_path / "whole" / "checkpoints" / "000002")]
+    assert start(recipe, tmp_path / "other", *end[:-1], "3", *first) == 2  # its rate would have fallen by then
+    assert "--max_train_steps was 4" in (message := capsys.readouterr().err) and "falls after step 2" in message
+
+
+def test_finished_run_can_be_made_longer_and_follows_the_longer_schedule(recipe, tmp_path, capsys):
+    assert start(recipe, tmp_path / "run", "--max_train_steps", "2") == 0
+    longer = ["--max_train_steps", "5", "--resume_from_checkpoint", "last"]
+    capsys.readouterr()
+    assert start(recipe, tmp_path / "run", *longer) == 0
+    assert "5, 10 samples in all; goes on after step 2" in capsys.readouterr().out
+    lines = log_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    cosine = [1e-3 * 0.5 * (1 + np.cos(np.pi * step / 5)) for step in (3, 4, 5)]
+    assert [line["learning_rate"] for line in lines[2:]] == pytest.approx(cosine, abs=1e-9)
+    assert start(recipe, tmp_path / "whole", "--max_train_steps", "5") == 0
+    assert [line["step"] for line in log_of(tmp_path / "whole")] == [1, 2, 3, 4, 5]
+
+
+def test_first_step_of_a_longer_run_has_a_rate(recipe, tmp_path, monkeypatch):
+    assert start(recipe, tmp_path / "run", "--max_train_steps", "2") == 0
+    rates, step = [], torch.optim.AdamW.step
+
+    def noted(self, *arguments, **keywords):
+        rates.append([group["lr"] for group in self.param_groups])
+        return step(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    longer = ["--max_train_steps", "4", "--resume_from_checkpoint", "last"]
+    assert start(recipe, tmp_path / "run", *longer) == 0
+    assert rates[0] == pytest.approx([5e-4, 5e-4]) and len(rates) == 2
+
+
+def test_run_says_what_it_does_before_its_first_step_and_what_comes_after(recipe, tmp_path, capsys):
+    more = ["--max_train_steps", "3", "--gradient_accumulation_steps", "2", "--logging_steps", "50"]
+    assert main(["--config", str(recipe), *more, "--learning_rate", "1e-3"]) == 0
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert lines[0].startswith("device  cpu, ") and lines[1].startswith("model   random weights, ")
+    assert lines[2:7] == [
+        "data    procedural, drawn clips",
+        "batch   4 samples a step (2, 2 batches a step)",
+        "steps   3, 12 samples in all",
+        "rates   encoder 0.001, head 0.001, cosine",
+        f"writes  {tmp_path / 'run'}, a checkpoint every 3 steps",
+    ]
+    assert f"--model {tmp_path / 'run'}" in told.out
+    for command in ("pjvlt-track VIDEO --box X Y W H", "pjvlt-eval --dataset_name NAME"):
+        assert command in told.out
+    first = next(part for part in told.err.split("\r") if " 1/3 " in part and "loss=" in part)
+    assert log_of(tmp_path / "run")[0]["step"] == 3 and " 1/3 " in first
+
+
+@pytest.mark.parametrize(
+    ("recipe_rates", "argv", "rates"),
+    [
+        ("", [], (1e-5, 1e-4)),
+        ("", ["--learning_rate", "0.5"], (0.5, 0.5)),
+        ("", ["--learning_rate", "0.5", "--head_learning_rate", "2"], (0.5, 2)),
+        ("encoder_learning_rate: 3\nhead_learning_rate: 4", ["--learning_rate", "0.5"], (0.5, 0.5)),
+        ("encoder_learning_rate: 3\nhead_learning_rate: 4", [], (3, 4)),
+        ("learning_rate: 3", ["--encoder_learning_rate", "1"], (1, 3)),
+        ("learning_rate: 3", [], (3, 3)),
+    ],
+)
+def test_one_rate_is_enough(recipe, recipe_rates, argv, rates):
+    recipe.write_text(recipe.read_text() + recipe_rates)
+    args = parse_arguments(["--config", str(recipe), *argv])
+    assert (args.encoder_learning_rate, args.head_learning_rate) == rates
+    assert TrainArguments(**json.loads(json.dumps(vars(args)))) == args
 
 
 def test_frozen_text_encoder_stays_and_checkpointed_activations_change_nothing(recipe, tmp_path):

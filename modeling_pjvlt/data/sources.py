@@ -7,11 +7,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from datasets import Dataset, DatasetBuilder, IterableDataset, load_dataset, load_dataset_builder
-from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+from datasets.exceptions import DataFilesNotFoundError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of the HTTP library that huggingface_hub uses, whichever that is
 SIDES = ("x", "y", "w", "h")
 SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -45,7 +48,7 @@ def load_rows(
         rows = load_dataset("parquet", data_files={split: shards[split]}, split=split, streaming=streaming)
         return rows, split, _place(shards[split])
     builder = _find_builder(name_or_path, revision)
-    known = known or list(builder.info.splits or builder.config.data_files or [])
+    known = known or [str(name) for name in builder.info.splits or builder.config.data_files or []]
     split = choose_split(name_or_path, split, known, preferred)
     metadata = [folder / place / name for place in (split, "") for name in METADATA]
     place = _place([str(path) for path in metadata if path.is_file()]) or name_or_path
@@ -77,17 +80,34 @@ def _find_builder(name: str, revision: str | None) -> DatasetBuilder:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
             raise FileNotFoundError(f"{name}: there is no such folder.{meant}")
         logger.warning(f"{name} is no folder here, so the Hub is asked for a dataset of that name.{meant}")
+        _ask_hub(name)
     try:
         return load_dataset_builder(str(folder) if folder.exists() else name, revision=revision)
-    except DatasetNotFoundError as error:
-        raise FileNotFoundError(
-            f"{name}: there is neither a folder of this name here nor a dataset that you may read on the Hub (for a "
-            "private one: hf auth login)."
-        ) from error
     except DataFilesNotFoundError as error:
         raise FileNotFoundError(
             f"{name}: found neither data/SPLIT-00000-of-00001.parquet nor images with a metadata.csv or metadata.jsonl."
         ) from error
+
+
+def _ask_hub(name: str) -> None:
+    """Ask once whether there is such a dataset; `datasets` would ask a Hub that does not answer five times.
+
+    Raises `FileNotFoundError` where there is none, `ConnectionError` where the Hub does not answer.
+    """
+    try:
+        found = HfApi().repo_exists(name, repo_type="dataset")
+    except OfflineModeIsEnabled:
+        return  # then a copy that was loaded before is looked for
+    except HTTP_ERROR as error:
+        raise ConnectionError(
+            f"{name}: there is no folder of this name here, and the Hub does not answer ({error}). With HF_HUB_OFFLINE=1 "
+            "a copy is taken that was loaded before."
+        ) from error
+    if not found:
+        raise FileNotFoundError(
+            f"{name}: there is neither a folder of this name here nor a dataset that you may read on the Hub (for a "
+            "private one: hf auth login)."
+        )
 
 
 def _place(files: list[str]) -> str:
@@ -133,7 +153,7 @@ def rename(rows: Dataset, columns: Mapping[str, str] | None, place: str) -> Data
     """
     columns = dict(columns or {})
     check_mapping(columns, rows.column_names, place)
-    replaced = [ours for ours, theirs in columns.items() if ours in rows.column_names and ours != theirs]
+    replaced = [ours for ours in columns if ours in rows.column_names and ours not in columns.values()]
     rows = rows.remove_columns(replaced)
     return rows.rename_columns({theirs: ours for ours, theirs in columns.items() if ours != theirs})
 
