@@ -1,6 +1,6 @@
 """What is evaluated: datasets, folders as their authors distribute them, procedural clips; and with which sentences."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..data.converters.folders import find_folders, read_folder
 from ..data.converters.sources import NotFound, PictureFile
-from ..data.dataset import TrackingSequence, load_tracking_dataset
+from ..data.dataset import TrackingSequence, load_tracking_dataset, read_sentences
 from ..data.frames import open_picture
 from ..data.procedural import KINDS, ProceduralClip
 from ..processing_pjvlt import DEFAULT_SENTENCE
@@ -32,16 +32,35 @@ class PictureFiles:
         return self
 
 
-def load_sequences(name_or_path: str, split: str = "test", revision: str | None = None) -> list:
+def load_sequences(
+    name_or_path: str, split: str = "test", revision: str | None = None, sentences_file: str | Path | None = None
+) -> list:
     """Sequences to evaluate on, with their frames undecoded.
 
     Args:
         name_or_path: whatever [`load_tracking_dataset`] reads; a folder of NAME/{img, groundtruth_rect.txt or
             groundtruth.txt, language.txt}, unconverted; or `procedural`, 200 fixed clips of 60 frames.
         split, revision: of a dataset; such a folder and the clips have none.
+        sentences_file: lines `sequence<TAB>sentence`, used instead of the dataset's own where it names a sequence.
 
-    Raises `FileNotFoundError` or `ValueError` that says what is missing.
+    Raises `FileNotFoundError` or `ValueError` that says what is missing, also for a file that names none of them.
     """
+    if name_or_path == PROCEDURAL and sentences_file is not None:
+        raise ValueError("--sentences is for datasets; the sentences of procedural clips describe their figures.")
+    sequences = _load(name_or_path, split, revision, sentences_file)
+    if sentences_file is not None:
+        given = read_sentences(sentences_file)
+        named = [given.get(sequence.name) for sequence in sequences]
+        if not any(named):
+            raise ValueError(
+                f"--sentences: {sentences_file} names none of the {len(sequences)} sequences of {name_or_path}; the first "
+                f"is {sequences[0].name!r}."
+            )
+        sequences = [s if text is None else replace(s, text=text) for s, text in zip(sequences, named, strict=True)]
+    return sequences
+
+
+def _load(name_or_path: str, split: str, revision: str | None, sentences_file: str | Path | None) -> list:
     if name_or_path == PROCEDURAL:
         return [
             ProceduralClip(FIRST_SEED + i, PROCEDURAL_FRAMES, kind=KINDS[i % len(KINDS)])
@@ -55,7 +74,7 @@ def load_sequences(name_or_path: str, split: str = "test", revision: str | None 
             references = []
         if references:
             return [_sequence(reference) for reference in references]
-    return list(load_tracking_dataset(name_or_path, split, revision))
+    return list(load_tracking_dataset(name_or_path, split, revision, sentences=sentences_file))
 
 
 def _sequence(reference) -> TrackingSequence:
@@ -66,6 +85,16 @@ def _sequence(reference) -> TrackingSequence:
     boxes = np.nan_to_num(found.boxes).astype(np.float32)
     return TrackingSequence(
         found.name, found.text or DEFAULT_SENTENCE, boxes, found.visible, PictureFiles(found.pictures)
+    )
+
+
+def alike(sequences: list, texts: list[str]) -> str | None:
+    """What to say where all sequences are tracked with one sentence, so that language can tell nothing; or None."""
+    if len(sequences) < 2 or len(set(texts)) > 1:
+        return None
+    return (
+        f"All {len(sequences)} sequences have the same sentence, {texts[0]!r}, so that this measures a tracker without "
+        "language. Give each its own with --sentences FILE (GOT-10k's test set ships none)."
     )
 
 
