@@ -349,7 +349,7 @@ def test_checkpoints_are_found_and_named(checkpoint, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"^empty: there is no checkpoint in this folder"):
         find_checkpoint("empty")
-    with pytest.raises(FileNotFoundError, match=r"^\./my-rum: there is no such folder\. Did you mean my-run"):
+    with pytest.raises(FileNotFoundError, match=r"^\./my-rum: no such checkpoint folder\. Did you mean my-run"):
         find_checkpoint("./my-rum")
 
 

@@ -34,7 +34,8 @@ class CommandParser(argparse.ArgumentParser):
         is_option = re.match(r"--?[A-Za-z_]", flag) and " " not in flag
         if not is_option or flag in known or (flag.startswith("--") and any(name.startswith(flag) for name in known)):
             return
-        close = get_close_matches("--" + flag.lstrip("-").replace("-", "_"), known, 2, CLOSE)
+        names = [name for name in known if "-" not in name.lstrip("-")]  # HfArgumentParser knows each in two spellings
+        close = get_close_matches("--" + flag.lstrip("-").replace("-", "_"), names, 2, CLOSE)
         self.error(f"there is no option {flag}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
 
     def error(self, message: str):

@@ -28,7 +28,8 @@ def find_checkpoint(name_or_path: str) -> str:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path) or name_or_path.startswith("."):
         near = get_close_matches(folder.name, os.listdir(folder.parent) if folder.parent.is_dir() else [], 1)
         raise FileNotFoundError(
-            f"{name_or_path}: there is no such folder." + (f" Did you mean {folder.parent / near[0]}?" if near else "")
+            f"{name_or_path}: no such checkpoint folder."
+            + (f" Did you mean {folder.parent / near[0]}?" if near else "")
         )
     return name_or_path
 
