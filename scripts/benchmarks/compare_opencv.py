@@ -1,7 +1,7 @@
 """Compare PJVLT checkpoints with OpenCV's CSRT, KCF and MIL: the same frames, the same scores, the same run, on the CPU.
 
-python scripts/benchmarks/compare_opencv.py                                        on 200 procedural clips
-python scripts/benchmarks/compare_opencv.py --dataset_name my-videos other-videos  each, and all their sequences together
+python scripts/benchmarks/compare_opencv.py                                            on 200 procedural clips
+python scripts/benchmarks/compare_opencv.py --dataset_name my-videos other-videos      each, and all together
 python scripts/benchmarks/compare_opencv.py --dataset_name my-videos --model outputs/a outputs/b --trackers csrt \\
     --plot success.png
 
