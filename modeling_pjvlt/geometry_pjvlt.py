@@ -4,22 +4,31 @@ Shared by the image processor and by trackers that run without torch. The conven
 `image_processing_pjvlt`: pixel i covers [i, i + 1), and a crop is the triple (left, top, scale).
 """
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 MIN_BOX_SIDE = 1.0  # pixels; a tracked box never gets thinner
+CORNERS = ("xmin", "ymin", "xmax", "ymax")  # keys of a box that is a dict, as in the pipeline's results
+OVERHANG = 0.1  # share of a box's side that may lie outside the frame before the box is doubted
 
 Box = tuple[float, float, float, float]  # x, y, w, h
 
+logger = logging.getLogger(__name__)
 
-def check_box(box_xywh: Sequence[float], frame_size: tuple[int, int] | None = None) -> Box:
+
+def check_box(box_xywh: Sequence[float] | Mapping[str, float], frame_size: tuple[int, int] | None = None) -> Box:
     """The box as four floats, or a `ValueError` that says what is wrong with it.
 
-    A box is x, y, w, h in frame pixels: finite, wider and higher than 0 and, where `frame_size` (height, width) is
-    given, overlapping the frame.
+    A box is x, y, w, h in frame pixels (list, tuple, array or tensor), or a dict of `xmin`, `ymin`, `xmax`, `ymax`:
+    finite, wider and higher than 0 and, where `frame_size` (height, width) is given, overlapping the frame.
     """
+    if isinstance(box_xywh, Mapping):
+        box_xywh = _from_corners(box_xywh)
+    elif hasattr(box_xywh, "tolist"):  # a tensor may be on another device, where NumPy does not reach
+        box_xywh = box_xywh.tolist()
     try:
         values = [float(v) for v in np.asarray(box_xywh, dtype=np.float64).reshape(-1)]
     except (TypeError, ValueError):
@@ -36,6 +45,32 @@ def check_box(box_xywh: Sequence[float], frame_size: tuple[int, int] | None = No
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             raise ValueError(f"The box {values} (x, y, w, h) lies outside the frame of {width} x {height} pixels.")
     return x, y, w, h
+
+
+def _from_corners(box: Mapping[str, float]) -> list[float]:
+    if set(box) != set(CORNERS):
+        raise ValueError(f"A box that is a dict has the keys {', '.join(CORNERS)}, got {', '.join(map(str, box))}.")
+    left, top, right, bottom = (box[name] for name in CORNERS)
+    return [left, top, right - left, bottom - top]
+
+
+def check_first_box(box_xywh: Sequence[float] | Mapping[str, float], frame_size: tuple[int, int]) -> Box:
+    """[`check_box`] for a box that a user gives, with a warning where it looks like something else than x, y, w, h."""
+    x, y, w, h = box = check_box(box_xywh, frame_size)
+    height, width = frame_size
+    numbers = " ".join(f"{v:g}" for v in box)
+    if min(box) >= 0 and max(box) <= 1:
+        meant = " ".join(f"{v:.0f}" for v in (x * width, y * height, w * width, h * height))
+        logger.warning(
+            f"The box {numbers} lies within one pixel: x y w h are expected in pixels of the frame, which is "
+            f"{width} x {height}. Did you mean {meant}?"
+        )
+    elif max(-x / w, -y / h, (x + w - width) / w, (y + h - height) / h) > OVERHANG:
+        warning = f"The box {numbers} (x y w h) leaves the frame of {width} x {height} pixels."
+        if not isinstance(box_xywh, Mapping) and 0 <= x < w <= width and 0 <= y < h <= height:
+            warning += f" x y w h are expected; did you mean x1 y1 x2 y2? That box is {x:g} {y:g} {w - x:g} {h - y:g}."
+        logger.warning(warning)
+    return box
 
 
 def crop_geometry(box_xywh: Sequence[float], factor: float, size: int) -> tuple[float, float, float]:
@@ -108,6 +143,7 @@ __all__ = [
     "axis_taps",
     "axis_triangles",
     "check_box",
+    "check_first_box",
     "clip_box",
     "crop_geometry",
     "crops_to_frames",

@@ -33,7 +33,10 @@ DEFAULT_FPS = 30.0
 TIMEOUT = 10.0  # seconds without a frame after which a source counts as stalled
 CLOCK_RATE = 1000  # and more "frames" a second are the ticks of a clock, as browsers and some cameras say
 AHEAD = 8  # frames that are decoded before they are asked for
-ADDRESS = re.compile(r"(rtsp|https?|udp|tcp)://", re.IGNORECASE)
+SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp")
+ADDRESS = re.compile(rf"({'|'.join(SCHEMES)})://", re.IGNORECASE)
+ANY_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]*", re.IGNORECASE)  # in a text, of a scheme that we read or not
+SECRET_VALUE = re.compile(r"([?&;][^=&;#]*(?:pass|pw|token|secret|key|auth|sig)[^=&;#]*=)[^&;#]*", re.IGNORECASE)
 
 # Little analysis before the first frame; RTSP over TCP where the camera can, because lost packets tear pictures.
 ADDRESS_OPTIONS = {"analyzeduration": "1000000"}
@@ -144,7 +147,7 @@ def read_ahead(reader: FrameReader, size: int = AHEAD) -> FrameReader:
 
 
 def is_address(source) -> bool:
-    """Whether `source` is the address of a stream: rtsp, http, https, udp or tcp."""
+    """Whether `source` is the address of a stream, of one of `SCHEMES`."""
     return isinstance(source, str) and ADDRESS.match(source) is not None
 
 
@@ -154,10 +157,24 @@ def ffmpeg_name(path: str | os.PathLike) -> str:
 
 
 def public_name(source: int | str | os.PathLike) -> str:
-    """How messages and result files call a source: an address comes without user and password."""
-    if isinstance(source, int):
-        return f"camera {source}"
-    return re.sub(r"//[^/]*@", "//", os.fspath(source)) if is_address(source) else os.fspath(source)
+    """How messages and result files call a source: an address comes without user, password and tokens."""
+    return f"camera {source}" if isinstance(source, int) else hide_secrets(os.fspath(source))
+
+
+def hide_secrets(text: str) -> str:
+    """The text, its addresses without user and password, and with *** for passwords and tokens of a query."""
+    return ANY_ADDRESS.sub(lambda found: _without_login(found[0]), text)
+
+
+def _without_login(address: str) -> str:
+    scheme, rest = address.split("://", 1)
+    host = re.split(r"[/?#]", rest)[0]
+    if "@" in host or re.search(r":(?!\d*$)(?![^\[]*\])", host):
+        # A password may hold any of / ? # and @, escaped or not: everything up to the last @ may belong to it.
+        before_query = re.split(r"[?#]", rest)[0]
+        kept = (before_query if "@" in before_query else rest).rpartition("@")[2]
+        rest = kept + (rest[len(before_query) :] if "@" in before_query else "") if "@" in rest else "***"
+    return scheme + "://" + SECRET_VALUE.sub(r"\1***", rest)
 
 
 def open_camera(index: int, timeout: float = TIMEOUT) -> FrameReader:
@@ -321,14 +338,15 @@ def _open_source(name: str, connect: Callable, timeout: float, is_camera: bool =
 
 
 def _connect(name: str, connect: Callable, timeout: float):
+    # `from None`, here and below: FFmpeg's own errors hold the address as it was given, with its password.
     try:
         container = connect()
-    except av.error.ExitError as error:
-        raise OSError(f"{name}: nothing came within {timeout:g} s") from error
+    except av.error.ExitError:
+        raise OSError(f"{name}: nothing came within {timeout:g} s") from None
     except av.error.FFmpegError as error:
-        raise OSError(f"{name}: cannot be opened ({error.strerror})") from error
+        raise OSError(f"{name}: cannot be opened ({error.strerror})") from None
     except ValueError as error:
-        raise OSError(f"{name}: this build of PyAV cannot open it ({error})") from error
+        raise OSError(f"{name}: this build of PyAV cannot open it ({hide_secrets(str(error))})") from None
     if not container.streams.video:
         container.close()
         raise ValueError(f"{name}: no video in this stream")
@@ -375,12 +393,12 @@ def _decode_stream(name: str, container, handoff: Handoff, timeout: float) -> It
                 for frame in _decoded(packet):
                     yield clock.stamp(upright(frame), frame.time)
                     count += 1
-        except av.error.ExitError as error:
-            raise _stalled(name, count, timeout) from error
+        except av.error.ExitError:
+            raise _stalled(name, count, timeout) from None
         except av.error.FFmpegError as error:
             # A server that closes a stream without a length ends it so.
             if error.errno != errno.EIO or has_length or not name.lower().startswith("http"):
-                raise OSError(f"{name}: the stream breaks off after {count} frames ({error.strerror})") from error
+                raise OSError(f"{name}: the stream breaks off after {count} frames ({error.strerror})") from None
             with suppress(av.error.FFmpegError):
                 for frame in stream.decode(None):
                     yield clock.stamp(upright(frame), frame.time)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .geometry_pjvlt import Box, axis_taps, check_box, crop_geometry, crops_to_frames
+from .geometry_pjvlt import Box, axis_taps, check_first_box, crop_geometry, crops_to_frames
 from .pixels_pjvlt import rgb_array
 from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences, cut_warning, logger
 from .targets_pjvlt import (
@@ -49,6 +49,7 @@ class OnnxModel:
 
     def __init__(self, folder: str | os.PathLike, num_threads: int | None = None, providers: list[str] | None = None):
         folder = Path(folder)
+        self._made_of = str(folder), num_threads, providers
         if not (folder / SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: make it with scripts/export.py.")
         if not (folder / TEMPLATE_FILE).is_file():
@@ -67,6 +68,10 @@ class OnnxModel:
         self._scale, self._shift = (
             np.array(self.settings[name], dtype=np.float32)[:, None, None] for name in ("scale", "shift")
         )
+
+    def __reduce__(self):
+        """Graphs do not travel: what is pickled or copied is read from its folder again."""
+        return OnnxModel, self._made_of
 
     def tokenize(self, sentences: list[str]) -> dict[str, np.ndarray]:
         """`input_ids` and `attention_mask`, (B, T) int64; sentences of more than 40 tokens are cut, with a warning."""
@@ -217,19 +222,22 @@ class OnnxTracker(TargetSession):
         self.window = weighted(hann_array(settings["grid"]), window_weight)
 
     def add_target(self, frame, box, text: str | None = None, target_id: str | None = None) -> str:
-        """Start to track what `box` (x, y, w, h in frame pixels) shows in `frame`; see [`TrackingSession.add_target`].
+        """Start to track what `box` (x, y, w, h in frame pixels, or a dict of corners) shows in `frame`; see [`TrackingSession.add_target`].
 
         `frame` is an image of Pillow or an array; see [`rgb_array`].
         """
         target_id, settings = self._free_id(target_id), self.model.settings
         image = rgb_array(frame)
         size = image.shape[:2]
-        box = check_box(box, size)
+        box = check_first_box(box, size)
         crop = crop_geometry(box, settings["template_factor"], settings["template_size"])
         template = self.model.crop(image, crop, settings["template_size"])[None]
         self._targets[target_id] = Target(template, self._sentence(text), size, box, box)
         self._batch = None
         return target_id
+
+    def _model_name(self) -> str:
+        return self.model._made_of[0]
 
     def set_text(self, target_id: str, text: str | None) -> None:
         """Give a target another sentence, from the next frame on.

@@ -1,7 +1,9 @@
 """The pipeline `vision-language-tracking`: a video, a box and a sentence in; a box and a score per frame out."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from itertools import islice
 
 from tqdm.auto import tqdm
 from transformers import Pipeline
@@ -15,12 +17,37 @@ from .tracking_pjvlt import TrackingSession
 from .video_pjvlt import read_frames
 
 TASK = "vision-language-tracking"
+DEFAULTS = {"box": None, "text": None, "progress": True, "detector": DETECTOR, "max_frames": None, "raw": False}
+OPTIONS = ("video", *DEFAULTS)
+MEANT = {  # by the names that other libraries use
+    "frames": "video", "images": "video", "video": "frames", "bbox": "box", "boxes": "box", "query": "text",
+    "sentence": "text", "prompt": "text", "caption": "text",
+}  # fmt: skip
 
 
 def _open(video) -> FrameReader:
     """Files are decoded while the network works; what a user makes himself is asked for only when it is needed."""
     reader = read_frames(video)
     return read_ahead(reader) if isinstance(video, str | os.PathLike) else reader
+
+
+def _refuse(unknown: dict, known: Sequence[str]) -> None:
+    """Raises `TypeError` that names the first argument which does not exist, and the one that was meant."""
+    for name in unknown:
+        if name not in known:
+            close = [MEANT[name]] if MEANT.get(name) in known else get_close_matches(name, known, 1)
+            meant = f"; did you mean `{close[0]}`?" if close else "."
+            raise TypeError(f"There is no argument `{name}`{meant} The arguments are {', '.join(known)}.")
+
+
+def _need_video(video, name: str) -> None:
+    if video is None:
+        raise TypeError(f"The tracker needs `{name}`: a path, a camera's index, an address, or frames.")
+
+
+def _check_max_frames(max_frames: int | None) -> None:
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"`max_frames` must be 1 or more, got {max_frames}.")
 
 
 class TrackingPipeline(Pipeline):
@@ -40,31 +67,45 @@ class TrackingPipeline(Pipeline):
     _load_feature_extractor = False
 
     def __call__(
-        self, video, box=None, text: str | None = None, progress: bool = True, detector: str = DETECTOR
+        self,
+        video=None,
+        box=None,
+        text: str | None = None,
+        progress: bool = True,
+        detector: str = DETECTOR,
+        max_frames: int | None = None,
+        raw: bool = False,
+        **unknown,
     ) -> TrackingResults:
         """Track through a whole video.
 
         Args:
             video: a video file, a folder of pictures, a camera's index, a stream's address (rtsp://, http://,
-                https://, udp://, tcp://), a decoder of torchcodec or decord (such as `datasets` gives for a video),
-                or frames (PIL, NumPy or torch, RGB). A list is one video.
-            box: x, y, w, h of the target in the first frame, in pixels. Without it the sentence has to do: `detector`
-                finds what it says in the first frame.
+                rtmp://, https://, udp://, …), a decoder of torchcodec or decord (such as `datasets` gives for a video), or
+                frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
+            box: x, y, w, h of the target in the first frame, in pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
+                Without it the sentence has to do: `detector` finds what it says in the first frame.
             text: a sentence about the target; empty or missing reads as "the target", with a warning.
             progress: show a progress bar.
             detector: checkpoint for transformers' `zero-shot-object-detection`, folder or Hub id; loaded when first
                 needed, and kept.
+            max_frames: stop after so many frames.
+            raw: boxes and scores as the network gives them: neither rounded nor clipped to the frame.
 
         Returns one dict for each frame: `frame` (its number in the video, from 0; a live source may drop some), `box`
-        (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels), `score` in (0, 1] and `time` (seconds since the video's first
-        frame; 30 frames a second where nobody says). The first is the given box with score 1. The list is a
-        [`TrackingResults`], which saves itself as JSON, CSV or text.
+        (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels, inside the frame, to 2 decimals), `score` in (0, 1], to 4, and
+        `time` (seconds since the video's first frame; 30 frames a second where nobody says). The first is the given box
+        with score 1. The list is a [`TrackingResults`], which saves itself as JSON, CSV or text.
 
         Raises `ValueError` for a bad box, sentence, frame or file, and where the detector finds nothing, and `OSError`
         for a camera or a stream that cannot be read.
         """
-        reader = _open(video)
+        _refuse(unknown, OPTIONS)
+        _need_video(video, "video")
         options = {"box": box, "text": text, "progress": progress, "detector": detector}
+        options |= {"max_frames": max_frames, "raw": raw}
+        _check_max_frames(max_frames)
+        reader = _open(video)
         results = self.run_single(reader, *self._sanitize_parameters(**options))
         return TrackingResults(
             results,
@@ -75,23 +116,36 @@ class TrackingPipeline(Pipeline):
             frames=reader if reader.is_repeatable else None,
         )
 
-    def stream(self, frames, box=None, text: str | None = None, detector: str = DETECTOR) -> Iterator[dict]:
+    def stream(
+        self,
+        frames=None,
+        box=None,
+        text: str | None = None,
+        detector: str = DETECTOR,
+        max_frames: int | None = None,
+        raw: bool = False,
+        **unknown,
+    ) -> Iterator[dict]:
         """The same for live frames: yields one result as soon as its frame is in."""
-        return self._track(_open(frames), box, text, detector)
+        _refuse(unknown, ("frames", *(name for name in OPTIONS if name not in ("video", "progress"))))
+        _need_video(frames, "frames")
+        _check_max_frames(max_frames)
+        return self._track(_open(frames), box, text, detector, max_frames, raw)
 
-    def _sanitize_parameters(
-        self, box=None, text=None, progress=False, detector=DETECTOR, **unknown
-    ) -> tuple[dict, dict, dict]:
-        if unknown:
-            raise TypeError(f"Unknown argument {next(iter(unknown))!r}; known are box, text, progress and detector.")
-        return {}, {"box": box, "text": text, "progress": progress, "detector": detector}, {}
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model.name_or_path or 'PJVLTModel'}, {self.device})"
+
+    def _sanitize_parameters(self, progress=False, **options) -> tuple[dict, dict, dict]:
+        _refuse(options, OPTIONS[1:])
+        return {}, {**DEFAULTS, "progress": progress, **options}, {}
 
     def preprocess(self, video) -> FrameReader:
         return read_frames(video)
 
-    def _forward(self, reader: FrameReader, box, text: str | None, progress: bool, detector: str) -> list[dict]:
-        results = self._track(reader, box, text, detector)
-        return list(tqdm(results, total=reader.num_frames, desc="tracking", unit="frame", disable=not progress))
+    def _forward(self, reader: FrameReader, box, text, progress: bool, detector, max_frames, raw) -> list[dict]:
+        results = self._track(reader, box, text, detector, max_frames, raw)
+        total = min((n for n in (reader.num_frames, max_frames) if n is not None), default=None)
+        return list(tqdm(results, total=total, desc="tracking", unit="frame", disable=not progress))
 
     def postprocess(self, results: list[dict]) -> list[dict]:
         return results
@@ -102,7 +156,7 @@ class TrackingPipeline(Pipeline):
             self._detector = loaded = detector, load_detector(detector, self.device)
         return find_target(frame, text, loaded[1])[0]
 
-    def _track(self, reader: FrameReader, box, text: str | None, detector: str) -> Iterator[dict]:
+    def _track(self, reader: FrameReader, box, text, detector: str, max_frames, raw: bool) -> Iterator[dict]:
         check_sentence(text)
         if box is None and not (text or "").strip():
             raise ValueError(
@@ -110,14 +164,16 @@ class TrackingPipeline(Pipeline):
                 "by which a detector can find it."
             )
         session = TrackingSession(self.model, self.processor)
-        for frame in reader.timed():
+        for frame in islice(reader.timed(), max_frames):
             if session.target_ids:
                 (target,) = session.step(frame.image)
-                yield make_result(frame.number, target.box, target.score, frame.time)
+                found, score = target.box, target.score
             else:
                 box = self._detect(frame.image, text, detector) if box is None else box
                 target_id = session.add_target(frame.image, box, text)
-                yield make_result(frame.number, session.box_of(target_id), 1.0, frame.time)
+                found, score = session.box_of(target_id), 1.0
+            size = None if raw else session.frame_size_of(target_id)
+            yield make_result(frame.number, found, score, frame.time, size)
         if not session.target_ids:
             raise ValueError("The video has no frames.")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .geometry_pjvlt import CORNERS, clip_box
 from .live_pjvlt import DEFAULT_FPS
 from .video_pjvlt import VideoWriter, refuse_outputs_over
 
@@ -54,6 +55,13 @@ class TrackingResults(list):
         super().__init__(results)
         self.fps, self.text, self.source, self.model, self.frames = fps, text, source, model, frames
         self._html: str | None = None
+
+    def __getitem__(self, place):
+        """One result; or, for a slice, `TrackingResults` of the same video."""
+        found = super().__getitem__(place)
+        if not isinstance(place, slice):
+            return found
+        return TrackingResults(found, self.fps, self.text, self.source, self.model, self.frames)
 
     def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
         """Write the boxes to a file, which appears under its name only once it is complete. Returns its path.
@@ -144,10 +152,11 @@ class TrackingResults(list):
                 "These frames cannot be read again; draw the boxes while they come, as `pjvlt-track` does."
             )
         with VideoWriter(path, self.fps or DEFAULT_FPS) as writer:
-            drawn = 0
-            for frame, result in zip(self.frames, self, strict=False):
-                writer.write(_draw(frame, result), result.get("time"))
-                drawn += 1
+            results, drawn = {result["frame"]: result for result in self}, 0
+            for number, frame in zip(range(max(results, default=-1) + 1), self.frames, strict=False):
+                if number in results:
+                    writer.write(_draw(frame, results[number]), results[number].get("time"))
+                    drawn += 1
             if drawn < len(self):
                 raise ValueError(f"Only {drawn} of the {len(self)} frames could be read again.")
         return writer.path
@@ -237,14 +246,23 @@ def _draw(frame, result: dict) -> np.ndarray:
 
 def xywh(result: dict) -> tuple[float, float, float, float]:
     """x, y, width, height of one result."""
-    box = result["box"]
-    return box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]
+    left, top, right, bottom = (result["box"][name] for name in CORNERS)
+    return left, top, round(right - left, 9), round(bottom - top, 9)  # a difference of hundredths is one again
 
 
-def make_result(number: int, box_xywh, score: float, time: float | None = None) -> dict:
-    """The result of frame `number` of its source, from x, y, width, height; `time` in seconds, where it is known."""
-    x, y, w, h = (float(value) for value in box_xywh)
-    result = {"frame": number, "box": {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}, "score": float(score)}
+def make_result(
+    number: int, box_xywh, score: float, time: float | None = None, frame_size: tuple[int, int] | None = None
+) -> dict:
+    """The result of frame `number` of its source, from x, y, width, height; `time` in seconds, where it is known.
+
+    With `frame_size` (height, width) as people want it: the box clipped to the frame and rounded to hundredths of a
+    pixel, the score to 4 decimals. Without, everything as the network gave it.
+    """
+    x, y, w, h = (float(value) for value in (box_xywh if frame_size is None else clip_box(box_xywh, frame_size)))
+    corners, score = (x, y, x + w, y + h), float(score)
+    if frame_size is not None:
+        corners, score = [round(value, 2) for value in corners], round(score, 4)
+    result = {"frame": number, "box": dict(zip(CORNERS, corners, strict=True)), "score": score}
     return result if time is None else {**result, "time": float(time)}
 
 

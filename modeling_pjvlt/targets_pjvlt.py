@@ -1,12 +1,13 @@
 """The targets of one video and what is known of them, without torch: shared by all sessions, whatever runs the network."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .geometry_pjvlt import Box
 
 LOST_SCORE, LOST_AFTER = 0.2, 5  # chosen on real clips, with an earlier checkpoint
+MAX_SHOWN = 5  # targets that `repr` names
 GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
 
 
@@ -80,6 +81,30 @@ class TargetSession(ABC):
     def _locate(self, image, started: float) -> tuple[list[Box], list[float]]:
         """Boxes (xywh, frame pixels) and scores of all the targets in one frame. started: when its step did."""
 
+    @abstractmethod
+    def _model_name(self) -> str:
+        """How `repr` calls the model."""
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{target_id!r} at {' '.join(f'{v:.0f}' for v in t.box)}" + (f' ("{t.text}")' if t.text else "")
+            for target_id, t in self._targets.items()
+        ]
+        number = f"{len(shown)} target{'s' * (len(shown) != 1)}"
+        told = "; ".join([number, *shown[:MAX_SHOWN], *["…"] * (len(shown) > MAX_SHOWN)])
+        return f"{type(self).__name__}({self._model_name()}; {told})"
+
+    def __copy__(self) -> "TargetSession":
+        """A session that goes on from here by itself. The model, which is only read, is the same."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._targets = {target_id: replace(target) for target_id, target in self._targets.items()}
+        twin.seconds, twin._batch = dict(self.seconds), None
+        return twin
+
+    def __deepcopy__(self, memo: dict) -> "TargetSession":
+        return self.__copy__()
+
     @property
     def target_ids(self) -> list[str]:
         """The targets that are tracked now, in the order in which they were added."""
@@ -96,6 +121,10 @@ class TargetSession(ABC):
     def box_of(self, target_id: str) -> Box:
         """Where a target was last seen: x, y, w, h in frame pixels. Raises `KeyError` for an unknown id."""
         return self._known(target_id).box
+
+    def frame_size_of(self, target_id: str) -> tuple[int, int]:
+        """Height and width of the frames in which a target is tracked. Raises `KeyError` for an unknown id."""
+        return self._known(target_id).frame_size
 
     def remove_target(self, target_id: str) -> None:
         """Stop tracking a target. Raises `KeyError` for an unknown id."""

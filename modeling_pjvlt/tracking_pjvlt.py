@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .decoding_pjvlt import decode_boxes, hann_window
 from .frame_pjvlt import PJVLTFrameModel, PJVLTSentence
-from .geometry_pjvlt import Box, check_box, crop_geometry
+from .geometry_pjvlt import Box, check_first_box, crop_geometry
 from .image_processing_pjvlt import crop_images, hidden_template, to_rgb
 from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
 from .processing_pjvlt import PJVLTProcessor
@@ -124,10 +124,28 @@ class TrackingSession(TargetSession):
         size_smoothing = model.config.size_smoothing if size_smoothing is None else size_smoothing
         super().__init__(window_weight, size_smoothing, lost_score, lost_after)
         self.model = model.eval()
+        self._fast = (dtype, compile) if fast else None
         self.frame_model = shared_frame_model(model, dtype, compile) if fast else None
         self.processor = processor
         self.window = weighted(hann_window(model.config.search_grid, model.device), window_weight)
         self._batch: tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None] | None = None  # of all the targets
+
+    def __getstate__(self) -> dict:
+        """With the model's config and weights: hooks of transformers, and the model's fast form, cannot be pickled."""
+        model = self.model.config, self.model.dtype, self.model.state_dict(), self.model.name_or_path
+        return {**self.__dict__, "model": model, "frame_model": None, "_batch": None}
+
+    def __setstate__(self, state: dict) -> None:
+        config, dtype, weights, name = state["model"]
+        model = PJVLTModel(config).to(next(iter(weights.values())).device, dtype).eval()
+        model.load_state_dict(weights)
+        model.name_or_path = name
+        self.__dict__.update({**state, "model": model})
+        if self._fast is not None:
+            self.frame_model = shared_frame_model(self.model, *self._fast)
+
+    def _model_name(self) -> str:
+        return f"{self.model.name_or_path or 'PJVLTModel'}, {self.model.device}"
 
     @torch.inference_mode()
     def add_target(
@@ -137,7 +155,7 @@ class TrackingSession(TargetSession):
 
         Args:
             frame: one picture (PIL, NumPy or torch, RGB).
-            box: x, y, w, h in frame pixels.
+            box: x, y, w, h in frame pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
             text: a sentence about the target. Empty or missing: "the target", with a warning.
             target_id: a name for it; by default "0", "1", and so on.
             hide_template: `box` only says where to look first, and how large the target is; the model sees a blank
@@ -147,7 +165,7 @@ class TrackingSession(TargetSession):
         """
         target_id = self._free_id(target_id)
         image = to_rgb(frame)
-        box = check_box(box, tuple(image.shape[1:]))
+        box = check_first_box(box, tuple(image.shape[1:]))
         images = self.processor.image_processor
         crop, _ = images.crop(image, box, images.template_factor, images.template_size)
         crop = hidden_template(images) if hide_template else crop

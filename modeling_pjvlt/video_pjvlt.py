@@ -9,17 +9,20 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image
 
 from .live_pjvlt import (
+    ANY_ADDRESS,
     DEFAULT_FPS,
+    SCHEMES,
     TIMEOUT,
     Clock,
     FrameReader,
@@ -30,6 +33,7 @@ from .live_pjvlt import (
     main_video,
     open_address,
     open_camera,
+    public_name,
     told_fps,
     upright,
 )
@@ -57,10 +61,10 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
 
     Args:
         source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
-            of a camera, 0 the first, or path of its device (/dev/video0, or a link to it); address of a stream
-            (rtsp://, http://, https://, udp://, tcp://); frames that can be iterated over or indexed (a list, a
-            generator, a decoder of torchcodec or decord), whose items are passed through as they are; or a
-            `FrameReader`, which is returned.
+            of a camera, 0 the first, or path of its device (/dev/video0, or a link to it); address of a stream (rtsp,
+            rtsps, rtmp, rtmps, http, https, udp, tcp) or of a file (file://); frames that can be iterated over or
+            indexed (a list, a generator, a decoder of torchcodec or decord), whose items are passed through as they
+            are, or paths of images, which are read in the order given; or a `FrameReader`, which is returned.
         timeout: seconds without a frame after which a camera or a stream counts as stalled, above 0.
 
     Returns:
@@ -84,8 +88,10 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
     if is_address(source):
         return open_address(source, timeout)
     if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
+        path = Path(local_path(source)).expanduser()
         if not path.exists():
+            if re.match(ANY_ADDRESS, os.fspath(source)):
+                raise ValueError(f"{public_name(source)}: addresses begin with {'://, '.join(SCHEMES)}:// or file://")
             raise FileNotFoundError(f"{path}: no such video file or folder of pictures")
         if path.is_dir():
             return _open_folder(path)
@@ -109,6 +115,21 @@ def refuse_outputs_over(source, *outputs: str | os.PathLike) -> None:
         is_image = output.suffix.lower() in PICTURE_SUFFIXES
         if source.is_dir() and is_image and output.parent.exists() and output.parent.samefile(source):
             raise ValueError(f"{output} would be an image of {source}, the video to read; write the results elsewhere")
+
+
+def local_path(source: str | os.PathLike) -> str | os.PathLike:
+    """The path that a `file://` address names; anything else as it is.
+
+    Raises `ValueError` for an empty one, and for a file of another machine.
+    """
+    if not os.fspath(source):
+        raise ValueError("the path of the video is empty")
+    if not (isinstance(source, str) and source.lower().startswith("file://")):
+        return source
+    host, slash, path = source[len("file://") :].partition("/")
+    if host not in ("", "localhost"):
+        raise ValueError(f"{source}: a file of another machine; three slashes begin a path of this one (file:///...)")
+    return url2pathname(slash + path)
 
 
 class VideoWriter:
@@ -226,16 +247,26 @@ class VideoWriter:
 
 
 def _open_iterable(frames) -> FrameReader:
+    if isinstance(frames, bytes | bytearray | memoryview) or hasattr(frames, "read"):
+        what = "the bytes of a file" if not hasattr(frames, "read") else f"an open file ({type(frames).__name__})"
+        raise TypeError(
+            f"expected a path, a camera index, an address or frames, got {what}: save it and give its path"
+        )
+    if isinstance(frames, Image.Image):
+        raise ValueError(f"expected many frames, got one image of {frames.width} x {frames.height}; put it in a list")
     num_frames, is_indexed = _length(frames), hasattr(type(frames), "__getitem__")
-    if not isinstance(frames, Iterable) and (num_frames is None or not is_indexed):
+    is_iterable = isinstance(frames, Iterable) and not isinstance(frames, Mapping)
+    if not is_iterable and (num_frames is None or not is_indexed or isinstance(frames, Mapping)):
         raise TypeError(
             f"expected a path, a camera index, an address or an iterable of frames, got {type(frames).__name__}"
         )
     if getattr(frames, "ndim", 4) < 4:
         raise ValueError(f"expected many frames, got a single array of shape {tuple(frames.shape)}; put it in a list")
-    if isinstance(frames, Iterable):
+    if is_iterable:
         # Only what has a length is taken for a collection; all else may be used up by reading it once.
-        return FrameReader(lambda: iter(frames), num_frames=num_frames, is_repeatable=num_frames is not None)
+        return FrameReader(
+            lambda: map(_read_if_path, frames), num_frames=num_frames, is_repeatable=num_frames is not None
+        )
     # Decoders (torchcodec, decord) and map-style datasets can be indexed, and that is all.
     return FrameReader(lambda: (_decoded(frames[i]) for i in range(num_frames)), _decoder_fps(frames), num_frames)
 
@@ -258,6 +289,21 @@ def _decoder_fps(decoder) -> float:
     if hasattr(decoder, "get_avg_fps"):
         return float(decoder.get_avg_fps()) or DEFAULT_FPS
     return float(getattr(getattr(decoder, "metadata", None), "average_fps", None) or DEFAULT_FPS)
+
+
+def _read_if_path(frame):
+    """A frame as it is, or the image at a path."""
+    if not isinstance(frame, str | os.PathLike):
+        return frame
+    path = Path(local_path(frame)).expanduser()
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ValueError(
+            f"{path}: a list is one video, and its items are frames or paths of images "
+            f"({', '.join(sorted(PICTURE_SUFFIXES))}); give one video file as it is"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such image")
+    return _read_picture(path)
 
 
 def _open_folder(folder: Path) -> FrameReader:

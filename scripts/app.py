@@ -227,7 +227,7 @@ def track_video(
     from modeling_pjvlt.cli.track import track_frames
     from modeling_pjvlt.live_pjvlt import read_ahead
     from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
-    from modeling_pjvlt.results_pjvlt import TrackingResults, make_result
+    from modeling_pjvlt.results_pjvlt import TrackingResults, make_result, xywh
     from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
     from modeling_pjvlt.visualization.drawing import draw_box
 
@@ -236,7 +236,8 @@ def track_video(
         raise Refused(f"The sentence has {len(text)} letters; one of up to {MAX_LETTERS} is enough.")
     box = check_typed_box(box, video.frame_size)
     session = TrackingSession(shared.model, shared.processor)
-    started, rows, times = time.perf_counter(), [], []
+    started, rows = time.perf_counter(), []
+    results = TrackingResults(fps=video.fps, text=text, source=video.path.name)
     try:
         with VideoWriter(folder / "tracked.mp4", video.fps) as writer:
             frames = read_ahead(read_frames(video.path)).timed()
@@ -244,8 +245,8 @@ def track_video(
                 if len(rows) >= _most_frames(limits) or frame.time > 1.01 * limits.seconds:
                     raise Refused(f"The video is longer than it says; {limits.seconds:g} seconds are allowed.")
                 writer.write(draw_box(frame.image, box_xywh, label=text, score=score), frame.time)
-                times.append(frame.time)
-                rows.append((*(round(value, 3) for value in box_xywh), round(score, 4)))
+                results.append(make_result(len(results), box_xywh, score, frame.time, frame.image.shape[:2]))
+                rows.append((*xywh(results[-1]), results[-1]["score"]))
                 report(len(rows), video.num_frames)
     except FileNotFoundError as error:
         raise Refused("The video is no longer here. Please upload it again.") from error
@@ -253,8 +254,6 @@ def track_video(
         if isinstance(error, Refused):
             raise
         raise Refused(f"Stopped at frame {len(rows)}: {str(error).removeprefix(f'{video.path}: ')}") from error
-    found = [make_result(i, row[:4], row[4], at) for i, (row, at) in enumerate(zip(rows, times, strict=True))]
-    results = TrackingResults(found, video.fps, text, video.path.name)
     for name in ("boxes.csv", "boxes.json"):
         results.save(folder / name)
     seconds = time.perf_counter() - started

@@ -192,12 +192,14 @@ def build_starts(models: list[str], kinds: list[str]) -> dict[str, Start]:
     import torch
 
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+    from modeling_pjvlt.training.run_folders import checkpoint_name, find_checkpoint
 
     for kind in kinds:
         opencv_class(kind)
     starts = {}
     for path in models:
-        name = Path(path).resolve().name if Path(path).is_dir() else path
+        path = find_checkpoint(path)
+        name = checkpoint_name(path)
         if name in starts:
             raise ValueError(f"Two models are called {name!r}; rename a folder.")
         model = PJVLTModel.from_pretrained(path, dtype=torch.float32)

@@ -10,6 +10,7 @@ import torch
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.evaluation.procedural import draw_worst, evaluate_procedural
+from modeling_pjvlt.training.run_folders import find_checkpoint
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
         "--failures", metavar="PICTURE", help="also save a picture (.png) of the clips that went worst"
     )
     args = parser.parse_args()
+    args.model = find_checkpoint(args.model)
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     processor = PJVLTProcessor.from_pretrained(args.model)
     scores = evaluate_procedural(model, processor, args.clips, args.frames, args.num_proc)

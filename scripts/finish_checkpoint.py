@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.training.run_folders import find_checkpoint
 
 
 def mean_weights(models: list[PJVLTModel]) -> dict[str, torch.Tensor]:
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     ):
         parser.add_argument(f"--{name}", type=float, help=f"{what} (default: as in the last checkpoint)")
     args = parser.parse_args(argv)
+    args.checkpoints = [find_checkpoint(name) for name in args.checkpoints]
     if args.output_dir.resolve() in [Path(name).resolve() for name in args.checkpoints]:
         parser.error(f"--output_dir {args.output_dir} is a checkpoint to read; choose another folder")
     models = [PJVLTModel.from_pretrained(name, dtype=torch.float32) for name in args.checkpoints]

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 EPILOG = """\
-CHECKPOINT is a folder that training wrote, such as outputs/mine/checkpoints/last/pretrained_model. The arguments of
+CHECKPOINT is a folder that training wrote: outputs/mine, or one of its checkpoints. The arguments of
 its run go into the card where outputs/mine/arguments.json is there; folders of this machine are shown by their last
 name only.
 
@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> str:
     from modeling_pjvlt.training.publishing import push_checkpoint, read_metrics, read_run_arguments
+    from modeling_pjvlt.training.run_folders import find_checkpoint
 
+    args.checkpoint = find_checkpoint(args.checkpoint)
     place = push_checkpoint(
         args.checkpoint,
         args.repo,

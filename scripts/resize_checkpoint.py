@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from modeling_pjvlt import PJVLTConfig, PJVLTImageProcessor, PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.training.run_folders import find_checkpoint
 
 
 def resize_tokens(values: Tensor, old: PJVLTConfig, new: PJVLTConfig) -> Tensor:
@@ -95,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     sizes = {name: size for name, size in sizes.items() if size is not None}
     if not sizes:
         parser.error("nothing to do: give --patch_size, --template_size or --search_size")
+    args.checkpoint = find_checkpoint(args.checkpoint)
     if args.output_dir.resolve() == Path(args.checkpoint).resolve():
         parser.error(f"--output_dir {args.output_dir} is the checkpoint to read; choose another folder")
     old = PJVLTModel.from_pretrained(args.checkpoint, dtype=torch.float32)

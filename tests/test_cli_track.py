@@ -217,10 +217,61 @@ def test_box_without_a_video_is_explained(workplace, capsys):
 
 @pytest.mark.parametrize(
     "argv",
-    [["--box", "1", "2", "3"], ["--box", "1", "2", "3", "wide"], ["--device", "tpu"], ["--seed", "-1"], ["--no-such"]],
+    [["--box", "1", "2", "3"], ["--box", "1", "2", "3", "wide"], ["--device", "tpu"], ["--no-such"], ["a", "b"]],
 )
-def test_wrong_arguments_are_one_line(workplace, capsys, argv):
-    assert argv[0] in failure(capsys, *argv)
+def test_wrong_arguments_are_one_line_and_how_the_command_is_called(workplace, capsys, argv):
+    with pytest.raises(SystemExit, match="2"):
+        track.main(argv)
+    error, usage, nothing = capsys.readouterr().err.split("\n")
+    assert error.startswith("pjvlt-track: error: ") and argv[-1 if argv[0] == "a" else 0] in error and nothing == ""
+    assert usage == "usage: pjvlt-track VIDEO --box X Y W H --text SENTENCE [options]; pjvlt-track --help tells all"
+
+
+def test_negative_seed_is_refused(workplace, capsys):
+    assert "--seed must be 0 or more" in failure(capsys, "--seed", "-1")
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        ["--box", "10,12,20,16"],
+        ["--box", "10,", "12,", "20,", "16"],
+        ["--box", "10, 12, 20, 16"],
+        ["--box=10,12,20,16"],
+        ["--box", "10 12 20 16"],
+    ],
+)
+def test_box_may_be_written_with_commas(workplace, video, box):
+    track.main([*box, video, "--text", "a dog, 1, 2", "--output", "o.mp4"])
+    assert json.loads((workplace.folder / "o.json").read_text())["frames"][0]["box"] == [10, 12, 20, 16]
+    assert workplace.session.text == "a dog, 1, 2"
+
+
+@pytest.mark.parametrize("raw", [[], ["--raw"]])
+def test_boxes_are_clipped_and_rounded_unless_raw_ones_are_wanted(workplace, video, raw):
+    track.main([video, "--box", "52.1234", "12", "20", "16", "--text", "dog", "--output", "o.mp4", *raw])
+    boxes = [line["box"] for line in json.loads((workplace.folder / "o.json").read_text())["frames"]]
+    if raw:
+        assert boxes[0] == [52.123, 12, 20, 16] and boxes[3] == pytest.approx([55.123, 12, 20, 16], abs=2e-3)
+    else:
+        assert boxes[0] == [52.12, 12, 11.88, 16] and boxes[3] == [55.12, 12, 8.88, 16]
+
+
+def test_address_of_a_file_is_its_path(workplace, video):
+    track.main([(workplace.folder / video).as_uri(), *BOX, "--text", "dog"])
+    assert (workplace.folder / "outputs" / "clip_tracked.mp4").exists()
+
+
+def test_password_is_in_no_message(workplace, capsys):
+    for argv in (
+        ["rtsp://me:geheim@127.0.0.1:9/s", *BOX, "--text", "dog"],
+        ["a.mp4", "rtsp://me:geheim@cam/s", *BOX, "--text", "dog"],
+        ["ftp://me:geheim@cam/s", *BOX, "--text", "dog"],
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            track.main(argv)
+        error = capsys.readouterr().err
+        assert "geheim" not in error and "://" in error
 
 
 def test_missing_video_is_named_before_the_model_is_loaded(workplace, capsys):

@@ -191,7 +191,7 @@ def test_columns_can_be_mapped_and_sentences_come_from_a_file(isolated_cache):
             str(folder), columns=columns, sentences=folder / "said.tsv", streaming=streaming
         )
         assert [s.text for s in dataset] == ["the target", "grey cat, asleep"]
-    with pytest.raises(ValueError, match="'box' to 'rectangle', but the dataset has"):
+    with pytest.raises(ValueError, match="'box' to 'rectangle', but the columns are video, frame"):
         load_tracking_dataset(str(folder), columns={"box": "rectangle"})
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from PIL import Image
 from test_training_runs import subprocess_environment
 
 from modeling_pjvlt import PJVLTModel
-from modeling_pjvlt.cli.evaluate import PROTOCOL_NAMES, SERVERS, TEXT_KINDS, main
+from modeling_pjvlt.cli.evaluate import PROTOCOL_NAMES, SERVERS, TEXT_KINDS, choose_protocol, main
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.evaluation.protocols import PROTOCOLS
 from modeling_pjvlt.evaluation.results import SUBMISSIONS, check_names, file_stem, read_results, write_submission
 from modeling_pjvlt.evaluation.runner import Evaluation, ground_truth, shares
 from modeling_pjvlt.evaluation.sequences import TEXTS, load_sequences, sentences
+from modeling_pjvlt.training.run_folders import checkpoint_name, find_checkpoint
 
 LENGTHS = {"cat": 5, "dog & <cat>": 3, "a, b": 8}
 
@@ -70,10 +72,12 @@ def test_help_and_checks_know_the_same_names():
 def test_one_command_tracks_scores_and_reports(command, tmp_path, capsys):
     assert main([*command, "--text", "own", "shuffled", "empty"]) == 0
     told = capsys.readouterr().out
-    assert "3 sequences, protocol lasot" in told and "own minus shuffled sentences" in told and "report.html" in told
+    assert (
+        "3 sequences, protocol pytracking" in told and "own minus shuffled sentences" in told and "report.html" in told
+    )
     folder = tmp_path / "out" / "clips"
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert report["protocol"] == "lasot" and len(report["results"]) == 3
+    report = json.loads((folder / "pytracking" / "report.json").read_text(encoding="utf-8"))
+    assert report["protocol"] == "pytracking" and len(report["results"]) == 3
     boxes = read_results(folder / "raw" / "own", LENGTHS)
     assert {name: len(found) for name, found in boxes.items()} == LENGTHS
     sequences = load_sequences(str(tmp_path / "clips"))
@@ -81,7 +85,7 @@ def test_one_command_tracks_scores_and_reports(command, tmp_path, capsys):
         np.testing.assert_allclose(boxes[sequence.name][0], sequence.boxes[0], atol=1e-4)
         times = np.loadtxt(folder / "raw" / "own" / f"{file_stem(sequence.name)}_time.txt")
         assert times[0] == 0 and (times[1:] > 0).all() and len(times) == len(sequence)
-    assert "dog &amp; &lt;cat&gt;" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "dog &amp; &lt;cat&gt;" in (folder / "pytracking" / "report.html").read_text(encoding="utf-8")
 
 
 def test_finished_sequences_are_not_tracked_again(command, tmp_path, monkeypatch):
@@ -125,7 +129,9 @@ def test_two_processes_give_what_one_gives(command, tmp_path):
     together = subprocess.run(launch, env=environment, timeout=300, capture_output=True, text=True)
     assert together.returncode == 0, together.stderr
     assert raw(tmp_path / "out") == raw(tmp_path / "alone")
-    reports = [json.loads((tmp_path / name / "clips" / "report.json").read_text()) for name in ("out", "alone")]
+    reports = [
+        json.loads((tmp_path / name / "clips" / "pytracking" / "report.json").read_text()) for name in ("out", "alone")
+    ]
     assert reports[0]["results"][0]["scores"] == reports[1]["results"][0]["scores"]
     assert reports[0]["environment"]["processes"] == "2"
 
@@ -181,7 +187,7 @@ def test_other_trackers_are_ranked_beside(command, tmp_path, clips, capsys):
         (lost / sequence.name).mkdir()
         np.savetxt(lost / sequence.name / f"{sequence.name}_001.txt", np.full_like(boxes, 1), "%.3f", ",")
     assert main([*command, "--others", f"Perfect={perfect}", f"Lost={lost}"]) == 0
-    report = json.loads((tmp_path / "out" / "clips" / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((tmp_path / "out" / "clips" / "pytracking" / "report.json").read_text(encoding="utf-8"))
     scores = {result["name"]: result["scores"]["auc"] for result in report["results"]}
     assert scores["Perfect"] > 80 > scores["Lost"]
     (perfect / "cat.txt").write_text("1,2,3\n")
@@ -204,7 +210,7 @@ def test_sentences_of_a_file_replace_the_datasets_own(command, clips, tmp_path, 
     assert main(command) == 0
     printed = capsys.readouterr()
     assert "warning: clips: All 3 sequences have the same sentence, 'the target'" in printed.err
-    assert "All 3 sequences" in json.loads((tmp_path / "out/clips/report.json").read_text())["notes"][0]
+    assert "All 3 sequences" in json.loads((tmp_path / "out/clips/pytracking/report.json").read_text())["notes"][0]
     path = tmp_path / "sentences.tsv"
     path.write_text("cat\tsmall cat\na, b\ta thing, or two\n")
     assert main([*command[:-1], str(tmp_path / "own"), "--sentences", str(path)]) == 0
@@ -223,7 +229,7 @@ def test_what_the_paper_reports_for_the_dataset_stands_beside(command, clips, tm
     printed = capsys.readouterr().out
     row = r"PJVLT +auc 69.0  precision 74.8  normalized_precision 78.4  fps 54.0  \(the paper, Table I\)"
     assert re.search(row, printed)
-    rows = json.loads((tmp_path / "out/LaSOT-converted/report.json").read_text())["published"]
+    rows = json.loads((tmp_path / "out/LaSOT-converted/lasot/report.json").read_text())["published"]
     assert {row["dataset"] for row in rows} == {"lasot"} and len(rows) == 5
     other = clips.with_name("mine")
     lasot.rename(other)
@@ -239,7 +245,7 @@ def test_lost_targets_are_searched_again_only_when_asked_and_both_numbers_are_re
     assert main(command) == 0
     plain = raw(tmp_path / "out")
     assert main([*command, "--lost_score", "0.9"]) == 0  # the untrained model is never that sure
-    report = json.loads((tmp_path / "out/clips/report.json").read_text())
+    report = json.loads((tmp_path / "out/clips/pytracking/report.json").read_text())
     assert [r["name"] for r in report["results"]] == ["tiny", "tiny, lost below 0.9"]
     assert raw(tmp_path / "out") == plain and raw(tmp_path / "out", "own-lost-0.9") != plain
     assert any(
@@ -247,7 +253,7 @@ def test_lost_targets_are_searched_again_only_when_asked_and_both_numbers_are_re
         for note in report["notes"]
     )
     assert main([*command, "--lost_score", "1e-9"]) == 0
-    report = json.loads((tmp_path / "out/clips/report.json").read_text())
+    report = json.loads((tmp_path / "out/clips/pytracking/report.json").read_text())
     assert len(report["results"]) == 1 and any("changes 0 of 3 sequences" in note for note in report["notes"])
     assert main([*command, "--lost_score", "1.5"]) == 2
 
@@ -278,14 +284,73 @@ def test_test_sets_without_ground_truth_give_boxes_and_no_scores(command, clips,
     assert main([*command, "--submission", "got10k", "--protocol", "got10k"]) == 0
     assert "not public" in capsys.readouterr().out
     assert (tmp_path / "out" / "clips" / "got10k.zip").exists()
-    assert not (tmp_path / "out" / "clips" / "report.html").exists()
+    assert not list((tmp_path / "out").rglob("report.*"))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOL_NAMES)
 def test_every_protocol_reports(command, protocol, tmp_path):
     assert main([*command, "--protocol", protocol]) == 0
-    report = (tmp_path / "out" / "clips" / "report.md").read_text(encoding="utf-8")
+    report = (tmp_path / "out" / "clips" / protocol / "report.md").read_text(encoding="utf-8")
     assert protocol in report and "a, b" in report
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "protocol"),
+    [
+        (None, "my-videos", "pytracking"),
+        (None, "procedural", "pytracking"),
+        (None, "footballs", "pytracking"),
+        (None, "me/LaSOT_ext", "lasot"),
+        (None, "me/got-10k", "got10k"),
+        (None, "TNL2K_test", "tnl2k"),
+        (None, "otb99", "otb"),
+        ("lasot", "my-videos", "lasot"),
+    ],
+)
+def test_protocol_is_that_of_the_benchmark_or_one_that_hits_boxes_at_0(asked, name, protocol):
+    chosen, reason = choose_protocol(asked, name)
+    assert chosen == protocol and reason.startswith(f"Protocol `{protocol}`, ")
+    assert ("not named after a benchmark" in reason) == (protocol == "pytracking")
+
+
+def test_report_of_another_protocol_goes_beside_and_each_says_why(command, tmp_path, capsys):
+    assert main(command) == 0
+    first = (tmp_path / "out" / "clips" / "pytracking" / "report.md").read_bytes()
+    assert "not named after a benchmark: boxes that begin at x or y 0" in first.decode()
+    assert main([*command, "--protocol", "otb"]) == 0
+    assert (tmp_path / "out" / "clips" / "pytracking" / "report.md").read_bytes() == first
+    assert "as it was asked for" in (tmp_path / "out" / "clips" / "otb" / "report.md").read_text()
+    assert "Protocol `otb`, as it was asked for." in capsys.readouterr().out
+
+
+def test_model_is_found_in_the_folder_of_a_run_and_named_by_run_and_step(command, checkpoint, tmp_path, monkeypatch):
+    run = tmp_path / "my-run"
+    shutil.copytree(checkpoint, run / "checkpoints" / "000012" / "pretrained_model")
+    (run / "checkpoints" / "last").symlink_to("000012")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", "my-run", *command[2:4]]) == 0
+    report = json.loads(
+        (tmp_path / "evaluations" / "my-run-000012" / "clips" / "pytracking" / "report.json").read_text()
+    )
+    assert report["model"] == report["results"][0]["name"] == "my-run-000012"
+
+
+def test_checkpoints_are_found_and_named(checkpoint, tmp_path, monkeypatch):
+    run, monkey = tmp_path / "my-run", monkeypatch
+    monkey.chdir(tmp_path)
+    inside = run / "checkpoints" / "000012" / "pretrained_model"
+    shutil.copytree(checkpoint, inside)
+    (run / "checkpoints" / "last").symlink_to("000012")
+    for name in ("my-run", "my-run/checkpoints", "my-run/checkpoints/last", "my-run/checkpoints/000012", str(inside)):
+        assert Path(find_checkpoint(name)).resolve() == inside
+        assert checkpoint_name(find_checkpoint(name)) == "my-run-000012"
+    assert find_checkpoint("tiny") == "tiny" == checkpoint_name("tiny")
+    assert find_checkpoint("me/tracker") == "me/tracker" == checkpoint_name("me/tracker")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"^empty: there is no checkpoint in this folder"):
+        find_checkpoint("empty")
+    with pytest.raises(FileNotFoundError, match=r"^\./my-rum: no such checkpoint folder\. Did you mean my-run"):
+        find_checkpoint("./my-rum")
 
 
 def test_broken_frame_is_named_and_the_others_are_kept(command, clips, tmp_path, capsys):
@@ -299,7 +364,7 @@ def test_targets_at_the_border_are_noted_where_they_cannot_be_hit(command, clips
     (clips / "cat" / "groundtruth_rect.txt").write_text("9,9,9,9\n" + "0,5,9,9\n" * 4)
     for protocol, noted in (("otb", True), ("pytracking", False)):
         assert main([*command, "--protocol", protocol]) == 0
-        report = (tmp_path / "out" / "clips" / "report.md").read_text(encoding="utf-8")
+        report = (tmp_path / "out" / "clips" / protocol / "report.md").read_text(encoding="utf-8")
         assert ("4 frames have a target whose x or y is not positive" in report) == noted
 
 

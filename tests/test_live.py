@@ -6,6 +6,7 @@ import math
 import re
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -454,3 +455,32 @@ def test_missing_pyav_is_named(monkeypatch):
     for source in (0, "rtsp://127.0.0.1/a"):
         with pytest.raises(ImportError, match="pip install av"):
             read_frames(source)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://me:secret@cam.local:554/s?channel=1", "rtsp://cam.local:554/s?channel=1"),
+        ("rtsps://me:sec/ret@cam.local/s", "rtsps://cam.local/s"),
+        ("rtmp://me:sec?ret#1@cam.local/s", "rtmp://cam.local/s"),
+        ("rtsp://me:s@cret@cam.local/s", "rtsp://cam.local/s"),
+        ("http://cam/v.cgi?user=me&pwd=secret&x=1", "http://cam/v.cgi?user=me&pwd=***&x=1"),
+        ("http://cam/v.mp4?X-Amz-Signature=secret", "http://cam/v.mp4?X-Amz-Signature=***"),
+        ("ftp://me:secret@host/a.mp4", "ftp://host/a.mp4"),
+        ("rtsp://me:secret", "rtsp://***"),
+        ("rtsp://[::1]:554/s", "rtsp://[::1]:554/s"),
+        ("http://host:8080/live@720.mp4", "http://host:8080/live@720.mp4"),
+        ("cannot open 'rtsp://me:secret@cam/s' now", "cannot open 'rtsp://cam/s' now"),
+        ("/home/me@work/clip.mp4", "/home/me@work/clip.mp4"),
+    ],
+)
+def test_address_is_shown_without_what_is_secret(address, shown):
+    assert public_name(address) == shown
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "rtmp", "rtmps", "http", "tcp"])
+def test_password_is_in_no_part_of_an_error(scheme):
+    with pytest.raises(OSError) as caught:
+        list(read_frames(f"{scheme}://me:{'geheim'.upper()}@127.0.0.1:9/s", timeout=5))
+    assert f"{scheme}://127.0.0.1:9/s: " in str(caught.value)
+    assert "GEHEIM" not in "".join(traceback.format_exception(caught.value))

@@ -1,16 +1,18 @@
 """The pipeline task, from a list, a folder, a video and a stream, and what it saves."""
 
+import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModel, pipeline
 
 from modeling_pjvlt import PJVLTConfig, PJVLTModel, TrackingPipeline
-from modeling_pjvlt.video_pjvlt import VideoWriter
+from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 
 BOX = [20, 12, 10, 14]
 TASK = "vision-language-tracking"
@@ -160,3 +162,117 @@ def test_importing_the_package_is_enough_to_register_the_task(checkpoint):
     code = f"import modeling_pjvlt; from transformers import pipeline; print(type(pipeline({TASK!r}, model={checkpoint!r}, device='cpu')).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "TrackingPipeline"
+
+
+def test_box_is_taken_as_anyone_writes_it(tracker, frames):
+    expected = tracker(frames, box=BOX, text="dog", progress=False)
+    corners = expected[0]["box"]
+    for box in (
+        tuple(BOX),
+        np.array(BOX),
+        torch.tensor(BOX),
+        torch.tensor(BOX, requires_grad=False).double(),
+        corners,
+    ):
+        assert tracker(frames, box=box, text="dog", progress=False) == expected
+    with pytest.raises(ValueError, match="keys xmin, ymin, xmax, ymax, got x, y"):
+        tracker(frames, box={"x": 1, "y": 2}, text="dog", progress=False)
+
+
+def test_results_lie_in_the_frame_and_are_rounded_unless_raw_ones_are_wanted(tracker, frames):
+    over = [70.123, 50.456, 20.0, 20.0]
+    options = {"box": over, "text": "dog", "progress": False}
+    results, raw = tracker(frames, **options), tracker(frames, raw=True, **options)
+    assert results[0]["box"] == {"xmin": 70.12, "ymin": 50.46, "xmax": 80.0, "ymax": 60.0}
+    assert [raw[0]["box"][side] for side in ("xmin", "ymax")] == pytest.approx([70.123, 70.456], abs=1e-9)
+    for result, found in zip(results, raw, strict=True):
+        for (side, value), exact in zip(result["box"].items(), found["box"].values(), strict=True):
+            limit = 80 if side.startswith("x") else 60
+            assert value == pytest.approx(min(max(exact, 0), limit), abs=0.006) and value == round(value, 2)
+        assert result["score"] == round(found["score"], 4)
+    assert list(tracker.stream(frames, box=over, text="dog", raw=True)) == raw
+    assert any(value != round(value, 2) for result in raw[1:] for value in result["box"].values())
+
+
+def test_list_of_paths_is_one_video_in_the_order_given(tracker, frames, tmp_path):
+    paths = [tmp_path / f"{name}.png" for name in ("d", "c", "b", "a")]
+    for path, frame in zip(paths, frames, strict=True):
+        Image.fromarray(frame).save(path)
+    expected = tracker(frames, box=BOX, text="dog", progress=False)
+    assert tracker(paths, box=BOX, text="dog", progress=False) == expected
+    assert tracker([str(path) for path in paths], box=BOX, text="dog", progress=False) == expected
+    assert tracker([paths[0].as_uri(), *paths[1:]], box=BOX, text="dog", progress=False) == expected
+    with pytest.raises(FileNotFoundError, match=r"missing\.png: no such image"):
+        tracker([*paths, "missing.png"], box=BOX, text="dog", progress=False)
+    with pytest.raises(ValueError, match=r"clip\.mp4: a list is one video.* give one video file as it is"):
+        tracker(["clip.mp4"], box=BOX, text="dog", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("video", "error", "message"),
+    [
+        (b"\x00\x01", TypeError, "got the bytes of a file: save it"),
+        (io.BytesIO(b"x"), TypeError, r"got an open file \(BytesIO\)"),
+        (Image.new("RGB", (8, 6)), ValueError, "got one image of 8 x 6; put it in a list"),
+        ({"frame": 1}, TypeError, "got dict"),
+        ("", ValueError, "the path of the video is empty"),
+        ("ftp://me:secret@host/a.mp4", ValueError, "^ftp://host/a.mp4: addresses begin with"),
+        ("file://elsewhere/a.mp4", ValueError, "a file of another machine"),
+    ],
+)
+def test_what_is_no_video_gets_a_sentence(tracker, video, error, message):
+    with pytest.raises(error, match=message):
+        tracker(video, box=BOX, text="dog")
+
+
+def test_address_of_a_file_is_read_as_its_path(tracker, frames, tmp_path):
+    (tmp_path / "my clip").mkdir()
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "my clip" / f"{index}.png")
+    uri = (tmp_path / "my clip").as_uri()
+    assert "%20" in uri
+    assert tracker(uri, box=BOX, text="dog", progress=False) == tracker(frames, box=BOX, text="dog", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("frames", "`video`"), ("bbox", "`box`"), ("prompt", "`text`"), ("max_frame", "`max_frames`"), ("colour", None)],
+)
+def test_wrong_name_of_an_argument_is_named_with_the_right_one(tracker, frames, name, told):
+    with pytest.raises(TypeError, match=rf"no argument `{name}`" + (f"; did you mean {told}" if told else r"\.")):
+        tracker(frames, box=BOX, **{name: 1})
+    with pytest.raises(TypeError, match="no argument `video`; did you mean `frames`"):
+        tracker.stream(video=frames, box=BOX)
+    with pytest.raises(TypeError, match="needs `video`"):
+        tracker(box=BOX)
+
+
+def test_no_more_frames_are_read_than_wanted(tracker, frames):
+    taken = []
+
+    def camera():
+        for frame in frames:
+            taken.append(len(taken))
+            yield frame
+
+    assert len(tracker(camera(), box=BOX, text="dog", max_frames=2, progress=False)) == len(taken) == 2
+    assert len(list(tracker.stream(frames, box=BOX, text="dog", max_frames=3))) == 3
+    for call in (tracker, tracker.stream):
+        with pytest.raises(ValueError, match="`max_frames` must be 1 or more, got 0"):
+            call(frames, box=BOX, text="dog", max_frames=0)
+
+
+def test_part_of_the_results_is_results_of_the_same_video(tracker, frames, tmp_path):
+    results = tracker(frames, box=BOX, text="dog", progress=False)
+    part = results[1:3]
+    assert type(part) is type(results) and list(part) == list(results)[1:3] and part.text == "dog"
+    shown = list(read_frames(part.save_video(tmp_path / "part.mp4")))
+    assert len(shown) == 2
+    for image, index in zip(shown, (1, 2), strict=True):
+        distances = [np.abs(image.astype(int) - frame).mean() for frame in frames]
+        assert int(np.argmin(distances)) == index
+    assert results[-1] == list(results)[-1]
+
+
+def test_pipeline_says_what_it_is(tracker, checkpoint):
+    assert repr(tracker) == f"TrackingPipeline({checkpoint}, cpu)"

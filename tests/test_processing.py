@@ -22,7 +22,12 @@ def test_output_is_what_the_model_takes(tiny_model, tiny_processor):
     assert set(inputs) == {"pixel_values", "template_pixel_values", "input_ids", "attention_mask"}
     outputs = tiny_model()(**inputs)
     boxes = tiny_processor.post_process_tracking(outputs, crops, [(60, 80)])
-    assert boxes.shape == (1, 4) and boxes[0, 2:].min() > 0
+    left, top, scale = crops[0].tolist()
+    cx, cy, w, h = (outputs.pred_boxes[0].double() * 32 / scale).tolist()
+    expected = [max(left + cx - w / 2, 0), max(top + cy - h / 2, 0)]
+    assert boxes.shape == (1, 4) and boxes[0, :2].tolist() == pytest.approx(expected, abs=1e-4)
+    corner = [min(left + cx + w / 2, 80), min(top + cy + h / 2, 60)]
+    assert (boxes[0, :2] + boxes[0, 2:]).tolist() == pytest.approx(corner, abs=1e-4)
 
 
 def test_token_type_ids_are_dropped(tiny_processor):

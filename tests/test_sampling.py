@@ -156,6 +156,37 @@ def test_scale_jitter_per_axis_spreads_and_shifts_as_ostracks():
         assert window.top + window.height / 2 == pytest.approx(4020 + dy, abs=6)
 
 
+def spread_of_middles(draw, centre, jitter: float, target: float) -> None:
+    """The windows' middles lie around `centre`, uniformly in both directions, and one direction does not tell the other."""
+    windows = [draw(np.random.default_rng(seed)) for seed in range(600)]
+    middles = np.array([[w.left + w.side / 2, w.top + w.side / 2] for w in windows]) - centre
+    reach = jitter * target / 2
+    assert np.abs(middles).max() <= reach + 1
+    assert middles.mean(axis=0) == pytest.approx([0, 0], abs=0.1 * reach)
+    assert middles.std(axis=0) == pytest.approx([reach / 3**0.5] * 2, rel=0.1)
+    assert abs(np.corrcoef(middles.T)[0, 1]) < 0.15
+
+
+def test_search_region_is_shifted_both_ways_and_changes_in_size():
+    box, target = (300.0, 200.0, 50.0, 32.0), 40.0
+    spread_of_middles(lambda rng: search_window(rng, box, 4.0, 64, 3.0, 0.0), (325, 216), 3.0, target)
+    sides = [search_window(np.random.default_rng(seed), box, 4.0, 64, 3.0, 0.25).side for seed in range(600)]
+    assert np.log(np.array(sides) / (4 * target)).std() == pytest.approx(0.25, rel=0.1)
+
+
+def test_shared_search_region_is_shifted_both_ways():
+    boxes = [(300.0, 200.0, 40.0, 40.0), (301.0, 201.0, 40.0, 40.0)]  # so near that both may be its middle
+    spread_of_middles(lambda rng: shared_window(rng, boxes, 4.0, 64, 3.0, 0.0), (320.5, 220.5), 3.0, 40.0)
+
+
+def test_search_crops_show_the_target_all_over_and_templates_do_not():
+    """Labels of whole samples, so that the jitter reaches them."""
+    labels = torch.stack(
+        [s["labels"] for s in map(TrackingPairs(RedSquare(), PLAIN, length=200).__getitem__, range(200))]
+    )
+    assert (labels[:, :2].std(dim=0) > 0.12).all() and (labels[:, :2].mean(dim=0) - 0.5).abs().max() < 0.06
+
+
 def test_sample_depends_on_seed_epoch_and_index_alone():
     def batch(workers):
         pairs = TrackingPairs(ProceduralPairs(num_frames=4), PLAIN, length=6, seed=3)
@@ -316,7 +347,7 @@ def failed(pairs):
 def test_bad_pair_is_skipped_counted_and_logged(caplog):
     pairs = TrackingPairs(Flaky(0.05), PLAIN, length=60)
     samples = [pairs[i] for i in range(60)]
-    assert len(samples) == 60 and 0 < failed(pairs) <= 10 and pairs.failures.drawn.total() == 60
+    assert 0 < failed(pairs) <= 10 and pairs.failures.drawn.total() == 60 + failed(pairs)
     assert sum("frame 7 of 'dog-1' is broken" in r.message for r in caplog.records) == failed(pairs)
     again = TrackingPairs(Flaky(0.05), PLAIN, length=60)
     assert torch.equal(again[59]["pixel_values"], samples[59]["pixel_values"])
@@ -442,5 +473,5 @@ def test_mixture_refuses_weights_that_are_none(weights):
 
 def test_failures_are_counted_by_dataset():
     pairs = TrackingPairs({"good": RedSquare(), "bad": Flaky(1.0)}, PLAIN, length=100)
-    with pytest.raises(ValueError, match=r"11 of \d samples of bad could not be read"):
+    with pytest.raises(ValueError, match=r"11 of 11 samples of bad could not be read"):
         [pairs[i] for i in range(100)]

@@ -1,6 +1,9 @@
 """Sessions while the video runs: targets come, go, get lost and found; state is small, and nobody disturbs anybody."""
 
+import copy
 import io
+import pickle
+import re
 import threading
 
 import numpy as np
@@ -145,7 +148,9 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(session):
         tracker.load_state_dict({"a": {k: v for k, v in state["a"].items() if k != "box"}})
     with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\), but the model takes"):
         tracker.load_state_dict({"a": {**state["a"], "template": torch.zeros(1, 3, 8, 8)}})
-    assert tracker.target_ids == ["a"] and len(tracker.step(FRAMES[1])) == 1
+    undisturbed = session()
+    undisturbed.load_state_dict(state)
+    assert tracker.target_ids == ["a"] and tracker.step(FRAMES[1]) == undisturbed.step(FRAMES[1])
 
 
 def test_two_people_in_two_threads_get_what_each_gets_alone(session):
@@ -216,3 +221,49 @@ def test_window_weight_and_smoothing_come_with_the_model(tiny_model, tiny_proces
 def test_settings_out_of_range_are_named(session, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         session(**settings)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_copied_session_goes_on_by_itself(session, again):
+    tracker = session()
+    tracker.add_target(FRAMES[0], CLIP.boxes[0], CLIP.text, target_id="a")
+    tracker.step(FRAMES[1])
+    twin = again(tracker)
+    first = answers(tracker, FRAMES[2:5])
+    tracker.remove_target("a")
+    assert twin.target_ids == ["a"] and answers(twin, FRAMES[2:5]) == first
+    assert (twin.model is tracker.model) == (again in (copy.copy, copy.deepcopy))
+
+
+def test_session_says_what_it_tracks(session):
+    tracker = session()
+    assert repr(tracker) == "TrackingSession(PJVLTModel, cpu; 0 targets)"
+    tracker.add_target(FRAMES[0], [10, 20, 30, 40], "red ball", target_id="ball")
+    assert repr(tracker) == "TrackingSession(PJVLTModel, cpu; 1 target; 'ball' at 10 20 30 40 (\"red ball\"))"
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([0.1, 0.2, 0.5, 0.5], "lies within one pixel.* Did you mean 12 18 60 45"),
+        ([70, 10, 110, 80], "leaves the frame of 120 x 90.* did you mean x1 y1 x2 y2.* is 70 10 40 70"),
+        ([100, 10, 30, 20], r"leaves the frame of 120 x 90 pixels\.$"),
+        ([-8, 10, 30, 20], r"leaves the frame"),
+        ([10, 80, 30, 20], r"leaves the frame"),
+        ([101, 10, 20, 20], None),  # a little over the edge
+        ([0, 0, 120, 90], None),
+        ([0, 0, 1, 2], None),
+    ],
+)
+def test_box_that_looks_like_something_else_is_tracked_with_a_warning(session, caplog, box, message):
+    session().add_target(FRAMES[0], box, "dog")
+    told = [record.message for record in caplog.records]
+    assert len(told) == (message is not None) and all(re.search(message, line) for line in told)
+
+
+def test_box_given_by_its_corners_is_not_taken_for_corners_again(session, caplog):
+    tracker = session()
+    tracker.add_target(FRAMES[0], {"xmin": 10, "ymin": 5, "xmax": 125, "ymax": 85}, "dog", target_id="a")
+    assert tracker.box_of("a") == (10, 5, 115, 80)
+    tracker.add_target(FRAMES[0], {"xmin": 40, "ymin": 5, "xmax": 150, "ymax": 85}, "dog", target_id="b")
+    assert "did you mean" not in caplog.text and "leaves the frame" in caplog.text

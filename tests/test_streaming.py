@@ -1,5 +1,6 @@
 """Streams of training pairs: the same samples whatever reads them, bounded memory, mixtures, broken pictures."""
 
+import itertools
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from modeling_pjvlt.data import load_tracking_dataset
 from modeling_pjvlt.data.converters import convert
 from modeling_pjvlt.data.sampling import PairCropper
 from modeling_pjvlt.data.streamed_pairs import StreamedPairs
+from modeling_pjvlt.data.streaming import StreamingTrackingDataset
 
 CROPPER = PairCropper(PJVLTImageProcessor(template_size=16, search_size=32))
 
@@ -62,6 +64,40 @@ def test_samples_do_not_depend_on_the_number_of_workers(lasot):
     assert drawn(pairs, workers=2) == alone and drawn(pairs, workers=3) == alone
     pairs.set_epoch(1)
     assert drawn(pairs) != alone
+
+
+def order_of(folder, epoch, length=60, seed=0):
+    """Which frames the pairs of an epoch show, in order: whatever the crops do with them."""
+    pairs = StreamedPairs({"a": stream(folder)}, CROPPER, length, batch_size=4, seed=seed, buffer_size=4)
+    pairs.set_epoch(epoch)
+    return [(p.search.sequence.name, p.template.index, p.search.index) for _, p in pairs._pairs()]
+
+
+def test_each_epoch_of_a_stream_comes_in_an_order_of_its_own(lasot):
+    epochs = [order_of(lasot, epoch) for epoch in range(3)]
+    assert order_of(lasot, 0) == epochs[0]
+    assert all(one != other for one, other in itertools.combinations(epochs, 2))
+    assert order_of(lasot, 0, seed=1) != epochs[0]
+
+
+def test_files_of_a_stream_are_shuffled_anew_each_epoch_and_each_time_round(lasot, monkeypatch):
+    passes, pieces = [], StreamingTrackingDataset.pieces
+
+    def recorded(self, max_frames=None, shuffle_seed=None):
+        passes.append([])
+        for piece in pieces(self, max_frames, shuffle_seed):
+            passes[-1].append(piece.name)
+            yield piece
+
+    monkeypatch.setattr(StreamingTrackingDataset, "pieces", recorded)
+    for epoch in range(3):
+        order_of(lasot, epoch, length=300)
+        assert len(passes) >= 3 * (epoch + 1)  # the stream ended and began again
+    whole = [order for order in passes if len(order) == max(map(len, passes))]
+    assert len({tuple(sorted(order)) for order in whole}) == 1
+    assert len({tuple(order) for order in whole}) > len(whole) / 3
+    first_passes = [order_of(lasot, epoch, length=1) and passes[-1] for epoch in range(8)]
+    assert len({tuple(order) for order in first_passes}) > 1
 
 
 def test_processes_share_each_batch_of_a_stream_and_can_start_later(lasot):

@@ -8,16 +8,20 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_pjvlt import PJVLTConfig, PJVLTModel
+from modeling_pjvlt import PJVLTConfig, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.train import main
+from modeling_pjvlt.data.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.data.sampling import ProceduralPairs
+from modeling_pjvlt.evaluation.tracking import track_sequence, visible_auc
 from modeling_pjvlt.training import trainer, trouble
 from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments, share_batch
 from modeling_pjvlt.training.loading import BatchesOfRank, build_model
+from modeling_pjvlt.training.validation import VALIDATION_SEED
 
 ROOT = Path(__file__).parents[1]
 RATES = ["--encoder_learning_rate", "1e-3", "--head_learning_rate", "1e-3"]
@@ -59,8 +63,7 @@ def test_resuming_in_place_continues_the_log(recipe, tmp_path, monkeypatch):
 
     more = ["--max_train_steps", "3", "--checkpointing_steps", "1"]
     monkeypatch.setattr(trainer, "_save", save_and_fail)
-    with pytest.raises(KeyboardInterrupt):
-        start(recipe, tmp_path / "run", *more)
+    assert start(recipe, tmp_path / "run", *more) == 130
     monkeypatch.setattr(trainer, "_save", saved)
     assert start(recipe, tmp_path / "run", *more, "--resume_from_checkpoint", "last") == 0
     assert [line["step"] for line in log_of(tmp_path / "run")] == [1, 2, 3]
@@ -70,7 +73,7 @@ def test_resuming_in_place_continues_the_log(recipe, tmp_path, monkeypatch):
     ("change", "flag"),
     [
         (["--per_device_train_batch_size", "3"], "--per_device_train_batch_size was 2"),
-        (["--max_train_steps", "9"], "--max_train_steps was 2"),
+        (["--max_train_steps", "1"], "--max_train_steps was 2"),
         (["--seed", "7"], "--seed was 0"),
         (["--resume_from_checkpoint", "nowhere"], "--resume_from_checkpoint: no training state in nowhere"),
     ],
@@ -107,8 +110,54 @@ def test_validation_tracks_and_leaves_the_training_as_it_is(recipe, tmp_path):
     validating = ["--validation_steps", "1", "--num_validation_sequences", "2", "--max_validation_frames", "4"]
     start(recipe, tmp_path / "validated", *validating)
     assert weights(tmp_path / "plain") == weights(tmp_path / "validated")
-    line = next(line for line in log_of(tmp_path / "validated") if "validation_auc" in line)
-    assert 0 <= line["validation_auc"] <= 1 and 0 <= line["validation_auc_shuffled"] <= 1
+    (line,) = [line for line in log_of(tmp_path / "validated") if "validation_auc" in line and line["step"] == 2]
+    folder = tmp_path / "validated/checkpoints/last/pretrained_model"
+    model, processor = PJVLTModel.from_pretrained(folder), PJVLTProcessor.from_pretrained(folder)
+    clips = [ProceduralClip(VALIDATION_SEED + i, 4, kind=kind) for i, kind in enumerate(KINDS)]
+    for score, words in (("validation_auc", "text"), ("validation_auc_shuffled", "wrong_text")):
+        found = [track_sequence(model, processor, clip, {"it": getattr(clip, words)}).boxes["it"] for clip in clips]
+        expected = np.mean([visible_auc(boxes, clip) for boxes, clip in zip(found, clips, strict=True)])
+        assert line[score] == pytest.approx(expected, abs=1e-4)
+
+
+def first_weights(run: Path) -> dict[str, torch.Tensor]:
+    """The weights that a run begins with."""
+    torch.manual_seed(0)
+    return build_model(TrainArguments(**json.loads((run / "arguments.json").read_text())))[0].state_dict()
+
+
+def test_gradients_reach_the_optimizer_no_larger_than_they_may(recipe, tmp_path, monkeypatch):
+    norms, step = [], torch.optim.AdamW.step
+
+    def measured(self, *arguments, **keywords):
+        gradients = [p.grad.norm() for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack(gradients).norm()))
+        return step(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", measured)
+    assert start(recipe, tmp_path / "free", "--max_grad_norm", "1e9", "--max_train_steps", "1") == 0
+    (free,) = norms
+    assert free > 0.2
+    assert start(recipe, tmp_path / "clipped", "--max_train_steps", "3") == 0  # to 0.1
+    assert start(recipe, tmp_path / "shorter", "--max_train_steps", "1", "--max_grad_norm", str(free / 4)) == 0
+    assert norms[1:] == pytest.approx([0.1, 0.1, 0.1, free / 4], rel=1e-3)
+
+
+def test_weight_decay_pulls_every_weight_towards_zero_by_its_share_of_the_rate(recipe, tmp_path):
+    """AdamW's rule: besides the same step, each weight loses rate * decay of what it was."""
+    one = ["--max_train_steps", "1"]
+    assert start(recipe, tmp_path / "none", *one, "--weight_decay", "0") == 0
+    assert start(recipe, tmp_path / "decayed", *one, "--weight_decay", "50") == 0
+    none, decayed = (
+        load_file(tmp_path / run / "checkpoints/last/pretrained_model/model.safetensors")
+        for run in ("none", "decayed")
+    )
+    before = first_weights(tmp_path / "none")
+    names = [name for name, p in build_model(parse_arguments(["--config", str(recipe)]))[0].named_parameters()]
+    assert names
+    for name in names:
+        torch.testing.assert_close(decayed[name], none[name] - 1e-3 * 50 * before[name], rtol=1e-4, atol=1e-6)
+    assert TrainArguments(output_dir="o", model_name_or_path="m").weight_decay == 1e-4  # the paper's
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -215,7 +264,7 @@ def test_step_schedule_drops_to_a_tenth(recipe, tmp_path):
 def test_run_of_constant_rate_can_be_given_its_end_later(recipe, tmp_path, capsys):
     """Stopped after two steps, which a run with a decay at its end would have made as well."""
     end = ["--lr_scheduler_type", "warmup_stable_decay", "--num_decay_steps", "2", "--max_train_steps", "4"]
-    assert start(recipe, tmp_path / "whole", *end) == 0
+    assert start(recipe, tmp_path / "whole", *end, "--checkpointing_steps", "2") == 0
     constant = ["--lr_scheduler_type", "constant_with_warmup", "--max_train_steps", "2"]
     assert start(recipe, tmp_path / "parts", *constant) == 0
     assert start(recipe, tmp_path / "parts", *end, "--resume_from_checkpoint", "last") == 0
@@ -226,9 +275,76 @@ def test_run_of_constant_rate_can_be_given_its_end_later(recipe, tmp_path, capsy
     )
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=0, atol=0)
-    longer = [*end[:-1], "8", "--resume_from_checkpoint", "last"]
-    assert start(recipe, tmp_path / "parts", *longer) == 2  # its rate has fallen
-    assert "--max_train_steps was 4" in (message := capsys.readouterr().err) and "falls after step 4" in message
+    first = ["--resume_from_checkpoint", str(tmp_path / "whole" / "checkpoints" / "000002")]
+    assert start(recipe, tmp_path / "other", *end[:-1], "3", *first) == 2  # its rate would have fallen by then
+    assert "--max_train_steps was 4" in (message := capsys.readouterr().err) and "falls after step 2" in message
+
+
+def test_finished_run_can_be_made_longer_and_follows_the_longer_schedule(recipe, tmp_path, capsys):
+    assert start(recipe, tmp_path / "run", "--max_train_steps", "2") == 0
+    longer = ["--max_train_steps", "5", "--resume_from_checkpoint", "last"]
+    capsys.readouterr()
+    assert start(recipe, tmp_path / "run", *longer) == 0
+    assert "5, 10 samples in all; goes on after step 2" in capsys.readouterr().out
+    lines = log_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    cosine = [1e-3 * 0.5 * (1 + np.cos(np.pi * step / 5)) for step in (3, 4, 5)]
+    assert [line["learning_rate"] for line in lines[2:]] == pytest.approx(cosine, abs=1e-9)
+    assert start(recipe, tmp_path / "whole", "--max_train_steps", "5") == 0
+    assert [line["step"] for line in log_of(tmp_path / "whole")] == [1, 2, 3, 4, 5]
+
+
+def test_first_step_of_a_longer_run_has_a_rate(recipe, tmp_path, monkeypatch):
+    assert start(recipe, tmp_path / "run", "--max_train_steps", "2") == 0
+    rates, step = [], torch.optim.AdamW.step
+
+    def noted(self, *arguments, **keywords):
+        rates.append([group["lr"] for group in self.param_groups])
+        return step(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    longer = ["--max_train_steps", "4", "--resume_from_checkpoint", "last"]
+    assert start(recipe, tmp_path / "run", *longer) == 0
+    assert rates[0] == pytest.approx([5e-4, 5e-4]) and len(rates) == 2
+
+
+def test_run_says_what_it_does_before_its_first_step_and_what_comes_after(recipe, tmp_path, capsys):
+    more = ["--max_train_steps", "3", "--gradient_accumulation_steps", "2", "--logging_steps", "50"]
+    assert main(["--config", str(recipe), *more, "--learning_rate", "1e-3"]) == 0
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert lines[0].startswith("device  cpu, ") and lines[1].startswith("model   random weights, ")
+    assert lines[2:7] == [
+        "data    procedural, drawn clips",
+        "batch   4 samples a step (2, 2 batches a step)",
+        "steps   3, 12 samples in all",
+        "rates   encoder 0.001, head 0.001, cosine",
+        f"writes  {tmp_path / 'run'}, a checkpoint every 3 steps",
+    ]
+    assert f"--model {tmp_path / 'run'}" in told.out
+    for command in ("pjvlt-track VIDEO --box X Y W H", "pjvlt-eval --dataset_name NAME"):
+        assert command in told.out
+    first = next(part for part in told.err.split("\r") if " 1/3 " in part and "loss=" in part)
+    assert log_of(tmp_path / "run")[0]["step"] == 3 and " 1/3 " in first
+
+
+@pytest.mark.parametrize(
+    ("recipe_rates", "argv", "rates"),
+    [
+        ("", [], (1e-5, 1e-4)),
+        ("", ["--learning_rate", "0.5"], (0.5, 0.5)),
+        ("", ["--learning_rate", "0.5", "--head_learning_rate", "2"], (0.5, 2)),
+        ("encoder_learning_rate: 3\nhead_learning_rate: 4", ["--learning_rate", "0.5"], (0.5, 0.5)),
+        ("encoder_learning_rate: 3\nhead_learning_rate: 4", [], (3, 4)),
+        ("learning_rate: 3", ["--encoder_learning_rate", "1"], (1, 3)),
+        ("learning_rate: 3", [], (3, 3)),
+    ],
+)
+def test_one_rate_is_enough(recipe, recipe_rates, argv, rates):
+    recipe.write_text(recipe.read_text() + recipe_rates)
+    args = parse_arguments(["--config", str(recipe), *argv])
+    assert (args.encoder_learning_rate, args.head_learning_rate) == rates
+    assert TrainArguments(**json.loads(json.dumps(vars(args)))) == args
 
 
 def test_frozen_text_encoder_stays_and_checkpointed_activations_change_nothing(recipe, tmp_path):

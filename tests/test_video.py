@@ -420,7 +420,7 @@ def test_the_device_of_a_camera_is_opened_as_one(tmp_path, monkeypatch):
 def test_single_frame_is_refused_as_a_source():
     with pytest.raises(ValueError, match=r"single array of shape \(4, 6, 3\)"):
         read_frames(np.zeros((4, 6, 3), np.uint8))
-    with pytest.raises(TypeError, match="got Image"):
+    with pytest.raises(ValueError, match="got one image of 4 x 4; put it in a list"):
         read_frames(Image.new("RGB", (4, 4)))
 
 

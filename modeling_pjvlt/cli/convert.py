@@ -5,6 +5,7 @@ import sys
 
 from ..signals_pjvlt import exit_code, stopped_by_signals
 from . import print_any_name
+from .parser import CommandParser, silent_when_piped
 
 BENCHMARKS = {
     "lasot": "CATEGORY/CATEGORY-1/{img, groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt}",
@@ -19,10 +20,11 @@ BENCHMARKS = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     layouts = "\n".join(f"  {name:<12} {layout}" for name, layout in BENCHMARKS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="pjvlt-convert",
+        usage="pjvlt-convert BENCHMARK ROOT [--output FOLDER] [options]",
         description="Convert a benchmark's folder, as its authors distribute it, to a tracking dataset: one row per\n"
         "frame, in Parquet files that `load_tracking_dataset` and `pjvlt-train --dataset_name` read. Killed and\n"
         "started again, it goes on where it was.",
@@ -58,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@silent_when_piped
 def main(argv: list[str] | None = None) -> int:
     """Convert, report, perhaps push. Returns the exit code: 2 for a user's mistake, 128 + its number for a signal."""
     print_any_name()
@@ -79,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"pjvlt-convert: error: converting needs {error.name}: pip install 'pjvlt[train]'", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         print(f"pjvlt-convert: error: {error}", file=sys.stderr)
         return 2

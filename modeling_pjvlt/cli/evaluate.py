@@ -3,21 +3,31 @@
 import argparse
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
 from .. import DEFAULT_CHECKPOINT
 from ..signals_pjvlt import exit_code, stopped_by_signals
 from . import print_any_name
+from .parser import CommandParser, silent_when_piped
 
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "got10k")
 TEXT_KINDS = ("own", "shuffled", "empty", "class")
 SERVERS = ("got10k", "trackingnet")
+DEFAULT_PROTOCOL = "pytracking"
+BENCHMARKS = {  # what is in the name of a benchmark's data, and its protocol
+    r"lasot": "lasot",
+    r"got[-_ ]?10k": "got10k",
+    r"tnl[-_ ]?2k": "tnl2k",
+    r"(?<![a-z])otb(?![a-z])": "otb",
+}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> CommandParser:
+    parser = CommandParser(
         prog="pjvlt-eval",
+        usage="pjvlt-eval --dataset_name NAME [--model PATH_OR_REPO] [options]",
         description="Track every sequence of one or several datasets from its first box, score the boxes by the rules\n"
         "of a benchmark, and write a report (HTML, Markdown, JSON) beside the raw results. Finished sequences are\n"
         "kept: killed and started again, it goes on where it was. With several processes:\n"
@@ -28,7 +38,11 @@ def build_parser() -> argparse.ArgumentParser:
         "  pjvlt-eval --dataset_name my-name/got10k --protocol got10k --submission got10k",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint: folder or Hub id (default: bundled)")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_CHECKPOINT,
+        help="checkpoint, or a run whose last one counts: folder or Hub id (default: bundled)",
+    )
     parser.add_argument(
         "--dataset_name",
         nargs="+",
@@ -36,13 +50,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="Hub id or folder of a tracking dataset, a folder of sequences as folders of pictures, or `procedural`",
     )
-    parser.add_argument("--split", default="test", help="of the datasets (default: test)")
+    parser.add_argument("--split", help="of the datasets (default: test, or the only one)")
+    parser.add_argument(
+        "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="names of the datasets' columns: box=bbox"
+    )
     parser.add_argument("--revision", help="of the datasets on the Hub")
     parser.add_argument(
         "--protocol",
         choices=PROTOCOL_NAMES,
-        default="lasot",
-        help="whose rules count (default: lasot); `pytracking` is what most papers print for TNL2K and others, "
+        help="whose rules count (default: the benchmark's that the data are named after, else `pytracking`, which "
+        "scores boxes that begin at 0 like all others); `pytracking` is what most papers print for TNL2K and others, "
         "`pytracking_lasot` for LaSOT",
     )
     parser.add_argument(
@@ -67,7 +84,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="track a second time, searching targets again whose score stays below this, and report both where it makes a "
         "difference; 0.2 is what a session does by default (default: 0, not at all, as in the paper)",
     )
-    parser.add_argument("--output_dir", help="for reports and raw results (default: evaluations/MODEL)")
+    parser.add_argument(
+        "--output_dir",
+        help="for reports and raw results (default: evaluations/MODEL); a report goes into "
+        "DATASET/PROTOCOL in it, raw results into DATASET/raw",
+    )
     parser.add_argument("--max_sequences", type=int, metavar="N", help="only the first N of each dataset")
     parser.add_argument("--attributes", metavar="FILE", help="JSON: attribute -> list of sequence names")
     parser.add_argument(
@@ -87,6 +108,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def choose_protocol(asked: str | None, name: str) -> tuple[str, str]:
+    """The protocol for a dataset, and why it is this one, as a sentence."""
+    if asked is not None:
+        return asked, f"Protocol `{asked}`, as it was asked for."
+    for pattern, protocol in BENCHMARKS.items():
+        if re.search(pattern, _short(name).lower()):
+            return protocol, f"Protocol `{protocol}`, because the data are called {_short(name)!r}."
+    return DEFAULT_PROTOCOL, (
+        f"Protocol `{DEFAULT_PROTOCOL}`, because the data {_short(name)!r} are not named after a benchmark: boxes that "
+        "begin at x or y 0 are scored like all others, and frames that do not show the target are left out."
+    )
+
+
+@silent_when_piped
 def main(argv: list[str] | None = None) -> int:
     """Evaluate and report. Returns the exit code: 2 for a mistake of the user's, 128 + its number for a signal."""
     print_any_name()
@@ -98,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
             _run(args)
     except ModuleNotFoundError as error:
         return _fail(f"evaluation needs {error.name}: pip install 'pjvlt[eval]'")
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
@@ -110,21 +147,27 @@ def _run(args: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from .. import PJVLTModel, PJVLTProcessor
-    from ..evaluation.sequences import load_sequences
+    from ..evaluation.sequences import load_split
+    from ..training.run_folders import checkpoint_name, find_checkpoint
 
-    others = dict(_named_folder(word) for word in args.others)
+    others = dict(_split_word(word, "--others takes NAME=FOLDER") for word in args.others)
     attributes = {} if args.attributes is None else _read_json(args.attributes)
     published = [] if args.published is None else _read_published(args.published)
+    columns = dict(_split_word(word, "--columns takes OURS=THEIRS, such as box=bbox") for word in args.columns)
+    args.model = find_checkpoint(args.model)
     state = PartialState(cpu=args.device == "cpu")
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device or state.device)
     processor = PJVLTProcessor.from_pretrained(args.model)
-    output = Path(args.output_dir or f"evaluations/{_short(args.model).replace('/', '--')}")
+    output = Path(args.output_dir or f"evaluations/{checkpoint_name(args.model).replace('/', '--')}")
     folders = {name: output / _short(name).replace("/", "--") for name in args.dataset_name}
     if len(set(folders.values())) < len(folders):
         raise ValueError(f"Two datasets would be written to the same folder of {output}; evaluate them one by one.")
     for name, folder in folders.items():
-        sequences = load_sequences(name, args.split, args.revision, args.sentences)[: args.max_sequences]
-        _evaluate(args, model, processor, state, name, sequences, folder, others, attributes, published)
+        sequences, split = load_split(name, args.split, args.revision, columns, args.sentences)
+        protocol, reason = choose_protocol(args.protocol, name)
+        of_this = argparse.Namespace(**{**vars(args), "protocol": protocol, "reason": reason, "split": split})
+        sequences = sequences[: args.max_sequences]
+        _evaluate(of_this, model, processor, state, name, sequences, folder, others, attributes, published)
 
 
 def _evaluate(args, model, processor, state, name, sequences, folder, others, attributes, published) -> None:
@@ -132,6 +175,7 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     from ..evaluation.results import read_results
     from ..evaluation.runner import Evaluation, ground_truth, lost_sequences, result_of, score, worst_sequences
     from ..evaluation.sequences import alike
+    from ..training.run_folders import checkpoint_name
 
     runs, notes = {}, []
     for text in sorted(set(args.text), key=TEXT_KINDS.index):  # own first
@@ -158,7 +202,7 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
         print(f"{folder.name}: the ground truth is not public; the boxes are in {first.folder}")
         return
     sizes = {key: done.frame_size for key, done in first.finished().items()}
-    results = [result_of(run, text, truth, Path(args.model).name) for text, run in runs.items()]
+    results = [result_of(run, text, truth, checkpoint_name(args.model)) for text, run in runs.items()]
     from ..evaluation.report import EvaluationReport, TrackerResult, write_report
 
     if again is not None:
@@ -174,15 +218,15 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     report = EvaluationReport(
         dataset=_short(name),
         split=args.split,
-        model=_short(args.model),
+        model=checkpoint_name(args.model),
         results=results,
         worst=worst_sequences(sequences, first.texts, first.predictions(), results[0].scores),
         published=_rows_of(published, name),
         notes=[*notes, *_notes(args, truth)],
         environment=_environment(model, state),
     )
-    paths = write_report(report, folder)
-    _print(report, paths)
+    paths = write_report(report, folder / args.protocol)
+    _print(report, paths, args.reason)
 
 
 def _submit(server: str, run, folder: Path) -> None:
@@ -198,7 +242,7 @@ def _submit(server: str, run, folder: Path) -> None:
 
 
 def _notes(args, truth) -> list[str]:
-    notes = []
+    notes = [args.reason]
     if args.max_sequences is not None:
         notes.append(f"Only the first {len(truth.boxes)} sequences.")
     border = truth.at_border() if args.protocol in ("otb", "lasot", "tnl2k") else 0
@@ -233,7 +277,7 @@ def _environment(model, state) -> dict[str, str]:
     }
 
 
-def _print(report, paths: dict[str, Path]) -> None:
+def _print(report, paths: dict[str, Path], reason: str) -> None:
     """The overall scores, what the sentences change, and where the report is."""
     from ..evaluation.language import language_table
 
@@ -253,7 +297,7 @@ def _print(report, paths: dict[str, Path]) -> None:
         if math.isnan(row["low"]):
             interval = f"{row['sequences']} sequences give no interval"
         print(f"  own minus {row['text']} sentences: {row['difference']:+.1f} {row['metric']} ({interval})")
-    print(f"  report: {paths['html']}")
+    print(f"  {reason}\n  report: {paths['html']}")
 
 
 def _read_published(path: str) -> list[dict]:
@@ -282,11 +326,11 @@ def _short(name: str) -> str:
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
-def _named_folder(word: str) -> tuple[str, str]:
-    name, equals, folder = word.partition("=")
-    if not (name and equals and folder):
-        raise ValueError(f"--others takes NAME=FOLDER, got {word!r}.")
-    return name, folder
+def _split_word(word: str, expected: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"{expected}, got {word!r}.")
+    return name, value
 
 
 def _read_json(path: str):

@@ -6,15 +6,17 @@ import sys
 from .. import DEFAULT_CHECKPOINT
 from ..signals_pjvlt import exit_code, stopped_by_signals
 from . import print_any_name
+from .parser import CommandParser, silent_when_piped
 
 FORMATS = ("onnx", "torch_export")
 DTYPES = ("float32", "float16", "bfloat16")
 EVALUATED_CLIPS = 20  # where int8 asks for a comparison
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> CommandParser:
+    parser = CommandParser(
         prog="pjvlt-export",
+        usage="pjvlt-export --output_dir FOLDER [--model PATH_OR_REPO] [options]",
         description="Write a checkpoint as a folder that runs elsewhere. ONNX: tracker.onnx (search crop and the constants\n"
         "of template and sentence in, three maps out), template.onnx (template crop in, its constants out), text.onnx\n"
         "(a tokenised sentence in, its constants out), tokenizer.json and pjvlt_onnx.json (sizes and factors of the\n"
@@ -51,11 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--eval_dataset_name", nargs="+", default=[], metavar="NAME",
         help="also on real ones: Hub id or folder of a tracking dataset, or a folder of sequences; needs pjvlt[eval]",
     )  # fmt: skip
-    add("--eval_split", default="test", help="of those datasets (default: test)")
+    add("--eval_split", help="of those datasets (default: test, or the only one)")
     add("--num_threads", type=int, help="of onnxruntime, for the measured speed and AUC (default: one for each core)")
     return parser
 
 
+@silent_when_piped
 def main(argv: list[str] | None = None) -> int:
     """Export, check, measure. Returns the exit code: 2 for a mistake of the user's, 128 + its number for a signal."""
     print_any_name()
@@ -71,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         extra = "eval" if error.name in ("datasets", "accelerate") else "export"
         return _fail(f"this needs {error.name}: pip install 'pjvlt[{extra}]'")
+    except BrokenPipeError:
+        raise
     except (ImportError, ValueError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:

@@ -21,10 +21,11 @@ from ..evaluation.metrics import iou
 from ..live_pjvlt import DEFAULT_FPS, FrameReader, TimedFrame, is_address, public_name, read_ahead
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
 from ..signals_pjvlt import Stopped, exit_code, signal_of, terminations
-from ..video_pjvlt import VideoWriter, read_frames, refuse_outputs_over
+from ..video_pjvlt import VideoWriter, local_path, read_frames, refuse_outputs_over
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
 from ..visualization.window import Window
 from . import print_any_name
+from .parser import CommandParser, silent_when_piped
 
 EPILOG = """\
 examples:
@@ -54,18 +55,14 @@ boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h
 for each frame; mot has frame (from 1),id,x,y,w,h,score,-1,-1,-1. The JSON file:
   {"video": "clip.mp4", "model": "...", "text": "white dog", "fps": 30.0,
    "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0, "time": 0.0}, ...]}
-  box is x, y, width, height in pixels of the frame; score is the confidence in [0, 1]; the first box is the one you
-  gave. frame and time (seconds) are those of the source, from 0: skipped frames of a live one count, too.
+  box is x, y, width, height in pixels, inside the frame and to hundredths (--raw: as found); score is the confidence in
+  [0, 1]; the first box is the one you gave. frame and time (seconds) are those of the source, from 0: skipped frames of
+  a live one count, too.
 """
 VIDEO_HELP = "video file, folder of pictures, index of a camera, or address of a stream; without it a clip is made"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        """Say what is wrong in one line, without the usage text in front of it, and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
-
-
+@silent_when_piped
 def main(argv: list[str] | None = None) -> None:
     """Run the command with `argv` (default: the command line).
 
@@ -75,11 +72,13 @@ def main(argv: list[str] | None = None) -> None:
     """
     print_any_name()
     parser = _build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(spread_box(sys.argv[1:] if argv is None else argv))
     try:
         _run(args)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     except KeyboardInterrupt as stop:
         parser.exit(exit_code(stop), f"{parser.prog}: stopped, {stop or 'nothing written'}\n")
 
@@ -102,6 +101,9 @@ def load_session(model: str, device: str, dtype: str):
         if device not in ("auto", "cpu") or dtype != "float32":
             raise ValueError(f"{model} is an export, which runs on the CPU as it is: leave --device and --dtype out")
         return OnnxTracker(model)
+    from ..training.run_folders import find_checkpoint
+
+    model = find_checkpoint(model)
     import torch
     from transformers.utils import logging
 
@@ -140,6 +142,18 @@ def track_frames(
             yield frame, [float(value) for value in target.box], float(target.score)
 
 
+def spread_box(argv: list[str]) -> list[str]:
+    """The command line with a box that was written with commas as four words."""
+    words: list[str] = []
+    for word in argv:
+        of_box = words[-1:] == ["--box"] or (words[-1:] and "--box" in words[-4:-1] and "," in word)
+        if word.startswith("--box="):
+            words.append("--box")
+            word, of_box = word.removeprefix("--box="), True
+        words += [part for part in re.split(r"[,;\s]+", word) if part] if of_box else [word]
+    return words
+
+
 class _Highlights:
     """A few annotated frames, evenly spread over a video whose length nobody has to know."""
 
@@ -170,8 +184,9 @@ class _Highlights:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="pjvlt-track",
+        usage="pjvlt-track VIDEO --box X Y W H --text SENTENCE [options]",
         description="Follow one target through a video, from its box in the first frame and a sentence about it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -180,7 +195,8 @@ def _build_parser() -> argparse.ArgumentParser:
     add("video", nargs="?", metavar="VIDEO", help=VIDEO_HELP)
     add(
         "--box", nargs=4, type=float, metavar=("X", "Y", "W", "H"),
-        help="the target in the first frame: left, top, width, height in pixels (default: --detector finds it)",
+        help="the target in the first frame: left, top, width, height in pixels, apart by blanks or commas (default: "
+        "--detector finds it)",
     )  # fmt: skip
     add("--text", help='a sentence that describes the target, such as "white dog" (default: "the target")')
     add(
@@ -192,7 +208,8 @@ def _build_parser() -> argparse.ArgumentParser:
     add(
         "--model",
         metavar="PATH_OR_REPO",
-        help="checkpoint folder, Hub repository, or a folder that pjvlt-export wrote (default: the bundled one)",
+        help="folder of a checkpoint or of a run (its last one counts), Hub repository, or a folder that pjvlt-export "
+        "wrote (default: the bundled one)",
     )
     add(
         "--output",
@@ -210,6 +227,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add("--quiet", action="store_true", help="say nothing unless something goes wrong")
     add("--max_frames", type=int, metavar="N", help="stop after N frames (default: at the end of the video)")
+    add("--raw", action="store_true", help="boxes as the network gives them: neither rounded nor clipped to the frame")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: %(default)s")
     add("--seed", type=int, default=0, help="of the clip made when there is no VIDEO (default: %(default)s)")
@@ -220,6 +238,8 @@ def _run(args: argparse.Namespace) -> None:
     if args.max_frames is not None and args.max_frames < 1:
         raise ValueError(f"--max_frames must be 1 or more, got {args.max_frames}")
     say = (lambda *words, **options: None) if args.quiet else print
+    if args.video is not None:
+        args.video = os.fspath(local_path(args.video))
     if args.video is None:
         reader, clip = _make_clip(args)
         name, video, box, text = f"clip{args.seed}", f"procedural clip, seed {args.seed}", clip.boxes[0], clip.text
@@ -234,7 +254,7 @@ def _run(args: argparse.Namespace) -> None:
     shown = [Window(f"pjvlt-track: {video}")] if args.show else []
     if output is not None:
         shown.append(VideoWriter(output, reader.fps))
-    model = args.model or _default_checkpoint()
+    model = _find_model(args.model)
     session = load_session(model, args.device, args.dtype)
 
     start = time.perf_counter()
@@ -248,7 +268,7 @@ def _run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     with _Interrupts() as interrupts:
         try:
-            stopped = _follow(frames, tracked, shown, clip, interrupts, progress)
+            stopped = _follow(frames, tracked, shown, clip, interrupts, progress, args.raw)
         except OSError as error:
             raise OSError(f"{error}; {tracked.rescue()}") from error
         except KeyboardInterrupt:
@@ -451,13 +471,23 @@ def _pick_device(device: str) -> str:
     return device
 
 
+def _find_model(model: str | None) -> str:
+    """The checkpoint's folder or Hub id, or an export's folder."""
+    if model is None:
+        return _default_checkpoint()
+    from ..onnx_pjvlt import SETTINGS_FILE
+    from ..training.run_folders import find_checkpoint
+
+    return model if (Path(model) / SETTINGS_FILE).is_file() else find_checkpoint(model)
+
+
 def _default_checkpoint() -> str:
     from modeling_pjvlt import DEFAULT_CHECKPOINT
 
     return DEFAULT_CHECKPOINT
 
 
-def _follow(frames, tracked: _Tracked, shown: list, clip, interrupts: _Interrupts, progress: tqdm):
+def _follow(frames, tracked: _Tracked, shown: list, clip, interrupts: _Interrupts, progress: tqdm, raw: bool):
     """Track, and draw what is written or shown; `tracked.results` grows by a dict for each frame.
 
     Returns what broke the video off after more than its first frame, or None. Raises whatever comes before that, and
@@ -476,7 +506,8 @@ def _follow(frames, tracked: _Tracked, shown: list, clip, interrupts: _Interrupt
                 if len(results) < 2:
                     raise
                 return stopped
-            results.append(make_result(frame.number, box, score, frame.time))
+            size = None if raw else frame.image.shape[:2]
+            results.append(make_result(frame.number, box, score, frame.time, size))
             if shown:
                 image = frame.image
                 if clip is not None and clip.visible[frame.number]:

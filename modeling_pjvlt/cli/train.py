@@ -1,14 +1,17 @@
 """`pjvlt-train`: train or fine-tune a PJVLT from a recipe."""
 
 import os
+import shlex
 import sys
 
 from ..signals_pjvlt import exit_code
 from . import print_any_name
+from .parser import silent_when_piped
 
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
 
 
+@silent_when_piped
 def main(argv: list[str] | None = None) -> int:
     """Parse, train, say where the checkpoint is, push it if told so.
 
@@ -30,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"{error}; the batch and the model before it are in {args.output_dir}/failure-*", 1)
     except (ValueError, FileNotFoundError) as error:
         return _fail(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _fail(str(error), 1)
     if int(os.environ.get("RANK", "0")) > 0:  # the other processes of a distributed run have nothing to say
@@ -40,7 +45,13 @@ def main(argv: list[str] | None = None) -> int:
             "--resume_from_checkpoint last."
         )
         return INTERRUPTED
-    print(f"Last checkpoint: {result.folder}\nLoad it with PJVLTModel.from_pretrained({str(result.folder)!r}).")
+    print(
+        f"Last checkpoint: {result.folder}\n"
+        f"  load it      PJVLTModel.from_pretrained({str(result.folder)!r})\n"
+        f'  track        pjvlt-track VIDEO --box X Y W H --text "..." --model {shlex.quote(args.output_dir)}\n'
+        f"  evaluate     pjvlt-eval --dataset_name NAME --model {shlex.quote(args.output_dir)}\n"
+        "  train longer the same command with --resume_from_checkpoint last and a larger --max_train_steps"
+    )
     return _push(args, result) if args.push_to_hub else 0
 
 

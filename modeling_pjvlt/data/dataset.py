@@ -11,9 +11,7 @@ a user's own pictures need no code.
 Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where known `sequence`, `visible` (a list).
 """
 
-import glob
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,22 +20,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Image, Video, load_dataset
+from datasets import Dataset, Image, Video
 from PIL import Image as PILImage
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from ..video_pjvlt import available_cores
 from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode, read_encoded
+from .sources import SIDES, check_columns, load_rows, rename
 from .text import sentence_or_class
 
 logger = logging.get_logger(__name__)
 
-SIDES = ("x", "y", "w", "h")
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": True}  # in text
 MAX_REPORTED = 5  # bad rows that an error lists
 ROWS_AT_ONCE = 1000  # of encoded pictures
-LARGE = 1 << 30  # bytes of Parquet files that several processes copy into the cache
 OPEN_VIDEOS = 4  # kept open by a dataset of videos
 
 
@@ -165,9 +161,16 @@ class TrackingDataset(_Table):
         self._pictures = EncodedPictures(rows.select_columns(["image"]).cast_column("image", Image(decode=False)))
         self._names, self._starts = self._find_sequences()
         self._check_frames()
+        # Read now, so that bad rows are known before anything is trained or tracked.
+        self._boxes, self._visible, self._cover, self._picture_rows  # noqa: B018
 
     def __len__(self) -> int:
         return len(self._starts) - 1
+
+    @property
+    def num_frames(self) -> int:
+        """Of all sequences together."""
+        return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> TrackingSequence:
         self._check_index(index)
@@ -324,9 +327,15 @@ class VideoTrackingDataset(_Table):
         self._names = [str(i) for i in range(len(rows))] if names is None else [_word(n) for n in names.to_pylist()]
         self._starts = np.arange(len(rows) + 1)
         self._opened: dict[int, VideoFrames] = {}
+        self._boxes, self._visible  # noqa: B018  as in a table of frames
 
     def __len__(self) -> int:
         return len(self._names)
+
+    @property
+    def num_frames(self) -> int:
+        """Of all sequences together."""
+        return sum(map(len, self._boxes))
 
     def __getitem__(self, index: int) -> TrackingSequence:
         self._check_index(index)
@@ -423,26 +432,20 @@ def read_sentences(path: str | Path) -> dict[str, str]:
     return sentences
 
 
-def _processes_for(shards: list[str]) -> int | None:
-    """How many processes copy Parquet files into the Arrow cache, which the first load of a folder does."""
-    if sum(os.path.getsize(path) for path in shards) < LARGE:
-        return None  # they would take longer to start
-    return min(available_cores(), len(shards))
-
-
 def load_tracking_dataset(
     name_or_path: str,
-    split: str = "train",
+    split: str | None = None,
     revision: str | None = None,
     columns: Mapping[str, str] | None = None,
     sentences: str | Path | None = None,
     streaming: bool = False,
+    preferred_split: str = "train",
 ):
     """Sequences of a dataset on the Hub, of a folder of Parquet files, or of pictures with a metadata file.
 
     Args:
         name_or_path: Hub id or folder.
-        split: which part, such as `"train"` or `"test"`.
+        split: which part, such as `"train"` or `"test"`; by default `preferred_split`, or the only one there is.
         revision: of the Hub repository.
         columns: names of the dataset's columns by ours, where they differ: `{"box": "bbox"}`.
         sentences: a file of lines `sequence<TAB>sentence`, used instead of the `text` column.
@@ -451,20 +454,18 @@ def load_tracking_dataset(
     Returns a [`TrackingDataset`] (or one of videos): `len`, indexing and iteration give [`TrackingSequence`]s. Raises
     `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
     """
-    shards = sorted(str(path) for path in Path(name_or_path).glob(f"data/{glob.escape(split)}-*.parquet"))
-    if shards:  # by their names: of a local folder whose card lists its files, `datasets` would not notice a change
-        processes = None if streaming else _processes_for(shards)
-        files = {split: shards}
-        rows = load_dataset("parquet", data_files=files, split=split, streaming=streaming, num_proc=processes)
-    else:
-        rows = load_dataset(name_or_path, split=split, revision=revision, streaming=streaming)
-    names = rows.column_names
-    for ours, theirs in (columns or {}).items():
-        if names is not None and theirs not in names:
-            raise ValueError(f"`columns` maps {ours!r} to {theirs!r}, but the dataset has {names}.")
+    rows, split, place = load_rows(name_or_path, split, revision, streaming, preferred_split)
     said = None if sentences is None else read_sentences(sentences)
     if streaming:
         from .streaming import StreamingTrackingDataset
 
-        return StreamingTrackingDataset(rows, said, columns)
-    return table_of(rows.rename_columns({theirs: ours for ours, theirs in (columns or {}).items()}), said)
+        found = StreamingTrackingDataset(rows, said, columns, place)
+    else:
+        renamed = rename(rows, columns, place)
+        check_columns(renamed.column_names, place)
+        try:
+            found = table_of(renamed, said)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+    found.name, found.split = name_or_path, split
+    return found

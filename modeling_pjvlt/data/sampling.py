@@ -439,7 +439,7 @@ class TrackingPairs(Dataset):
             shared = np.random.default_rng([self.seed, self.epoch, index // 2, *retry, 2]) if self.twins else rng
             name = self.mixture.draw(shared)
             source = self.sources[name]
-            self.failures.drawn[name] += attempt == 0
+            self.failures.drawn[name] += 1
             try:
                 if not (self.twins and hasattr(source, "draw_twins")):
                     return self.cropper(source.draw(rng), rng)

@@ -83,8 +83,8 @@ class StreamedPairs(IterableDataset):
 
     def _sample(self, index: int, name: str, pairs: list[FramePair]) -> dict:
         """The first pair that can be read; failures are counted, so many that nothing is left are an error."""
-        self.failures.drawn[name] += 1
         for attempt, pair in enumerate(pairs):
+            self.failures.drawn[name] += 1
             rng = np.random.default_rng([self.seed, self.epoch, index, *([attempt] if attempt else [])])
             try:
                 return self.cropper(pair, rng)

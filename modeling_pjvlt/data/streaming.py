@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from .dataset import TrackingSequence, table_of
+from .sources import check_columns, check_mapping
 
 logger = logging.get_logger(__name__)
 
@@ -30,9 +31,17 @@ class StreamingTrackingDataset:
         rows: IterableDataset,
         sentences: Mapping[str, str] | None = None,
         columns: Mapping[str, str] | None = None,
+        place: str = "The stream",
     ):
+        names = rows.column_names
+        if names is None:  # the files do not say; their first row does
+            names = next(iter(rows.with_format("arrow").iter(1))).column_names
+        check_mapping(columns or {}, names, place)
+        mapped = {theirs: ours for ours, theirs in (columns or {}).items()}
+        self._replaced = {name for name in mapped.values() if name in names and name not in mapped}
+        check_columns([mapped.get(name, name) for name in names if name not in self._replaced], place)
         self._rows, self._sentences = rows.with_format("arrow"), sentences  # as tables nothing is decoded
-        self._names = {theirs: ours for ours, theirs in (columns or {}).items()}
+        self._names = mapped
         self._warned = False
 
     def __iter__(self) -> Iterator[TrackingSequence]:
@@ -62,11 +71,13 @@ class StreamingTrackingDataset:
         return (self._rows.shard(number, int(file)) for file in order)
 
     def _renamed(self, table: pa.Table) -> pa.Table:
+        table = table.drop_columns([name for name in table.column_names if name in self._replaced])
         return table.rename_columns([self._names.get(name, name) for name in table.column_names])
 
     def _features(self, table: pa.Table) -> Features:
         known = self._rows.features or Features.from_arrow_schema(table.schema)
-        return Features({self._names.get(name, name): feature for name, feature in known.items()})
+        kept = {name: feature for name, feature in known.items() if name not in self._replaced}
+        return Features({self._names.get(name, name): feature for name, feature in kept.items()})
 
 
 def _group(tables: Iterator[pa.Table], max_frames: int | None) -> Iterator[pa.Table]:

@@ -1,5 +1,6 @@
 """What is evaluated: datasets, folders as their authors distribute them, procedural clips; and with which sentences."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..data.procedural import KINDS, ProceduralClip
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from .procedural import FIRST_SEED
 
-PROCEDURAL = "procedural"
+PROCEDURAL, DEFAULT_SPLIT = "procedural", "test"
 PROCEDURAL_CLIPS, PROCEDURAL_FRAMES = 200, 60
 TEXTS = ("own", "shuffled", "empty", "class")
 
@@ -33,21 +34,37 @@ class PictureFiles:
 
 
 def load_sequences(
-    name_or_path: str, split: str = "test", revision: str | None = None, sentences_file: str | Path | None = None
+    name_or_path: str,
+    split: str | None = None,
+    revision: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    sentences_file: str | Path | None = None,
 ) -> list:
-    """Sequences to evaluate on, with their frames undecoded.
+    """Sequences to evaluate on, with their frames undecoded; see [`load_split`]."""
+    return load_split(name_or_path, split, revision, columns, sentences_file)[0]
+
+
+def load_split(
+    name_or_path: str,
+    split: str | None = None,
+    revision: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    sentences_file: str | Path | None = None,
+) -> tuple[list, str]:
+    """Sequences to evaluate on, with their frames undecoded, and the split that they are of.
 
     Args:
         name_or_path: whatever [`load_tracking_dataset`] reads; a folder of NAME/{img, groundtruth_rect.txt or
             groundtruth.txt, language.txt}, unconverted; or `procedural`, 200 fixed clips of 60 frames.
-        split, revision: of a dataset; such a folder and the clips have none.
+        split: of a dataset; by default `test`, or the only one. revision: of one on the Hub. columns: names of a
+            dataset's columns by ours. Such a folder and the clips have none of these.
         sentences_file: lines `sequence<TAB>sentence`, used instead of the dataset's own where it names a sequence.
 
     Raises `FileNotFoundError` or `ValueError` that says what is missing, also for a file that names none of them.
     """
     if name_or_path == PROCEDURAL and sentences_file is not None:
         raise ValueError("--sentences is for datasets; the sentences of procedural clips describe their figures.")
-    sequences = _load(name_or_path, split, revision, sentences_file)
+    sequences, split = _load(name_or_path, split, revision, columns, sentences_file)
     if sentences_file is not None:
         given = read_sentences(sentences_file)
         named = [given.get(sequence.name) for sequence in sequences]
@@ -57,24 +74,28 @@ def load_sequences(
                 f"is {sequences[0].name!r}."
             )
         sequences = [s if text is None else replace(s, text=text) for s, text in zip(sequences, named, strict=True)]
-    return sequences
+    return sequences, split
 
 
-def _load(name_or_path: str, split: str, revision: str | None, sentences_file: str | Path | None) -> list:
+def _load(name_or_path: str, split, revision, columns, sentences_file) -> tuple[list, str]:
     if name_or_path == PROCEDURAL:
-        return [
+        clips = [
             ProceduralClip(FIRST_SEED + i, PROCEDURAL_FRAMES, kind=KINDS[i % len(KINDS)])
             for i in range(PROCEDURAL_CLIPS)
         ]
-    root = Path(name_or_path)
+        return clips, split or DEFAULT_SPLIT
+    root = Path(name_or_path).expanduser()
     if root.is_dir() and not any((root / "data").glob("*.parquet")):
         try:
-            references = find_folders(root, split, None)
+            references = find_folders(root, split or DEFAULT_SPLIT, None)
         except NotFound:
             references = []
         if references:
-            return [_sequence(reference) for reference in references]
-    return list(load_tracking_dataset(name_or_path, split, revision, sentences=sentences_file))
+            return [_sequence(reference) for reference in references], split or DEFAULT_SPLIT
+    dataset = load_tracking_dataset(
+        name_or_path, split, revision, columns, sentences=sentences_file, preferred_split=DEFAULT_SPLIT
+    )
+    return list(dataset), dataset.split
 
 
 def _sequence(reference) -> TrackingSequence:

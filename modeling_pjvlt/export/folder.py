@@ -13,6 +13,7 @@ from ..modeling_pjvlt import PJVLTModel
 from ..onnx_pjvlt import SETTINGS_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker, import_onnxruntime
 from ..processing_pjvlt import PJVLTProcessor
 from ..tracking_pjvlt import TrackingSession
+from ..training.run_folders import checkpoint_name, find_checkpoint
 from .checks import (
     largest_difference,
     milliseconds_per_frame,
@@ -35,10 +36,11 @@ def export(args: Namespace) -> Path:
     output = Path(args.output_dir)
     _check_free(output, args.overwrite_output_dir)
     import_exporters(args.format)
-    model = PJVLTModel.from_pretrained(args.model, dtype=torch.float32).eval()
-    processor = PJVLTProcessor.from_pretrained(args.model)
+    checkpoint = find_checkpoint(args.model)
+    model = PJVLTModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    processor = PJVLTProcessor.from_pretrained(checkpoint)
     with written_beside(output) as folder:
-        write_export(folder, model, processor, Path(args.model).name, args.format, args.dtype, args.int8)
+        write_export(folder, model, processor, checkpoint_name(checkpoint), args.format, args.dtype, args.int8)
         if args.format == "onnx":
             exported = OnnxModel(folder, args.num_threads)
             run = onnx_runner(exported)

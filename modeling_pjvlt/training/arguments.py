@@ -10,6 +10,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from ..cli.parser import CommandParser
+
 PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES = "procedural", "photographs", "boxed_images"  # stand for datasets
 DRAWN = {PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES}
 STABLE = "warmup_stable_decay"  # a schedule that a longer run can share: its rate stays high until the end is known
@@ -72,9 +74,18 @@ class TrainArguments:
     dataset_weights: list[float] | None = field(
         default=None, metadata={"help": "Share of each dataset in the mixture, of any sum; by default all equal."}
     )
-    dataset_split: list[str] = field(
-        default_factory=lambda: ["train"],
-        metadata={"help": "Part to train on: one for all datasets, or one for each."},
+    dataset_split: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Part to train on: one for all datasets, or one for each; by default `train`, or the only one."
+        },
+    )
+    columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the datasets' columns where they are not ours, such as `box=bbox text=caption`; for the "
+            "dataset of --validation_dataset_name, too."
+        },
     )
     dataset_revision: list[str] | None = field(
         default=None, metadata={"help": "Revision of the datasets' repositories: one for all, or one for each."}
@@ -137,10 +148,15 @@ class TrainArguments:
             "--gradient_accumulation_steps, which must come out even."
         },
     )
-    encoder_learning_rate: float = field(
-        default=1e-5, metadata={"help": "Learning rate of ViT, BERT, SAIELs and CCPILs."}
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the whole model, where the next two do not say another."}
     )
-    head_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the box head."})
+    encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of ViT, BERT, SAIELs and CCPILs; by default 1e-5."}
+    )
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the box head; by default 1e-4."}
+    )
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW's weight decay."})
     lr_scheduler_type: str = field(
         default="cosine", metadata={"help": "A schedule of transformers (cosine, linear, …), or `step`."}
@@ -237,7 +253,9 @@ class TrainArguments:
     validation_dataset_name: str | None = field(
         default=None, metadata={"help": "Tracking dataset to validate on; by default procedural clips."}
     )
-    validation_split: str = field(default="validation", metadata={"help": "Part of that dataset."})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "Part of that dataset; by default `validation`, or the only one."}
+    )
     validation_phrases: str | None = field(
         default=None,
         metadata={
@@ -265,6 +283,13 @@ class TrainArguments:
                 setattr(self, name, json.loads(getattr(self, name)))
         self._spread_over_datasets()
         self._check_start()
+        self._set_rates()
+        self.columns = (
+            [f"{ours}={theirs}" for ours, theirs in self.columns.items()]
+            if isinstance(self.columns, dict)
+            else self.columns
+        )
+        columns_of(self)
         for name in POSITIVE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
@@ -312,6 +337,16 @@ class TrainArguments:
             raise ValueError("--dataset_name photographs and --photographs need each other.")
         if (BOXED_IMAGES in self.dataset_name) != bool(self.boxed_images):
             raise ValueError("--dataset_name boxed_images and --boxed_images need each other.")
+
+    def _set_rates(self) -> None:
+        """One rate for both parts where only one is given; then each part has its own."""
+        rates = {"encoder_learning_rate": 1e-5, "head_learning_rate": 1e-4}
+        for name, default in rates.items():
+            if getattr(self, name) is None:
+                setattr(self, name, default if self.learning_rate is None else self.learning_rate)
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"--{name} must be 0 or more, got {getattr(self, name)}.")
+        self.learning_rate = None  # so that a run is the same, however its rates were given
 
     def _check_start(self) -> None:
         """A run starts from a checkpoint, or from a config or two backbones and a tokenizer."""
@@ -376,6 +411,15 @@ def share_batch(args: TrainArguments, num_processes: int) -> TrainArguments:
     return shared
 
 
+def columns_of(args: TrainArguments) -> dict[str, str]:
+    """Their names of columns by ours. Raises `ValueError` for what is not OURS=THEIRS."""
+    pairs = [word.partition("=") for word in args.columns or []]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            raise ValueError(f"--columns takes OURS=THEIRS, such as box=bbox, got {ours + equals + theirs!r}.")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
 def _as_list(value) -> list:
     """A list as it is, None as an empty one, anything else as a list of one."""
     return value if isinstance(value, list) else [] if value is None else [value]
@@ -397,9 +441,14 @@ def read_recipe(path: str) -> dict:
     return values
 
 
+class _Parser(CommandParser, HfArgumentParser):
+    """Of the fields of a dataclass, with the errors of the other commands."""
+
+
 def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
     """Recipe (`--config FILE`) first, then the command line on top of it."""
-    parser = HfArgumentParser(TrainArguments, prog="pjvlt-train", description="Fine-tune or train a PJVLT.")
+    usage = "pjvlt-train --config RECIPE [--dataset_name NAME] [--output_dir FOLDER] [options]"
+    parser = _Parser(TrainArguments, prog="pjvlt-train", usage=usage, description="Fine-tune or train a PJVLT.")
     parser.add_argument("--config", help="YAML recipe; every flag below overrides it.")
     argv = sys.argv[1:] if argv is None else list(argv)
     recipe = {}
@@ -411,4 +460,10 @@ def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
             action.default, action.required = recipe[action.dest], False
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
+    if namespace["learning_rate"] != recipe.get(
+        "learning_rate"
+    ):  # told on the command line, it outdoes a recipe's two
+        for name in ("encoder_learning_rate", "head_learning_rate"):
+            if namespace[name] == recipe.get(name):
+                namespace[name] = None
     return TrainArguments(**namespace)

@@ -28,6 +28,11 @@ def _still_stable(run: dict, args: TrainArguments) -> bool:
     return stable and run["step"] <= min(began, begins)
 
 
+def extends(run: dict, args: TrainArguments) -> bool:
+    """Whether a run that had come to its end is given a later one."""
+    return run["step"] >= run["arguments"]["max_train_steps"] < args.max_train_steps
+
+
 @contextmanager
 def _no_progress_bar():
     shown = logging.is_progress_bar_enabled()
@@ -139,6 +144,7 @@ class Checkpoints:
         run = json.loads((folder / "training_state" / RUN_FILE).read_text(encoding="utf-8"))
         now = json.loads(json.dumps(asdict(self.args)))
         free = FREE_ON_RESUME | (ENDING if _still_stable(run, self.args) else set())
+        free |= {"max_train_steps"} if extends(run, self.args) else set()
         for name, value in run["arguments"].items():
             if name not in free and now.get(name) != value:
                 hint = ""
@@ -149,7 +155,7 @@ class Checkpoints:
                     )
                 raise ValueError(
                     f"--{name} was {value!r} when {folder} was saved and is {now.get(name)!r} now; a resumed run must "
-                    f"go on as it began.{hint} Start a new one from it with --model_name_or_path."
+                    f"go on as it began, and only a finished one can be made longer.{hint} Start a new one from it with --model_name_or_path."
                 )
         if run["num_processes"] != self.accelerator.num_processes:
             raise ValueError(

@@ -26,7 +26,8 @@ from ..data.streamed_pairs import StreamedPairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
-from .arguments import BOXED_IMAGES, DRAWN, PHOTOGRAPHS, PROCEDURAL, TrainArguments
+from .arguments import BOXED_IMAGES, DRAWN, PHOTOGRAPHS, PROCEDURAL, TrainArguments, columns_of
+from .run_folders import find_checkpoint
 
 STEM = "embeddings.stem."
 
@@ -35,8 +36,9 @@ def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
     """The model and processor that a run starts from."""
     attention = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     if args.model_name_or_path is not None:
-        model = PJVLTModel.from_pretrained(args.model_name_or_path, dtype=torch.float32, **attention)
-        processor = PJVLTProcessor.from_pretrained(args.model_name_or_path)
+        checkpoint = find_checkpoint(args.model_name_or_path)
+        model = PJVLTModel.from_pretrained(checkpoint, dtype=torch.float32, **attention)
+        processor = PJVLTProcessor.from_pretrained(checkpoint)
     else:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
         config = None
@@ -93,7 +95,7 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
     )
     weights = dict(zip(args.dataset_name, args.dataset_weights, strict=True))
     loaded = {
-        name: load_tracking_dataset(name, split, revision, streaming=args.streaming)
+        name: load_tracking_dataset(name, split, revision, columns_of(args), streaming=args.streaming)
         for name, split, revision in zip(args.dataset_name, args.dataset_split, args.dataset_revision, strict=True)
         if name not in DRAWN
     }

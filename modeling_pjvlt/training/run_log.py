@@ -25,7 +25,7 @@ class RunLog:
         self.folder = Path(args.output_dir)
         self.path = self.folder / "log.jsonl"
         self.sums: dict[str, torch.Tensor] = {}
-        self.count, self.last_step = 0, first_step
+        self.count, self.last_step, self.first_step = 0, first_step, first_step
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "arguments.json").write_text(json.dumps(asdict(args), indent=2), encoding="utf-8")
@@ -51,6 +51,10 @@ class RunLog:
     def step(self, step: int, learning_rate: float) -> None:
         """A step is done; every `logging_steps` the means over all batches and processes are told."""
         self.bar.update()
+        if step == self.first_step + 1:  # not only after `logging_steps`: does it learn at all?
+            self.bar.set_postfix(
+                {"loss": f"{float(self.sums['loss']) / self.count:.3f}", "lr": f"{learning_rate:.1e}"}
+            )
         if step % self.args.logging_steps and step != self.args.max_train_steps:
             return
         means = self.accelerator.reduce(torch.stack(list(self.sums.values())) / self.count, "mean").tolist()

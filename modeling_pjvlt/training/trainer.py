@@ -19,10 +19,11 @@ from ..data.sampling import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..signals_pjvlt import terminations
 from .arguments import STABLE, TrainArguments, share_batch
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, extends
 from .health_checks import HealthCheck
 from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .run_log import RunLog
+from .summary import describe_run
 from .trouble import check_finite, save_failure, warn_of_emulation
 from .validation import Validation
 
@@ -84,10 +85,14 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
     validation = Validation(args, processor, started["best_score"])
     if folder is not None:
         checkpoints.restore(folder)
+        if extends(started, args):
+            _follow_longer_schedule(scheduler)
     # Each process draws its own dropout and Gumbel noise; a resumed one has got its own back.
     elif num_processes > 1:
         torch.manual_seed(args.seed + rank)
 
+    if accelerator.is_main_process:
+        print(describe_run(args, accelerator, model, pairs, scheduler, started["step"]))
     step, metrics, log = started["step"], {}, RunLog(args, accelerator, started["step"])
     health = HealthCheck(args, accelerator, step)
     model.train()
@@ -145,6 +150,16 @@ def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
     if args.torch_compile:
         model.compile()  # in place, so that no name in a checkpoint changes
     return model, optimizer, scheduler
+
+
+def _follow_longer_schedule(scheduler) -> None:
+    """Set the rates to what the schedule of the longer run says; restored were those at the end of the shorter one."""
+    if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        for group, rule, rate in zip(
+            scheduler.optimizer.param_groups, scheduler.lr_lambdas, scheduler.base_lrs, strict=True
+        ):
+            group["lr"] = rate * rule(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
 
 def _gradients(

@@ -9,7 +9,7 @@ from ..data.procedural import KINDS, ProceduralClip
 from ..evaluation.phrase_pairs import choices, read_phrase_pairs
 from ..evaluation.procedural import FIRST_SEED
 from ..evaluation.tracking import track_sequence, visible_auc
-from .arguments import TrainArguments
+from .arguments import TrainArguments, columns_of
 
 VALIDATION_SEED = FIRST_SEED - 1_000  # procedural clips that neither training nor the published scores draw
 
@@ -41,7 +41,12 @@ class Validation:
             ]
             self.shuffled = [clip.wrong_text for clip in self.sequences]
             return
-        dataset = load_tracking_dataset(args.validation_dataset_name, args.validation_split)
+        dataset = load_tracking_dataset(
+            args.validation_dataset_name,
+            args.validation_split,
+            columns=columns_of(args),
+            preferred_split="validation",
+        )
         chosen = np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int)
         found = [dataset[int(i)] for i in chosen]
         self.sequences = [s for s in found if len(s) > 1 and s.visible[0]]

@@ -1,0 +1,34 @@
+"""`python -m modeling_pjvlt COMMAND …`: the commands, where their scripts are not on the path."""
+
+import sys
+from importlib import import_module
+
+from .cli.parser import CommandParser, silent_when_piped
+
+COMMANDS = {
+    "track": ("track", "follow a target through a video"),
+    "train": ("train", "train or fine-tune a model"),
+    "eval": ("evaluate", "evaluate a model on tracking datasets"),
+    "convert": ("convert", "make a tracking dataset of a benchmark's folder"),
+    "export": ("export", "write a model as ONNX"),
+}
+
+
+@silent_when_piped
+def main(argv: list[str] | None = None) -> int | None:
+    """Hand over to the command that is named first; `pjvlt-track …` is the same as `python -m modeling_pjvlt track …`."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv and argv[0] in COMMANDS:
+        return import_module(f".cli.{COMMANDS[argv[0]][0]}", __package__).main(argv[1:])
+    parser = CommandParser(
+        prog="python -m modeling_pjvlt", usage="python -m modeling_pjvlt {" + ",".join(COMMANDS) + "} ..."
+    )
+    parser.add_argument(
+        "command", choices=COMMANDS, help="; ".join(f"{n}: {what}" for n, (_, what) in COMMANDS.items())
+    )
+    parser.parse_args(argv)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
