@@ -1,9 +1,9 @@
 """PJVLT: a vision-language tracker that loads from the Hugging Face Hub like any other model.
 
 Importing this package registers its classes with transformers' Auto classes and the pipeline task
-`vision-language-tracking`. Only the package's own commands (`pjvlt-track` and its like) put that off until they have read
-their arguments and ask for a class: torch and transformers take seconds to import, `--help` should not. Without torch
-nothing is registered, and `modeling_pjvlt.onnx_pjvlt` can be used all the same.
+`vision-language-tracking`: at once where transformers has been imported, else as soon as anybody imports it. torch and
+transformers take seconds to import, which what does without them, such as `pjvlt-track --help`, need not wait for.
+Without torch nothing is registered, and `modeling_pjvlt.onnx_pjvlt` can be used all the same.
 """
 
 import sys
@@ -11,6 +11,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .after_import import AfterImport
 
 if TYPE_CHECKING:
     from .configuration_pjvlt import PJVLTConfig
@@ -59,7 +61,7 @@ _HOMES = {
 
 
 def register() -> None:
-    """Make our classes known to transformers. Done by importing this package; doing it again changes nothing."""
+    """Make our classes known to transformers. Done by itself (see above); doing it again changes nothing."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -91,10 +93,9 @@ def register() -> None:
 
 
 def __getattr__(name: str):
-    """A public class, imported and all of them registered when the first one is asked for."""
+    """A public class, imported when it is asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    register()
     value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     return value
 
@@ -103,5 +104,8 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if find_spec("torch") is not None and not any(Path(program).stem.startswith("pjvlt-") for program in sys.argv[:1]):
-    register()
+if find_spec("torch") is not None:
+    if "transformers" in sys.modules:
+        register()
+    else:
+        sys.meta_path.insert(0, AfterImport("transformers", __name__, register))

@@ -1,4 +1,8 @@
-"""Start a PJVLT from published backbones: a plain timm ViT for the vision stream, a BERT for the text stream."""
+"""Start a PJVLT from published backbones: a timm network for the vision stream, a BERT for the text stream.
+
+The network is a plain ViT, which fills the whole vision stream, or one of EfficientNet's or MobileNetV2's kind without
+squeeze-and-excitation, whose first stages become the stem of a hybrid.
+"""
 
 import os
 
@@ -18,9 +22,15 @@ UNSUPPORTED = (
 
 def load_backbones(model_class, vision: str, text: str, config: PJVLTConfig | None, pretrained: bool):
     """Build `model_class` and fill its two streams; see `PJVLTModel.from_backbones`."""
-    vit = import_timm().create_model(vision, pretrained=pretrained, num_classes=0)
-    check_plain_vit(vision, vit)
-    sizes = vit_sizes(vit)
+    network = import_timm().create_model(vision, pretrained=pretrained, num_classes=0)
+    convolutional = hasattr(network, "conv_stem")
+    if convolutional:
+        config = config or PJVLTConfig(text_config=read_text_config(text, config, pretrained))
+        config = PJVLTConfig(**{**config.to_dict(), **stem_sizes(vision, network, config)})
+        sizes = {}
+    else:
+        check_plain_vit(vision, network)
+        sizes = vit_sizes(network)
     text_config = read_text_config(text, config, pretrained)
     if config is None:
         config = PJVLTConfig(text_config=text_config, **sizes)
@@ -28,7 +38,7 @@ def load_backbones(model_class, vision: str, text: str, config: PJVLTConfig | No
     if config.uses_language and text_config.to_diff_dict() != config.text_config.to_diff_dict():
         check_sizes("text backbone", text, text_config.to_dict(), config.text_config)
     model = model_class(config)
-    loaded = copy_vit(vit, model) if pretrained else set()
+    loaded = (copy_stem if convolutional else copy_vit)(network, model) if pretrained else set()
     if pretrained and config.uses_language:
         bert = AutoModel.from_pretrained(text, add_pooling_layer=False, use_safetensors=True)
         model.text_encoder.load_state_dict(bert.state_dict())
@@ -129,6 +139,74 @@ def resize_positions(table: Tensor, old_grid: tuple[int, int], new_grid: int) ->
     grid = table.transpose(1, 2).unflatten(2, tuple(old_grid))
     grid = nn.functional.interpolate(grid.float(), (new_grid, new_grid), mode="bicubic", antialias=True)
     return grid.flatten(2).transpose(1, 2).to(table.dtype)
+
+
+def stem_sizes(name: str, network: nn.Module, config: PJVLTConfig) -> dict:
+    """The fields of `PJVLTConfig` that a convolutional network decides: as many of its stages as `patch_size` allows.
+
+    Raises `ValueError` naming the first part that [`PJVLTConvStem`] cannot hold.
+    """
+    part = foreign_stem_part(network)
+    if part is not None:
+        raise ValueError(
+            f"{name!r} cannot be a stem: it has {part}. Choose a timm network such as tf_efficientnet_lite0."
+        )
+    stages, stride = [], 2
+    for blocks in network.blocks:
+        block = blocks[0]
+        stride *= block.conv_dw.stride[0]
+        if stride > config.patch_size:
+            break
+        expanding = type(block).__name__ == "InvertedResidual"
+        outputs = (block.conv_pwl if expanding else block.conv_pw).out_channels
+        expansion = block.conv_pw.out_channels // block.conv_pw.in_channels if expanding else 1
+        stages.append([len(blocks), block.conv_dw.kernel_size[0], block.conv_dw.stride[0], expansion, outputs])
+    return {"stem_channels": [network.conv_stem.out_channels], "stem_stages": stages}
+
+
+def foreign_stem_part(network: nn.Module) -> str | None:
+    """What the network has and [`PJVLTConvStem`] has not, or None."""
+    timm = import_timm()
+    same = timm.layers.Conv2dSame
+    if not isinstance(network.conv_stem, same) or not isinstance(network.bn1.act, nn.ReLU6):
+        return "a first convolution without TensorFlow's padding, batch norm and ReLU6"
+    for block in (block for blocks in network.blocks for block in blocks):
+        kind = type(block).__name__
+        if kind not in ("InvertedResidual", "DepthwiseSeparableConv"):
+            return f"blocks of type {kind}"
+        if not isinstance(block.se, nn.Identity):
+            return "squeeze-and-excitation"
+        if block.conv_dw.stride[0] == 2 and not isinstance(block.conv_dw, same):
+            return "convolutions without TensorFlow's padding"
+        if not isinstance(block.bn1.act, nn.ReLU6):
+            return f"the activation {type(block.bn1.act).__name__}"
+    return None
+
+
+@torch.no_grad()
+def copy_stem(network: nn.Module, model: nn.Module) -> set[str]:
+    """Copy the first stages of a timm network into the stem, batch norm folded; returns the parameters' names."""
+    filled = set()
+
+    def fill(name: str, convolution: nn.Module, norm: nn.Module) -> None:
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        bias = norm.bias - norm.running_mean * scale
+        for kind, value in (("weight", convolution.weight * scale[:, None, None, None]), ("bias", bias)):
+            model.get_parameter(f"embeddings.stem.{name}.{kind}").copy_(value)
+            filled.add(f"embeddings.stem.{name}.{kind}")
+
+    fill("first", network.conv_stem, network.bn1)
+    for i, blocks in enumerate(network.blocks[: len(model.config.stem_stages)]):
+        for j, block in enumerate(blocks):
+            prefix = f"stages.{i}.{j}"
+            if hasattr(block, "conv_pwl"):
+                fill(f"{prefix}.expand", block.conv_pw, block.bn1)
+                fill(f"{prefix}.depthwise", block.conv_dw, block.bn2)
+                fill(f"{prefix}.project", block.conv_pwl, block.bn3)
+            else:
+                fill(f"{prefix}.depthwise", block.conv_dw, block.bn1)
+                fill(f"{prefix}.project", block.conv_pw, block.bn2)
+    return filled
 
 
 @torch.no_grad()

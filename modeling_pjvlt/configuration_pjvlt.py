@@ -1,11 +1,15 @@
 """The configuration of PJVLT: every size, and every switch that the paper's ablations turn."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 FUSION_MODES = ("progressive", "early", "late", "none")
+OFFSET_ACTIVATIONS = ("sigmoid", "identity")
 SAIEL_FUSIONS = ("concat", "sum", "product")
+MODULATION_INITS = ("identity", "zero")
 POSITIVE_FIELDS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels", "patch_size"),
     *("template_size", "search_size", "saiel_hidden_size", "num_saiel_heads", "word_temperature", "ccm_reduction"),
@@ -46,6 +50,10 @@ class PJVLTConfig(PreTrainedConfig):
     stem_channels: (
         list[int] | tuple[int, ...]
     ) = ()  # 3x3 convolutions of stride 2 before the patches, for small models
+    stem_stages: (
+        list[list[int]] | tuple[tuple[int, ...], ...]
+    ) = ()  # stages of a convolutional stem: repeats, kernel, stride, expansion, channels of each
+    stem_fine_stage: int | None = None  # an earlier stage (0 is the first) whose finer map makes patches, too
     position_scale: float | int = 0.0  # positions start as waves of this height, which small models need; 0: as noise
     attention_identity: float | int = (
         0.0  # queries and keys start at this share of their input: alike attends to alike
@@ -59,6 +67,7 @@ class PJVLTConfig(PreTrainedConfig):
     saiel_hidden_size: int = 256  # D, latent channels
     num_saiel_heads: int = 4
     word_temperature: float | int = 1.0  # tau of the word selection
+    modulation_init: str = "identity"  # what words do to the attention at first: nothing, or "zero" as in the paper
     use_ccm: bool = True  # Table VI, channel communication
     ccm_reduction: int = 4  # C -> C / reduction -> C
     use_pim: bool = True  # Table VI, patch interaction
@@ -68,20 +77,32 @@ class PJVLTConfig(PreTrainedConfig):
 
     # box head
     head_channels: list[int] | tuple[int, ...] = (256, 128, 64, 32)
+    offset_activation: str = "sigmoid"  # or "identity": centres may lie outside of the cell that answers
 
     # tracking, as sessions do it unless they are told otherwise
     window_weight: float | int = 1.0  # of the Hann window that scores are multiplied by; 0 is none
     size_smoothing: float | int = 0.0  # how much of a target's last width and height is kept, below 1
 
-    # loss, Eq. 14
+    # loss, Eq. 14-17
     focal_weight: float | int = 1.0
     giou_weight: float | int = 2.0
     l1_weight: float | int = 5.0
+    box_cells: int = 1  # side of the block of cells around the target's that learn its box; the paper: its own alone
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         for validator in self.__class_validators__:  # here, because `strict` would wrap their `ValueError`
             validator(self)
+
+    @property
+    def stem_stride(self) -> int:
+        """Pixels between neighbours in the map that the patches are cut from; 1 without a stem."""
+        return 2 ** len(self.stem_channels) * math.prod(stage[2] for stage in self.stem_stages)
+
+    @property
+    def stem_fine_stride(self) -> int:
+        """As `stem_stride`, of the finer map."""
+        return 2 * math.prod(stage[2] for stage in self.stem_stages[: self.stem_fine_stage + 1])
 
     @property
     def template_grid(self) -> int:
@@ -111,11 +132,24 @@ class PJVLTConfig(PreTrainedConfig):
         return self.use_saiel and self.num_fused > 0
 
     def validate_modes(self):
-        """`fusion` and `saiel_fusion` are among the paper's."""
+        """`fusion`, `saiel_fusion` and `modulation_init` are known ones."""
         if self.fusion not in FUSION_MODES:
             raise ValueError(f"`fusion` must be one of {FUSION_MODES}, got {self.fusion!r}.")
         if self.saiel_fusion not in SAIEL_FUSIONS:
             raise ValueError(f"`saiel_fusion` must be one of {SAIEL_FUSIONS}, got {self.saiel_fusion!r}.")
+        if self.modulation_init not in MODULATION_INITS:
+            raise ValueError(f"`modulation_init` must be one of {MODULATION_INITS}, got {self.modulation_init!r}.")
+
+        if self.offset_activation not in OFFSET_ACTIVATIONS:
+            raise ValueError(
+                f"`offset_activation` must be one of {OFFSET_ACTIVATIONS}, got {self.offset_activation!r}."
+            )
+        if self.box_cells < 1 or self.box_cells % 2 == 0:
+            raise ValueError(f"`box_cells` must be an odd number, got {self.box_cells}.")
+        if self.box_cells > 1 and self.offset_activation == "sigmoid":
+            raise ValueError(
+                "With `box_cells` above 1, `offset_activation` must be 'identity': a sigmoid cannot point into another cell."
+            )
 
     def validate_sizes(self):
         """Sizes are positive, shares lie between 0 and 1, crops divide into patches, channels divide into heads."""
@@ -133,11 +167,7 @@ class PJVLTConfig(PreTrainedConfig):
             raise ValueError(f"`size_smoothing` must be at least 0 and less than 1, got {self.size_smoothing}.")
         if self.position_scale and self.hidden_size % 4:
             raise ValueError(f"With `position_scale`, `hidden_size` ({self.hidden_size}) must be a multiple of 4.")
-        if self.patch_size % 2 ** len(self.stem_channels):
-            raise ValueError(
-                f"`stem_channels` ({self.stem_channels}) halve the picture {len(self.stem_channels)} times, so "
-                f"`patch_size` ({self.patch_size}) must be a multiple of {2 ** len(self.stem_channels)}."
-            )
+        self._check_stem()
         for size, heads in (("hidden_size", "num_attention_heads"), ("saiel_hidden_size", "num_saiel_heads")):
             if getattr(self, size) % getattr(self, heads):
                 raise ValueError(
@@ -148,6 +178,26 @@ class PJVLTConfig(PreTrainedConfig):
                 f"`num_fusion_layers` ({self.num_fusion_layers}) must be between 1 and `num_hidden_layers` "
                 f'({self.num_hidden_layers}), or None for all; `fusion="none"` turns fusion off.'
             )
+
+    def _check_stem(self):
+        stages = self.stem_stages
+        if any(len(stage) != 5 or min(stage) < 1 or stage[2] > 2 for stage in stages):
+            raise ValueError(
+                f"Each of `stem_stages` must be repeats, kernel, stride (1 or 2), expansion and channels, got {stages}."
+            )
+        if stages and len(self.stem_channels) != 1:
+            raise ValueError(
+                f"With `stem_stages`, `stem_channels` must be those of the first convolution, one number; got "
+                f"{self.stem_channels}."
+            )
+        if self.patch_size % self.stem_stride:
+            raise ValueError(
+                f"`stem_channels` ({self.stem_channels}) and `stem_stages` shrink the image {self.stem_stride} times, so "
+                f"`patch_size` ({self.patch_size}) must be a multiple of {self.stem_stride}."
+            )
+        fine = self.stem_fine_stage
+        if stages and fine is not None and not 0 <= fine < len(stages) - 1:
+            raise ValueError(f"`stem_fine_stage` must be one of `stem_stages` before the last, got {fine}.")
 
     def validate_text_layers(self):
         """Every layer of the text encoder is read by some vision layer, so that no parameter is left unused."""

@@ -25,10 +25,12 @@ def find_target(
         min_score: of the best answer, in (0, 1).
 
     Returns the box, x, y, w, h in frame pixels, and its score. Raises `ValueError` with the best score where none
-    reaches `min_score`.
+    reaches `min_score`, and for a sentence that is not a string.
     """
     from .image_processing_pjvlt import to_rgb
+    from .sentences_pjvlt import check_sentence
 
+    check_sentence(text)
     pixels = to_rgb(frame)
     height, width = pixels.shape[1:]
     label = f"{text.strip().rstrip('.').lower()}."  # as Grounding DINO was trained

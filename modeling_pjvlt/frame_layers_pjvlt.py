@@ -6,6 +6,8 @@ and so on. So for any B a linear layer is one matmul of two matrices with its bi
 and onnxruntime reads the heads of attention, (N, B H, C / H), where they lie.
 """
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -220,7 +222,7 @@ class PJVLTFrameHead(nn.Module):
 
     def __init__(self, head: nn.Module, build: "FrameBuilder"):
         super().__init__()
-        branches = [head.score, head.offset, head.size]
+        branches, self.bounded_offset = [head.score, head.offset, head.size], head.bounded_offset
         self.convolutions = nn.ModuleList()
         for depth in range((len(head.score) - 1) // 3):  # convolution, batch norm, ReLU
             folded = [_fold_batch_norm(branch[3 * depth], branch[3 * depth + 1]) for branch in branches]
@@ -233,8 +235,10 @@ class PJVLTFrameHead(nn.Module):
         """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
         for convolution in self.convolutions:
             search_map = convolution(search_map)
-        maps = self.last(search_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float().sigmoid()
-        score, offset, size = maps.split([1, 2, 2], dim=1)
+        maps = self.last(search_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float()
+        score, offset, size = maps.sigmoid().split([1, 2, 2], dim=1)
+        if not self.bounded_offset:
+            offset = maps[:, 1:3]
         return score.clamp(SCORE_EPS, 1 - SCORE_EPS), offset, size
 
 
@@ -256,6 +260,11 @@ class FrameBuilder:
 
     def share(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else self.cast(tensor)
+
+    def module(self, module: nn.Module) -> nn.Module:
+        """A part of the model that frames run as it is: itself, or a copy in the wanted type."""
+        same = all(p.dtype == self.dtype for p in module.parameters())
+        return module if same else copy.deepcopy(module).to(self.dtype)
 
     def linear(self, weight: Tensor, bias: Tensor | None, activation=None) -> PJVLTFrameLinear:
         taken = self.cast(weight)

@@ -86,8 +86,13 @@ class PJVLTFrameModel(nn.Module):
         fused = not (compile or portable) and onednn_serves(model.device, self.dtype)
         build = FrameBuilder(model.config, self.dtype, fused, portable)
         embeddings, encoder = model.embeddings, model.encoder
-        self.stem = nn.ModuleList(PJVLTFrameStem(m, build) for m in embeddings.stem if isinstance(m, nn.Conv2d))
+        if self.config.stem_stages:
+            self.stem = build.module(embeddings.stem)
+        else:
+            self.stem = nn.ModuleList(PJVLTFrameStem(m, build) for m in embeddings.stem if isinstance(m, nn.Conv2d))
         self.register_buffer("projection", build.cast(embeddings.projection.weight))
+        fine = embeddings.fine_projection
+        self.register_buffer("fine_projection", None if fine is None else build.cast(fine.weight))
         for name in ("template_position", "search_position"):
             self.register_buffer(name, build.cast(getattr(embeddings, name) + embeddings.projection.bias))
         self.layers = nn.ModuleList()
@@ -176,9 +181,15 @@ class PJVLTFrameModel(nn.Module):
     def _tokens(self, pixels: Tensor, position: Tensor) -> Tensor:
         """Crops to tokens (B, N_z or N_x, C)."""
         pixels = pixels.to(self.dtype)
-        for convolution in self.stem:
-            pixels = convolution(pixels)
+        fine = None
+        if self.config.stem_stages:
+            pixels, fine = self.stem(pixels)
+        else:
+            for convolution in self.stem:
+                pixels = convolution(pixels)
         patches = functional.conv2d(pixels, self.projection, stride=self.projection.shape[-1])
+        if fine is not None:
+            patches = patches + functional.conv2d(fine, self.fine_projection, stride=self.fine_projection.shape[-1])
         return patches.flatten(2).transpose(1, 2) + position
 
     def forward(

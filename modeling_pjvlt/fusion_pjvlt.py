@@ -36,9 +36,10 @@ class PJVLTFanInLinear(nn.Linear):
 
 
 class PJVLTWordModulation(nn.Linear):
-    """Words (B, C_text) to alpha, beta and gamma (B, 3 D). Starts as alpha = beta = 0 and gamma = 1, whatever the words.
+    """Words (B, C_text) to alpha, beta and gamma (B, 3 D); its weight starts at zero, as in DiT.
 
-    So nothing is modulated at first, and yet the words have a gradient from the first step (gamma = 0 would stop it).
+    `modulation_init="identity"`: alpha = beta = 0 and gamma = 1, so that nothing is modulated at first, and yet the words
+    have a gradient from the first step. `"zero"`, as in the paper: gamma = 0, which stops their gradient in that step.
     """
 
 

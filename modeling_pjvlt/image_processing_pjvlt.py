@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import make_flat_list_of_images
@@ -16,71 +15,51 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import TensorType
 
 from .geometry_pjvlt import axis_taps, axis_triangles, check_box, clip_box, crop_geometry
+from .pixels_pjvlt import brightness_scale, rgb_array
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def to_rgb(image) -> Tensor:
-    """Any still picture to a (3, H, W) uint8 RGB tensor.
+    """Any still image to a (3, H, W) uint8 RGB tensor.
 
     Takes PIL images of any mode, and NumPy arrays or torch tensors with 1, 3 or 4 channels first or last, or none;
-    where both readings fit, NumPy is taken as channels last and torch as channels first. 16-bit and floating-point
-    ([0, 1]) values are brought to 8 bits; transparency is dropped. Raises `ValueError`
-    for other shapes and for values that are not finite.
+    where both readings fit, NumPy is taken as channels last and torch as channels first. Transparency is dropped.
+    The type alone says what a value means: uint8 and wider integers hold 0 to 255, uint16 0 to 65535, floats 0 to 1.
+    Raises `ValueError` for other shapes, and for values that are not finite or outside of their type's range.
     """
-    if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):  # those would be clipped to 255
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    channels_last = not isinstance(image, Tensor)
-    if not channels_last and image.dtype in (torch.bool, torch.uint16, torch.uint32):
-        image = image.cpu().numpy()  # torch cannot compute with them
-    pixels = image.detach() if isinstance(image, Tensor) else torch.from_numpy(_known_type(image))
+    if isinstance(image, Tensor) and image.dtype not in (torch.bool, torch.uint16, torch.uint32, torch.uint64):
+        return _tensor_to_rgb(image.detach())
+    array = rgb_array(image.cpu().numpy() if isinstance(image, Tensor) else image)
+    if not array.flags.writeable or min(array.strides) <= 0:
+        array = array.copy()
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _tensor_to_rgb(pixels: Tensor) -> Tensor:
+    """Of types that torch can compute with, on their device."""
     if pixels.numel() == 0:
         raise ValueError(f"The image is empty: shape {tuple(pixels.shape)}.")
-    return _to_uint8(_channels_first(pixels, channels_last))
+    pixels = _channels_first(pixels)
+    if pixels.dtype == torch.uint8:
+        return pixels
+    low, high = (float(value) for value in pixels.aminmax())
+    scale = brightness_scale(str(pixels.dtype).removeprefix("torch."), low, high)
+    return (pixels.float() * scale).round().clamp(0, 255).to(torch.uint8)
 
 
-def _known_type(image) -> np.ndarray:
-    """NumPy array of a type torch can compute with, or a `ValueError`."""
-    array = np.asarray(image)
-    if array.dtype == bool:
-        return array.astype(np.uint8) * 255
-    if array.dtype.kind not in "uif":
-        raise ValueError(f"Expected an image (PIL, NumPy or torch), got {type(image).__name__}.")
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        return array.astype(np.float32) / 65535
-    if array.dtype.kind == "u" and array.dtype.itemsize > 2:
-        return array.astype(np.int64)
-    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
-    return array if array.flags.writeable else array.copy()
-
-
-def _channels_first(pixels: Tensor, channels_last: bool) -> Tensor:
-    """(H, W), (H, W, c) or (c, H, W) with c of 1, 3 or 4 to (3, H, W); `channels_last` decides where both fit."""
+def _channels_first(pixels: Tensor) -> Tensor:
+    """(3, H, W) of (H, W), (c, H, W) or (H, W, c) with c of 1, 3 or 4."""
     if pixels.ndim == 2:
         pixels = pixels[None]
-    elif pixels.ndim == 3:
-        first, last = (pixels.shape[axis] in (1, 3, 4) for axis in (0, 2))
-        if last and (channels_last or not first):
-            pixels = pixels.permute(2, 0, 1)
+    elif pixels.ndim == 3 and pixels.shape[0] not in (1, 3, 4) and pixels.shape[2] in (1, 3, 4):
+        pixels = pixels.permute(2, 0, 1)
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3, 4):
         raise ValueError(
             f"An image must be (H, W), (H, W, c) or (c, H, W) with c of 1, 3 or 4, got {tuple(pixels.shape)}."
         )
     return pixels.expand(3, -1, -1) if pixels.shape[0] == 1 else pixels[:3]
-
-
-def _to_uint8(pixels: Tensor) -> Tensor:
-    if pixels.dtype == torch.uint8:
-        return pixels
-    if not torch.isfinite(pixels).all():
-        raise ValueError("The image holds values that are not finite.")
-    top = float(pixels.max())
-    if pixels.is_floating_point():
-        scale = 255.0 if top <= 2.0 else 1.0  # resampling may overshoot 1 a little
-    else:
-        scale = 255 / 65535 if top > 255 else 1.0
-    return (pixels.float() * scale).round().clamp(0, 255).to(torch.uint8)
 
 
 def _exact(numbers) -> Tensor:
@@ -297,6 +276,12 @@ class PJVLTImageProcessor(BaseImageProcessor):
         return torch.stack(crops), geometry
 
 
+def hidden_template(images: PJVLTImageProcessor) -> Tensor:
+    """(3, S, S) uint8 that stands for a template that nobody has: the mean colour, nearly zero for the network."""
+    mean = torch.tensor(images.image_mean, dtype=torch.float32) * 255
+    return mean.round().to(torch.uint8).view(3, 1, 1).expand(3, images.template_size, images.template_size)
+
+
 __all__ = [
     "PJVLTImageProcessor",
     "check_box",
@@ -306,5 +291,6 @@ __all__ = [
     "crop_images",
     "crop_to_frame",
     "frame_to_crop",
+    "hidden_template",
     "to_rgb",
 ]

@@ -5,6 +5,7 @@ of falling behind. A recording, in a file or at an address, keeps every frame.
 """
 
 import errno
+import math
 import os
 import re
 import sys
@@ -14,17 +15,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 try:
     import av
+    from av.format import Flags as FormatFlags
+    from av.sidedata.sidedata import Type as SideData
+    from av.stream import Disposition
 except ImportError:
     av = None
 
 
 DEFAULT_FPS = 30.0
 TIMEOUT = 10.0  # seconds without a frame after which a source counts as stalled
+CLOCK_RATE = 1000  # and more "frames" a second are the ticks of a clock, as browsers and some cameras say
 AHEAD = 8  # frames that are decoded before they are asked for
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp")
 ADDRESS = re.compile(rf"({'|'.join(SCHEMES)})://", re.IGNORECASE)
@@ -45,16 +52,59 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class TimedFrame:
+    """A frame, and where it stands in its source.
+
+    image: as the source gives it. number: from 0; dropped frames count, too. time: seconds since the source's first
+    frame.
+    """
+
+    image: Any
+    number: int
+    time: float
+
+
+class Clock:
+    """Numbers the frames of one source and says when each is shown; the time never stands still or goes back.
+
+    Args:
+        fps: of frames that do not say their time.
+        max_gap: seconds between two frames beyond which it was the clock that jumped, as cameras' clocks do.
+        by_arrival: the source tells no time that can be believed, so that of its arrival counts.
+    """
+
+    def __init__(self, fps: float, max_gap: float = math.inf, by_arrival: bool = False):
+        self.step, self.max_gap, self.by_arrival = 1 / fps, max_gap, by_arrival
+        self._number, self._last, self._start = 0, -self.step, None
+
+    def stamp(self, image, time_told: float | None) -> TimedFrame:
+        """The next frame. time_told: its presentation time in seconds, None where it says none."""
+        told = time.monotonic() if self.by_arrival else time_told
+        if self._start is None and told is not None:
+            self._start = told - (self._last + self.step)
+        now = self._last + self.step if told is None else told - self._start
+        if told is not None and not self._last < now < self._last + self.max_gap:
+            now = self._last + self.step
+            self._start = told - now
+        self._last, number, self._number = now, self._number, self._number + 1
+        return TimedFrame(image, number, now)
+
+
+@dataclass(frozen=True)
 class FrameReader:
     """Frames of one source, in order; made by `read_frames`.
+
+    Iterating gives images, `timed` gives them with their numbers and times.
 
     Iterating a file or a folder again starts again from its first frame; a camera or an address is opened again.
 
     Attributes:
-        open_frames: returns a fresh iterator over the frames.
+        open_frames: returns a fresh iterator over the frames: each a `TimedFrame`, or an image where they are evenly
+            spaced in time.
         fps: frames per second of the source; 30 where it does not say.
         num_frames: how many frames the source says it has, for a progress bar; None where it does not say.
         is_live: frames that come while nobody takes them are dropped.
+        is_repeatable: iterating again gives the same frames again, as far as anybody can know.
         num_dropped: how many frames were dropped so far.
     """
 
@@ -62,10 +112,17 @@ class FrameReader:
     fps: float = DEFAULT_FPS
     num_frames: int | None = None
     is_live: bool = False
+    is_repeatable: bool = True
     tally: Tally = field(default_factory=Tally, repr=False, compare=False)
 
     def __iter__(self) -> Iterator:
-        return self.open_frames()
+        for frame in self.timed():
+            yield frame.image
+
+    def timed(self) -> Iterator[TimedFrame]:
+        """The frames with their numbers and times."""
+        for number, frame in enumerate(self.open_frames()):
+            yield frame if isinstance(frame, TimedFrame) else TimedFrame(frame, number, number / self.fps)
 
     @property
     def num_dropped(self) -> int:
@@ -92,6 +149,11 @@ def read_ahead(reader: FrameReader, size: int = AHEAD) -> FrameReader:
 def is_address(source) -> bool:
     """Whether `source` is the address of a stream, of one of `SCHEMES`."""
     return isinstance(source, str) and ADDRESS.match(source) is not None
+
+
+def ffmpeg_name(path: str | os.PathLike) -> str:
+    """The absolute path, for FFmpeg: what stands before a colon is a protocol to it, unless a slash comes first."""
+    return os.path.abspath(path)
 
 
 def public_name(source: int | str | os.PathLike) -> str:
@@ -260,8 +322,8 @@ def _open_source(name: str, connect: Callable, timeout: float, is_camera: bool =
     if not timeout > 0:
         raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}")
     tally, opened = Tally(), [_connect(name, connect, timeout)]
-    stream = opened[0].streams.video[0]
-    fps, num_frames = float(stream.average_rate or DEFAULT_FPS), stream.frames or None
+    stream = main_video(opened[0])
+    fps, num_frames = told_fps(stream), stream.frames or None
     is_playlist = opened[0].format.name.split(",")[0] in PLAYLISTS
     is_live = is_camera or opened[0].size <= 0 or (is_playlist and not opened[0].duration)
 
@@ -272,7 +334,7 @@ def _open_source(name: str, connect: Callable, timeout: float, is_camera: bool =
     def take():
         return opened.pop() if opened else _connect(name, connect, timeout)
 
-    return FrameReader(frames, fps, None if is_live else num_frames, is_live, tally)
+    return FrameReader(frames, fps, None if is_live else num_frames, is_live, not is_live, tally)
 
 
 def _connect(name: str, connect: Callable, timeout: float):
@@ -291,16 +353,23 @@ def _connect(name: str, connect: Callable, timeout: float):
     return container
 
 
-def _watched(name: str, open_frames: Callable, handoff: Handoff, timeout: float) -> Iterator[np.ndarray]:
+def told_fps(stream) -> float:
+    """Frames per second as the stream says; `DEFAULT_FPS` where it says nothing or tells the rate of its clock."""
+    fps = float(stream.average_rate or DEFAULT_FPS)
+    return fps if fps < CLOCK_RATE else DEFAULT_FPS
+
+
+def _watched(name: str, open_frames: Callable, handoff: Handoff, timeout: float) -> Iterator[TimedFrame]:
     """Frames of one size that come in time."""
     size, count, dropped_before = None, 0, handoff.tally.dropped if handoff.tally else 0
     frames = _handed_over(open_frames, handoff, timeout)
     try:
         for frame in frames:
-            size = size or frame.shape
-            if frame.shape != size:
+            shape = frame.image.shape
+            size = size or shape
+            if shape != size:
                 raise ValueError(
-                    f"{name}: the frames changed from {size[1]} x {size[0]} to {frame.shape[1]} x {frame.shape[0]} pixels "
+                    f"{name}: the frames changed from {size[1]} x {size[0]} to {shape[1]} x {shape[0]} pixels "
                     f"after {count} frames: all frames of a video must have one size"
                 )
             count += 1
@@ -312,14 +381,17 @@ def _watched(name: str, open_frames: Callable, handoff: Handoff, timeout: float)
         frames.close()
 
 
-def _decode_stream(name: str, container, handoff: Handoff, timeout: float) -> Iterator[np.ndarray]:
+def _decode_stream(name: str, container, handoff: Handoff, timeout: float) -> Iterator[TimedFrame]:
     count, has_length = 0, container.size > 0
     with container:
-        stream = container.streams.video[0]
+        stream = main_video(container)
+        is_live = handoff.tally is not None
+        has_times = not container.format.flags & FormatFlags.no_timestamps.value
+        clock = Clock(told_fps(stream), timeout if is_live else math.inf, by_arrival=is_live and not has_times)
         try:
             for packet in _packets(container, stream, handoff):
                 for frame in _decoded(packet):
-                    yield upright(frame)
+                    yield clock.stamp(upright(frame), frame.time)
                     count += 1
         except av.error.ExitError:
             raise _stalled(name, count, timeout) from None
@@ -329,7 +401,7 @@ def _decode_stream(name: str, container, handoff: Handoff, timeout: float) -> It
                 raise OSError(f"{name}: the stream breaks off after {count} frames ({error.strerror})") from None
             with suppress(av.error.FFmpegError):
                 for frame in stream.decode(None):
-                    yield upright(frame)
+                    yield clock.stamp(upright(frame), frame.time)
 
 
 def _packets(container, stream, handoff: Handoff) -> Iterator:
@@ -364,6 +436,12 @@ def _camera_device(index: int) -> tuple[str, dict]:
     return f"/dev/video{index}", {"format": "v4l2"}
 
 
+def camera_index(path: Path) -> int | None:
+    """The index of the camera whose device is at a path, such as /dev/video0 or a link to it; None for all else."""
+    found = re.fullmatch(r"/dev/video(\d+)", str(path.resolve()))
+    return int(found[1]) if found and path.is_char_device() else None
+
+
 def _windows_camera(index: int) -> str:
     try:
         from av.device import enumerate_input_devices
@@ -375,11 +453,23 @@ def _windows_camera(index: int) -> str:
     return names[index]
 
 
+def main_video(container):
+    """The stream of a container that a player shows: neither a cover nor a thumbnail, unless there is nothing else."""
+    best = container.streams.best("video")
+    moving = [s for s in container.streams.video if s.frames != 1 and not s.disposition & Disposition.attached_pic]
+    return best if best in moving or not moving else moving[0]
+
+
 def upright(frame) -> np.ndarray:
-    """RGB uint8 (height, width, 3) of a PyAV frame, turned as its rotation says."""
-    # Degrees counterclockwise, as np.rot90 counts them; PyAV older than 14 does not say.
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90)
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+    """RGB uint8 (height, width, 3) of a PyAV frame, turned and mirrored as its display matrix says."""
+    pixels, matrix = frame.to_ndarray(format="rgb24"), frame.side_data.get(SideData.DISPLAYMATRIX)
+    if matrix is None:
+        return pixels
+    # x' = a x + c y and y' = b x + d y. PyAV's `rotation` takes a mirror for half a turn.
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(a) < abs(c):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def _require_av() -> None:

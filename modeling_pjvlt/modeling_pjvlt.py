@@ -36,6 +36,7 @@ from .fusion_pjvlt import (
     eager_attention_forward,
 )
 from .loss_pjvlt import tracking_loss
+from .stem_pjvlt import PJVLTConvStem, PJVLTSameConv
 
 logger = logging.get_logger(__name__)
 
@@ -95,18 +96,27 @@ class PJVLTEmbeddings(nn.Module):
     """Patches of both crops with their own learned position tables; template tokens first. No class token.
 
     With `stem_channels` a few convolutions of stride 2 come first (Xiao et al., 2021, "Early Convolutions Help
-    Transformers See Better"), and a patch is that much smaller.
+    Transformers See Better"), and a patch is that much smaller; with `stem_stages` the stages of a published network
+    ([`PJVLTConvStem`]), whose finer map can make patches, too.
     """
 
     def __init__(self, config: PJVLTConfig):
         super().__init__()
         self.config = config
-        blocks, inputs = [], config.num_channels
-        for channels in config.stem_channels:
-            blocks += [PJVLTStemConv(inputs, channels, 3, stride=2, padding=1), nn.ReLU()]
-            inputs = channels
-        self.stem = nn.Sequential(*blocks)
-        patch = config.patch_size // 2 ** len(config.stem_channels)
+        self.fine_projection = None
+        if config.stem_stages:
+            self.stem, inputs = PJVLTConvStem(config), config.stem_stages[-1][-1]
+            if config.stem_fine_stage is not None:
+                patch = config.patch_size // config.stem_fine_stride
+                fine = config.stem_stages[config.stem_fine_stage][-1]
+                self.fine_projection = nn.Conv2d(fine, config.hidden_size, patch, patch, bias=False)
+        else:
+            blocks, inputs = [], config.num_channels
+            for channels in config.stem_channels:
+                blocks += [PJVLTStemConv(inputs, channels, 3, stride=2, padding=1), nn.ReLU()]
+                inputs = channels
+            self.stem = nn.Sequential(*blocks)
+        patch = config.patch_size // config.stem_stride
         self.projection = nn.Conv2d(inputs, config.hidden_size, patch, patch)
         self.template_position = nn.Parameter(torch.zeros(1, config.template_grid**2, config.hidden_size))
         self.search_position = nn.Parameter(torch.zeros(1, config.search_grid**2, config.hidden_size))
@@ -119,14 +129,21 @@ class PJVLTEmbeddings(nn.Module):
                 f"{tuple(pixels.shape)}. PIM fixes the number of patches, so other crop sizes need another config."
             )
 
+    def patches(self, pixels: Tensor) -> Tensor:
+        """Crops (B, 3, S, S) to tokens (B, N_z or N_x, C), without their positions."""
+        features = self.stem(pixels.to(self.projection.weight.dtype))
+        if not self.config.stem_stages:
+            return self.projection(features).flatten(2).transpose(1, 2)
+        last, fine = features
+        patches = self.projection(last)
+        if fine is not None:
+            patches = patches + self.fine_projection(fine)
+        return patches.flatten(2).transpose(1, 2)
+
     def forward(self, template_pixel_values: Tensor, pixel_values: Tensor) -> Tensor:  # -> (B, N, C)
         self.check_size("template_pixel_values", template_pixel_values, self.config.template_size)
         self.check_size("pixel_values", pixel_values, self.config.search_size)
-        dtype = self.projection.weight.dtype
-        template = (
-            self.projection(self.stem(template_pixel_values.to(dtype))).flatten(2).transpose(1, 2)
-        )  # (B, N_z, C)
-        search = self.projection(self.stem(pixel_values.to(dtype))).flatten(2).transpose(1, 2)  # (B, N_x, C)
+        template, search = self.patches(template_pixel_values), self.patches(pixel_values)
         return torch.cat([template + self.template_position, search + self.search_position], dim=1)
 
 
@@ -245,10 +262,14 @@ class PJVLTScoreConv(nn.Conv2d):
 
 
 class PJVLTBoxHead(nn.Module):
-    """Three convolutional branches on the search map: score (1), offset (2) and size (2), all through a sigmoid."""
+    """Three convolutional branches on the search map: score (1), offset (2) and size (2), through a sigmoid.
+
+    With `offset_activation="identity"` the offset is any number, as in OSTrack's published code.
+    """
 
     def __init__(self, config: PJVLTConfig):
         super().__init__()
+        self.bounded_offset = config.offset_activation == "sigmoid"
 
         def branch(outputs: int, last=nn.Conv2d) -> nn.Sequential:
             blocks, inputs = [], config.hidden_size
@@ -262,7 +283,8 @@ class PJVLTBoxHead(nn.Module):
     def forward(self, search_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
         score = self.score(search_map).float().sigmoid().clamp(SCORE_EPS, 1 - SCORE_EPS)
-        return score, self.offset(search_map).float().sigmoid(), self.size(search_map).float().sigmoid()
+        offset = self.offset(search_map).float()
+        return score, offset.sigmoid() if self.bounded_offset else offset, self.size(search_map).float().sigmoid()
 
 
 class PJVLTPreTrainedModel(PreTrainedModel):
@@ -295,7 +317,7 @@ class PJVLTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, PJVLTEmbeddings):
             self._init_positions(module)
-        elif isinstance(module, PJVLTStemConv):
+        elif isinstance(module, (PJVLTStemConv, PJVLTSameConv)):
             init.normal_(module.weight, std=math.sqrt(2 / module.weight[0].numel()))
         elif isinstance(module, PJVLTSimilarityLinear) and self.config.attention_identity:
             noise = torch.randn_like(module.weight) * self.config.initializer_range
@@ -304,8 +326,8 @@ class PJVLTPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
         elif isinstance(module, PJVLTWordModulation):
             init.zeros_(module.weight)
-            latent = module.out_features // 3
-            init.copy_(module.bias, torch.tensor([0.0, 0.0, 1.0]).repeat_interleave(latent))
+            gamma = 1.0 if self.config.modulation_init == "identity" else 0.0
+            init.copy_(module.bias, torch.tensor([0.0, 0.0, gamma]).repeat_interleave(module.out_features // 3))
         elif isinstance(module, PJVLTScoreConv):
             init.constant_(module.bias, -math.log((1 - SCORE_PRIOR) / SCORE_PRIOR))
         elif isinstance(module, (PJVLTSAIEL, PJVLTCCPIL)) and module.layer_scale is not None:
@@ -443,7 +465,8 @@ class PJVLTModel(PJVLTPreTrainedModel):
             template_pixel_values: (B, 3, template_size, template_size) normalised template crops.
             input_ids, attention_mask: (B, T) the tokenised sentences and 1 for words, 0 for padding.
             text_features: from [`~PJVLTModel.encode_text`], instead of `input_ids`.
-            labels: (B, 4) boxes as cx, cy, w, h in fractions of the search crop; gives `loss`.
+            labels: (B, 4) boxes as cx, cy, w, h in fractions of the search crop; gives `loss`. A row of zeros says that
+                the crop does not show the target.
         """
         # BERT captures hidden states of its own, and captures must not be nested: read the sentence first.
         text_features = self._read(input_ids, attention_mask, text_features)
@@ -462,7 +485,8 @@ class PJVLTModel(PJVLTPreTrainedModel):
         loss = loss_dict = None
         if labels is not None:
             weights = (self.config.focal_weight, self.config.giou_weight, self.config.l1_weight)
-            loss, loss_dict = tracking_loss(score_map, offset_map, size_map, labels, *weights)
+            maps = score_map, offset_map, size_map
+            loss, loss_dict = tracking_loss(*maps, labels, *weights, box_cells=self.config.box_cells)
         return PJVLTOutput(
             loss=loss,
             pred_boxes=pred_boxes,

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from .geometry_pjvlt import Box, axis_taps, check_first_box, crop_geometry, crops_to_frames
-from .sentences_pjvlt import MAX_WORDS, clean_sentences, cut_warning, logger
+from .pixels_pjvlt import rgb_array
+from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences, cut_warning, logger
 from .targets_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
@@ -172,24 +173,6 @@ def _bands(places: np.ndarray, weights: np.ndarray, length: int) -> Iterator[tup
         yield part, seen, dense[part, seen]
 
 
-def rgb_array(frame) -> np.ndarray:
-    """A picture as (H, W, 3) uint8: PIL of any 8-bit mode, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
-
-    Raises `ValueError` for all else.
-    """
-    if hasattr(frame, "convert"):
-        return np.asarray(frame.convert("RGB"))
-    shape = getattr(frame, "shape", ())
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or 0 in shape:
-        found = f"{getattr(frame, 'dtype', type(frame).__name__)} {tuple(shape)}"
-        raise ValueError(f"A frame must be a picture of Pillow or a uint8 array (H, W, 3), RGB, got {found}.")
-    if frame.ndim == 2:
-        frame = frame[..., None]
-    if frame.ndim != 3 or frame.shape[2] not in (1, 3, 4):
-        raise ValueError(f"A frame must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {frame.shape}.")
-    return np.broadcast_to(frame, (*frame.shape[:2], 3)) if frame.shape[2] == 1 else frame[..., :3]
-
-
 def decode_maps(score_map, offset_map, size_map, window=None) -> tuple[np.ndarray, np.ndarray]:
     """`decode_boxes` of `decoding_pjvlt` in NumPy: boxes (B, 4) cx, cy, w, h in fractions of the crop, and scores (B,)."""
     grid, rows = score_map.shape[-1], np.arange(len(score_map))
@@ -241,7 +224,7 @@ class OnnxTracker(TargetSession):
     def add_target(self, frame, box, text: str | None = None, target_id: str | None = None) -> str:
         """Start to track what `box` (x, y, w, h in frame pixels, or a dict of corners) shows in `frame`; see [`TrackingSession.add_target`].
 
-        `frame` is a picture of Pillow or a uint8 array (H, W, 3), RGB.
+        `frame` is an image of Pillow or an array; see [`rgb_array`].
         """
         target_id, settings = self._free_id(target_id), self.model.settings
         image = rgb_array(frame)
@@ -257,11 +240,15 @@ class OnnxTracker(TargetSession):
         return self.model._made_of[0]
 
     def set_text(self, target_id: str, text: str | None) -> None:
-        """Give a target another sentence, from the next frame on. Raises `KeyError` for an unknown id."""
+        """Give a target another sentence, from the next frame on.
+
+        Raises `KeyError` for an unknown id and `ValueError` for a sentence that is not a string.
+        """
         self._known(target_id).text = self._sentence(text)
         self._batch = None
 
     def _sentence(self, text: str | None) -> str | None:
+        check_sentence(text)
         return clean_sentences(text, 1)[0] if self.model.settings["uses_language"] else text
 
     def step(self, frame) -> list[TrackedTarget]:

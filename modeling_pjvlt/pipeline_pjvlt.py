@@ -1,7 +1,7 @@
 """The pipeline `vision-language-tracking`: a video, a box and a sentence in; a box and a score per frame out."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
 
@@ -12,6 +12,7 @@ from .detection_pjvlt import DETECTOR, find_target, load_detector
 from .live_pjvlt import FrameReader, public_name, read_ahead
 from .processing_pjvlt import DEFAULT_SENTENCE
 from .results_pjvlt import TrackingResults, make_result
+from .sentences_pjvlt import check_sentence
 from .tracking_pjvlt import TrackingSession
 from .video_pjvlt import read_frames
 
@@ -57,7 +58,7 @@ class TrackingPipeline(Pipeline):
         >>> from transformers import pipeline  # doctest: +SKIP
         >>> tracker = pipeline("vision-language-tracking")  # the bundled checkpoint  # doctest: +SKIP
         >>> tracker("clip.mp4", box=[120, 64, 90, 70], text="white dog")[0]  # doctest: +SKIP
-        {'frame': 0, 'box': {'xmin': 120.0, 'ymin': 64.0, 'xmax': 210.0, 'ymax': 134.0}, 'score': 1.0}
+        {'frame': 0, 'box': {'xmin': 120.0, 'ymin': 64.0, 'xmax': 210.0, 'ymax': 134.0}, 'score': 1.0, 'time': 0.0}
     """
 
     _load_processor = True
@@ -80,8 +81,8 @@ class TrackingPipeline(Pipeline):
 
         Args:
             video: a video file, a folder of pictures, a camera's index, a stream's address (rtsp://, http://,
-                rtmp://, https://, udp://, …), or frames (PIL, NumPy or torch, RGB, or paths of images). A list is one
-                video.
+                rtmp://, https://, udp://, …), a decoder of torchcodec or decord (such as `datasets` gives for a video),
+                or frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
             box: x, y, w, h of the target in the first frame, in pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
                 Without it the sentence has to do: `detector` finds what it says in the first frame.
             text: a sentence about the target; empty or missing reads as "the target", with a warning.
@@ -91,10 +92,13 @@ class TrackingPipeline(Pipeline):
             max_frames: stop after so many frames.
             raw: boxes and scores as the network gives them: neither rounded nor clipped to the frame.
 
-        Returns one dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels, inside
-        the frame, to 2 decimals) and `score` in (0, 1], to 4; frame 0 is the given box with score 1. The list is a [`TrackingResults`], which saves itself as
-        JSON, CSV or text. Raises `ValueError` for a bad box, frame or file, and where the detector finds nothing, and
-        `OSError` for a camera or a stream that cannot be read.
+        Returns one dict for each frame: `frame` (its number in the video, from 0; a live source may drop some), `box`
+        (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels, inside the frame, to 2 decimals), `score` in (0, 1], to 4, and
+        `time` (seconds since the video's first frame; 30 frames a second where nobody says). The first is the given box
+        with score 1. The list is a [`TrackingResults`], which saves itself as JSON, CSV or text.
+
+        Raises `ValueError` for a bad box, sentence, frame or file, and where the detector finds nothing, and `OSError`
+        for a camera or a stream that cannot be read.
         """
         _refuse(unknown, OPTIONS)
         _need_video(video, "video")
@@ -109,7 +113,7 @@ class TrackingPipeline(Pipeline):
             text=text if text and text.strip() else DEFAULT_SENTENCE,
             source=public_name(video) if isinstance(video, int | str | os.PathLike) else None,
             model=self.model.name_or_path or None,
-            frames=None if reader.num_frames is None else reader,
+            frames=reader if reader.is_repeatable else None,
         )
 
     def stream(
@@ -152,22 +156,26 @@ class TrackingPipeline(Pipeline):
             self._detector = loaded = detector, load_detector(detector, self.device)
         return find_target(frame, text, loaded[1])[0]
 
-    def _track(self, frames: Iterable, box, text: str | None, detector: str, max_frames, raw: bool) -> Iterator[dict]:
+    def _track(
+        self, reader: FrameReader, box, text: str | None, detector: str, max_frames, raw: bool
+    ) -> Iterator[dict]:
+        check_sentence(text)
         if box is None and not (text or "").strip():
             raise ValueError(
                 "The tracker needs `box=[x, y, w, h]`, where the target is in the first frame, in pixels, or a sentence "
                 "by which a detector can find it."
             )
         session = TrackingSession(self.model, self.processor)
-        for index, frame in enumerate(islice(frames, max_frames)):
-            if index == 0:
-                box = self._detect(frame, text, detector) if box is None else box
-                target_id = session.add_target(frame, box, text)
-                found, score = session.box_of(target_id), 1.0
-            else:
-                (target,) = session.step(frame)
+        for frame in islice(reader.timed(), max_frames):
+            if session.target_ids:
+                (target,) = session.step(frame.image)
                 found, score = target.box, target.score
-            yield make_result(index, found, score, None if raw else session.frame_size_of(target_id))
+            else:
+                box = self._detect(frame.image, text, detector) if box is None else box
+                target_id = session.add_target(frame.image, box, text)
+                found, score = session.box_of(target_id), 1.0
+            size = None if raw else session.frame_size_of(target_id)
+            yield make_result(frame.number, found, score, frame.time, size)
         if not session.target_ids:
             raise ValueError("The video has no frames.")
 

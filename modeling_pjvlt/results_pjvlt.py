@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from .geometry_pjvlt import CORNERS, clip_box
 from .live_pjvlt import DEFAULT_FPS
-from .video_pjvlt import VideoWriter
+from .video_pjvlt import VideoWriter, refuse_outputs_over
 
 BOX_COLOR = (255, 196, 0)
 MAX_SHOWN = 900  # frames of a video that a notebook keeps in itself
@@ -23,7 +23,10 @@ FORMATS = {"json": ".json", "csv": ".csv", "txt": ".txt", "mot": ".txt"}  # and 
 
 
 class TrackingResults(list):
-    """One dict for each frame: `frame` (from 0), `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` in [0, 1].
+    """One dict for each frame: `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` (0 to 1) and `time`.
+
+    `frame` is the number of the frame in its source, from 0, where those that a live source dropped count, too; `time`
+    is in seconds since the source's first frame.
 
     Args:
         results: the dicts.
@@ -63,28 +66,35 @@ class TrackingResults(list):
     def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
         """Write the boxes to a file, which appears under its name only once it is complete. Returns its path.
 
+        A pipe or a device such as /dev/stdout is written into, not replaced.
+
         Boxes are x, y, width, height in pixels (the upper left corner of the picture is 0, 0), with 3 decimals; scores
         have 4. Missing parent folders are made.
 
         Args:
             path: where the file goes.
             format: by default what the suffix says.
-                "json": {"video", "model", "text", "fps", "frames": [{"frame", "box", "score"}, ...]}.
-                "csv": a line for each frame under the header frame,x,y,w,h,score; frames count from 0.
+                "json": {"video", "model", "text", "fps", "frames": [{"frame", "box", "score", "time"}, ...]}.
+                "csv": a line for each frame under the header frame,x,y,w,h,score,time; frames count from 0.
                 "txt": x,y,w,h, a line for each frame.
                 "mot": frame,id,x,y,w,h,score,-1,-1,-1; frames count from 1, the id is 1.
 
         Raises:
-            ValueError: neither the suffix nor `format` names one of these.
+            ValueError: neither the suffix nor `format` names one of these, or the file is the video itself.
             OSError: the file cannot be written; what was there before is left as it was.
         """
         path = Path(path).expanduser()
+        refuse_outputs_over(self.source, path)
         lines = {"json": self._json, "csv": self._csv, "txt": self._txt, "mot": self._mot}[pick_format(path, format)]()
         partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                path.write_text("".join(lines), encoding="utf-8", newline="")
+                return path
             try:
-                partial.write_text("".join(lines), encoding="utf-8", newline="")
+                # The name of a video may not be UTF-8; as \\udce9 it is valid JSON, and read back as the same name.
+                partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace", newline="")
                 os.replace(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
@@ -93,13 +103,13 @@ class TrackingResults(list):
         return path
 
     def to_pandas(self):
-        """A `pandas.DataFrame` with the columns frame, x, y, w, h and score, a row for each frame."""
+        """A `pandas.DataFrame` with the columns frame, x, y, w, h, score and time, a row for each frame."""
         try:
             import pandas
         except ImportError as error:
             raise ImportError("tables are made with pandas: pip install pandas") from error
-        rows = [(result["frame"], *xywh(result), result["score"]) for result in self]
-        return pandas.DataFrame(rows, columns=["frame", "x", "y", "w", "h", "score"])
+        rows = [(result["frame"], *xywh(result), result["score"], result.get("time")) for result in self]
+        return pandas.DataFrame(rows, columns=["frame", "x", "y", "w", "h", "score", "time"])
 
     def plot(self):
         """A matplotlib `Figure` of the score and of the size of the box (square root of its area, pixels) over time.
@@ -119,7 +129,7 @@ class TrackingResults(list):
                 self.savefig(file, format="png")
                 return file.getvalue()
 
-        times = [result["frame"] / (self.fps or 1) for result in self]
+        times = [result.get("time", result["frame"] / (self.fps or 1)) for result in self]
         sizes = [(max(w, 0) * max(h, 0)) ** 0.5 for _, _, w, h in map(xywh, self)]
         figure = ShownFigure(figsize=(8, 4), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
@@ -133,31 +143,40 @@ class TrackingResults(list):
     def save_video(self, path: str | os.PathLike) -> Path:
         """Write the frames with the box and the score drawn on them, as a video that appears once it is complete.
 
-        Raises `ValueError` where the frames cannot be read again, as those of a camera or a generator, and what
-        [`VideoWriter`] raises.
+        Raises `ValueError` where the frames cannot be read again, as those of a camera or a generator, or where `path`
+        is the video itself, and what [`VideoWriter`] raises.
         """
+        refuse_outputs_over(self.source, path)
         if self.frames is None:
             raise ValueError(
                 "These frames cannot be read again; draw the boxes while they come, as `pjvlt-track` does."
             )
         with VideoWriter(path, self.fps or DEFAULT_FPS) as writer:
             results = {result["frame"]: result for result in self}
+            drawn = 0
             for index, frame in zip(range(max(results, default=-1) + 1), self.frames, strict=False):
                 if index in results:
-                    writer.write(_draw(frame, results[index]))
-        return Path(path)
+                    writer.write(_draw(frame, results[index]), results[index].get("time"))
+                    drawn += 1
+            if drawn < len(self):
+                raise ValueError(f"Only {drawn} of the {len(self)} frames could be read again.")
+        return writer.path
 
     def _repr_html_(self) -> str:
         if self._html is None:
             self._html = f"<pre>{escape(repr(self))}</pre>"
             if self.frames is not None and 0 < len(self) <= MAX_SHOWN:
-                with tempfile.TemporaryDirectory() as folder:
-                    data = base64.b64encode(self.save_video(Path(folder) / "shown.mp4").read_bytes()).decode()
-                video = (
-                    f'<video controls loop muted style="max-width: 100%" src="data:video/mp4;base64,{data}"></video>'
-                )
-                self._html = video + self._html
+                self._html = self._video_html() + self._html
         return self._html
+
+    def _video_html(self) -> str:
+        """The video itself, or why there is none: a file may have gone since, and the table is worth showing."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                data = base64.b64encode(self.save_video(Path(folder) / "shown.mp4").read_bytes()).decode()
+            except (ValueError, OSError) as error:
+                return f"<p>no video: {escape(str(error))}</p>"
+        return f'<video controls loop muted style="max-width: 100%" src="data:video/mp4;base64,{data}"></video>'
 
     def __repr__(self) -> str:
         if not self:
@@ -183,13 +202,16 @@ class TrackingResults(list):
         for place, result in enumerate(self):
             box = [round(value, 3) for value in xywh(result)]
             line = {"frame": result["frame"], "box": box, "score": round(result["score"], 4)}
+            if "time" in result:
+                line["time"] = round(result["time"], 4)
             yield f"{json.dumps(line)}{',' * (place < len(self) - 1)}\n"
         yield "]}\n"
 
     def _csv(self) -> Iterator[str]:
-        yield "frame,x,y,w,h,score\n"
+        yield "frame,x,y,w,h,score,time\n"
         for result in self:
-            yield f"{result['frame']},{_box_text(result)},{result['score']:.4f}\n"
+            time = f"{result['time']:.4f}" if "time" in result else ""
+            yield f"{result['frame']},{_box_text(result)},{result['score']:.4f},{time}\n"
 
     def _txt(self) -> Iterator[str]:
         return (f"{_box_text(result)}\n" for result in self)
@@ -229,8 +251,10 @@ def xywh(result: dict) -> tuple[float, float, float, float]:
     return left, top, round(right - left, 9), round(bottom - top, 9)  # a difference of hundredths is one again
 
 
-def make_result(index: int, box_xywh, score: float, frame_size: tuple[int, int] | None = None) -> dict:
-    """The result of frame `index`, from x, y, width, height.
+def make_result(
+    number: int, box_xywh, score: float, time: float | None = None, frame_size: tuple[int, int] | None = None
+) -> dict:
+    """The result of frame `number` of its source, from x, y, width, height; `time` in seconds, where it is known.
 
     With `frame_size` (height, width) as people want it: the box clipped to the frame and rounded to hundredths of a
     pixel, the score to 4 decimals. Without, everything as the network gave it.
@@ -239,7 +263,8 @@ def make_result(index: int, box_xywh, score: float, frame_size: tuple[int, int] 
     corners, score = (x, y, x + w, y + h), float(score)
     if frame_size is not None:
         corners, score = [round(value, 2) for value in corners], round(score, 4)
-    return {"frame": index, "box": dict(zip(CORNERS, corners, strict=True)), "score": score}
+    result = {"frame": number, "box": dict(zip(CORNERS, corners, strict=True)), "score": score}
+    return result if time is None else {**result, "time": float(time)}
 
 
 def _box_text(result: dict) -> str:

@@ -19,6 +19,8 @@ def clean_sentences(text: str | list[str] | None, count: int) -> list[str]:
     for row, sentence in enumerate(sentences):
         if sentence is not None and not isinstance(sentence, str):
             raise ValueError(f"Sentence {row} must be a string, got {type(sentence).__name__}: {sentence!r}.")
+        if sentence is not None and any("\ud800" <= letter <= "\udfff" for letter in sentence):
+            raise ValueError(f"Sentence {row} is not valid UTF-8: {sentence!r}.")
     cleaned = [" ".join((sentence or "").split()) for sentence in sentences]
     empty = sum(not sentence for sentence in cleaned)
     if empty:
@@ -26,9 +28,15 @@ def clean_sentences(text: str | list[str] | None, count: int) -> list[str]:
     return [sentence or DEFAULT_SENTENCE for sentence in cleaned]
 
 
+def check_sentence(text: str | None) -> None:
+    """Raises `ValueError` for a target's sentence that is neither a string nor None: a list of one, for example."""
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"A target has one sentence, a string, got {type(text).__name__}: {text!r}.")
+
+
 def cut_warning(tokens: int, limit: int = MAX_WORDS) -> str:
     """What is said where a sentence is too long."""
     return f"A sentence of {tokens} tokens was cut to its first {limit}."
 
 
-__all__ = ["DEFAULT_SENTENCE", "MAX_WORDS", "clean_sentences", "cut_warning"]
+__all__ = ["DEFAULT_SENTENCE", "MAX_WORDS", "check_sentence", "clean_sentences", "cut_warning"]

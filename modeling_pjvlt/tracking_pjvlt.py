@@ -14,10 +14,10 @@ from torch import Tensor
 from .decoding_pjvlt import decode_boxes, hann_window
 from .frame_pjvlt import PJVLTFrameModel, PJVLTSentence
 from .geometry_pjvlt import Box, check_first_box, crop_geometry
-from .image_processing_pjvlt import crop_images, to_rgb
+from .image_processing_pjvlt import crop_images, hidden_template, to_rgb
 from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
 from .processing_pjvlt import PJVLTProcessor
-from .sentences_pjvlt import MAX_WORDS, clean_sentences
+from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences
 from .targets_pjvlt import (
     LOST_AFTER,
     LOST_SCORE,
@@ -148,7 +148,9 @@ class TrackingSession(TargetSession):
         return f"{self.model.name_or_path or 'PJVLTModel'}, {self.model.device}"
 
     @torch.inference_mode()
-    def add_target(self, frame, box, text: str | None = None, target_id: str | None = None) -> str:
+    def add_target(
+        self, frame, box, text: str | None = None, target_id: str | None = None, hide_template: bool = False
+    ) -> str:
         """Start to track what `box` shows in `frame`.
 
         Args:
@@ -156,15 +158,18 @@ class TrackingSession(TargetSession):
             box: x, y, w, h in frame pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
             text: a sentence about the target. Empty or missing: "the target", with a warning.
             target_id: a name for it; by default "0", "1", and so on.
+            hide_template: `box` only says where to look first, and how large the target is; the model sees a blank
+                template, and the sentence alone says what to find. For models that were trained with such pairs.
 
-        Returns the target's id. Raises `ValueError` for a bad box or picture, or an id that is in use.
+        Returns the target's id. Raises `ValueError` for a bad box, picture or sentence, or an id that is in use.
         """
         target_id = self._free_id(target_id)
         image = to_rgb(frame)
         box = check_first_box(box, tuple(image.shape[1:]))
         images = self.processor.image_processor
         crop, _ = images.crop(image, box, images.template_factor, images.template_size)
-        template = images.normalize_crops(crop[None]).to(self.model.device)
+        crop = hidden_template(images) if hide_template else crop
+        template = images.normalize_crops(crop[None].float()).to(self.model.device)
         self._targets[target_id] = _Target(
             template, text, tuple(image.shape[1:]), box, box, text_features=self._encode(text)
         )
@@ -173,12 +178,16 @@ class TrackingSession(TargetSession):
 
     @torch.inference_mode()
     def set_text(self, target_id: str, text: str | None) -> None:
-        """Give a target another sentence, from the next frame on. Raises `KeyError` for an unknown id."""
+        """Give a target another sentence, from the next frame on.
+
+        Raises `KeyError` for an unknown id and `ValueError` for a sentence that is not a string.
+        """
         target = self._known(target_id)
         target.text, target.text_features = text, self._encode(text)
         self._batch = None
 
     def _encode(self, text: str | None) -> PJVLTTextFeatures | None:
+        check_sentence(text)
         if not self.model.config.uses_language:
             return None
         encoded = self.processor.encode_text(clean_sentences(text, 1)).to(self.model.device)

@@ -12,24 +12,32 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from urllib.request import url2pathname
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .live_pjvlt import (
     ANY_ADDRESS,
     DEFAULT_FPS,
     SCHEMES,
     TIMEOUT,
+    Clock,
     FrameReader,
+    TimedFrame,
+    camera_index,
+    ffmpeg_name,
     is_address,
+    main_video,
     open_address,
     open_camera,
     public_name,
+    told_fps,
     upright,
 )
+from .pixels_pjvlt import rgb_array, upright_image
 
 try:
     import av
@@ -39,9 +47,12 @@ except ImportError:
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv"}
+_DECIMAL = re.compile(r"(\d+)\.(\d+)(?:\.[A-Za-z]\w*)?")  # a number with a point, and the suffix of a file
 
 # In order of preference; mpeg4 is what every FFmpeg build has. Its quantiser is bounded because it has no crf.
 ENCODERS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
+TICKS = 60_000  # a second, for frames with times: whole numbers of most frame rates, and the finest that MPEG-4 takes
+MEASURED_FRAMES = 200  # of a file that has not counted its frames
 MAX_DECODING_THREADS = 16  # FFmpeg advises against more; each holds a frame
 
 
@@ -50,9 +61,10 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
 
     Args:
         source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
-            of a camera, 0 the first; address of a stream (rtsp, rtsps, rtmp, rtmps, http, https, udp, tcp) or of a file
-            (file://); an iterable of frames, whose items are passed through as they are, or of paths of images, which
-            are read in the order given; or a `FrameReader`, which is returned.
+            of a camera, 0 the first, or path of its device (/dev/video0, or a link to it); address of a stream (rtsp,
+            rtsps, rtmp, rtmps, http, https, udp, tcp) or of a file (file://); frames that can be iterated over or
+            indexed (a list, a generator, a decoder of torchcodec or decord), whose items are passed through as they
+            are, or paths of images, which are read in the order given; or a `FrameReader`, which is returned.
         timeout: seconds without a frame after which a camera or a stream counts as stalled, above 0.
 
     Returns:
@@ -81,7 +93,10 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
             if re.match(ANY_ADDRESS, os.fspath(source)):
                 raise ValueError(f"{public_name(source)}: addresses begin with {'://, '.join(SCHEMES)}:// or file://")
             raise FileNotFoundError(f"{path}: no such video file or folder of pictures")
-        return _open_folder(path) if path.is_dir() else _open_video(path)
+        if path.is_dir():
+            return _open_folder(path)
+        index = camera_index(path)
+        return _open_video(path) if index is None else open_camera(index, timeout)
     return _open_iterable(source)
 
 
@@ -100,6 +115,23 @@ def local_path(source: str | os.PathLike) -> str | os.PathLike:
     return url2pathname(slash + path)
 
 
+def refuse_outputs_over(source, *outputs: str | os.PathLike) -> None:
+    """Raises `ValueError` for an output that would replace a source of frames, or become one of its images.
+
+    Args:
+        source: a source as `read_frames` takes it; only a file or a folder can be hit.
+        outputs: paths of files to be written.
+    """
+    if not isinstance(source, str | os.PathLike) or not os.path.exists(source := Path(source).expanduser()):
+        return
+    for output in (Path(path).expanduser() for path in outputs):
+        if output.exists() and output.samefile(source):
+            raise ValueError(f"{output} is the video to read; write the results elsewhere")
+        is_image = output.suffix.lower() in PICTURE_SUFFIXES
+        if source.is_dir() and is_image and output.parent.exists() and output.parent.samefile(source):
+            raise ValueError(f"{output} would be an image of {source}, the video to read; write the results elsewhere")
+
+
 class VideoWriter:
     """Write RGB frames to an H.264 video (yuv420p), which appears under its name only once it is complete.
 
@@ -109,7 +141,7 @@ class VideoWriter:
 
     Args:
         path: where the video goes; .mp4, .mov or .mkv.
-        fps: frames per second, above 0.
+        fps: frames per second, above 0; of frames that are written with their times, about so many.
 
     Raises:
         ValueError: the suffix or `fps` is not usable, a frame is not uint8 (height, width, 3) or differs in size from
@@ -131,6 +163,7 @@ class VideoWriter:
         self._stream = None
         self._frame_shape = None
         self._num_frames = 0
+        self._first_time, self._last_ticks = None, -1  # of frames with times
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -142,12 +175,17 @@ class VideoWriter:
         finally:
             self._discard()
 
-    def write(self, frame: np.ndarray) -> None:
-        """Append one frame: RGB uint8, (height, width, 3), of the size of the first one."""
+    def write(self, frame: np.ndarray, time: float | None = None) -> None:
+        """Append one frame: RGB uint8, (height, width, 3), of the size of the first one.
+
+        time: when it is shown, in seconds, counted from anywhere; of all frames or of none. By default frames are
+        evenly spaced.
+        """
         frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise ValueError(f"expected a uint8 frame of shape (height, width, 3), got {frame.dtype} {frame.shape}")
         if self._container is None:
+            self._first_time = time
             self._open(frame.shape)
         if frame.shape != self._frame_shape:
             raise ValueError(
@@ -157,18 +195,24 @@ class VideoWriter:
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-        picture.pts, picture.time_base = self._num_frames, 1 / self.rate
+        picture.time_base = self._stream.codec_context.time_base
+        picture.pts = self._num_frames if time is None else self._ticks(time)
         self._encode(picture)
         self._num_frames += 1
+
+    def _ticks(self, time: float) -> int:
+        self._last_ticks = max(self._last_ticks + 1, round((time - self._first_time) * TICKS))
+        return self._last_ticks
 
     def _open(self, frame_shape: tuple[int, ...]) -> None:
         codec, options = _pick_encoder()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._named_errors():
-            self._container = av.open(str(self._partial), "w")
+            self._container = av.open(ffmpeg_name(self._partial), "w")
         self._stream = self._container.add_stream(codec, rate=self.rate, options=options)
         self._stream.height, self._stream.width = (side + side % 2 for side in frame_shape[:2])
         self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = 1 / self.rate if self._first_time is None else Fraction(1, TICKS)
         # Say which YUV this is (BT.709, limited range), or players guess from the size and shift the colours.
         context = self._stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
@@ -202,7 +246,7 @@ class VideoWriter:
             raise OSError(f"{self.path}: cannot be written ({error.strerror})") from error
 
 
-def _open_iterable(frames: Iterable) -> FrameReader:
+def _open_iterable(frames) -> FrameReader:
     if isinstance(frames, bytes | bytearray | memoryview) or hasattr(frames, "read"):
         what = "the bytes of a file" if not hasattr(frames, "read") else f"an open file ({type(frames).__name__})"
         raise TypeError(
@@ -210,14 +254,20 @@ def _open_iterable(frames: Iterable) -> FrameReader:
         )
     if isinstance(frames, Image.Image):
         raise ValueError(f"expected many frames, got one image of {frames.width} x {frames.height}; put it in a list")
-    if not isinstance(frames, Iterable) or isinstance(frames, Mapping):
+    num_frames, is_indexed = _length(frames), hasattr(type(frames), "__getitem__")
+    is_mapping = isinstance(frames, Mapping)
+    if is_mapping or (not isinstance(frames, Iterable) and (num_frames is None or not is_indexed)):
         raise TypeError(
             f"expected a path, a camera index, an address or an iterable of frames, got {type(frames).__name__}"
         )
     if getattr(frames, "ndim", 4) < 4:
         raise ValueError(f"expected many frames, got a single array of shape {tuple(frames.shape)}; put it in a list")
-    num_frames = len(frames) if hasattr(frames, "__len__") else None
-    return FrameReader(lambda: map(_read_if_path, frames), num_frames=num_frames)
+    if isinstance(frames, Iterable):
+        # Only what has a length is taken for a collection; all else may be used up by reading it once.
+        is_repeatable = num_frames is not None
+        return FrameReader(lambda: map(_read_if_path, frames), num_frames=num_frames, is_repeatable=is_repeatable)
+    # Decoders (torchcodec, decord) and map-style datasets can be indexed, and that is all.
+    return FrameReader(lambda: (_decoded(frames[i]) for i in range(num_frames)), _decoder_fps(frames), num_frames)
 
 
 def _read_if_path(frame):
@@ -235,24 +285,69 @@ def _read_if_path(frame):
     return _read_picture(path)
 
 
+def _length(frames) -> int | None:
+    """How many frames there are, where that is known: `len` of a wrapper raises where what it wraps has no length."""
+    try:
+        return len(frames)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _decoded(frame):
+    """A frame of a decoder: decord wraps its arrays, all others are as sessions take them."""
+    return frame.asnumpy() if hasattr(frame, "asnumpy") else frame
+
+
+def _decoder_fps(decoder) -> float:
+    """Frames per second as torchcodec (`metadata.average_fps`) and decord (`get_avg_fps()`) say it."""
+    if hasattr(decoder, "get_avg_fps"):
+        return float(decoder.get_avg_fps()) or DEFAULT_FPS
+    return float(getattr(getattr(decoder, "metadata", None), "average_fps", None) or DEFAULT_FPS)
+
+
 def _open_folder(folder: Path) -> FrameReader:
     # Names that begin with a dot are the bookkeeping of a file system (macOS leaves "._1.jpg"), not pictures.
     names = [name for name in os.listdir(folder) if Path(name).suffix.lower() in PICTURE_SUFFIXES and name[0] != "."]
     if not names:
         raise ValueError(f"{folder}: no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})")
-    paths = [folder / name for name in sorted(names, key=_natural_key)]
+    paths = [folder / name for name in sort_frames(names)]
     return FrameReader(lambda: map(_read_picture, paths), num_frames=len(paths))
 
 
-def _natural_key(name: str) -> tuple[list, str]:
+def natural_key(name: str) -> tuple[list, str]:
+    """For sorting names: a-2 comes before a-10, and upper and lower case are the same."""
     # Splitting on digits alternates text and number, so that two keys never compare a text with a number.
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())], name
+
+
+def sort_frames(names: Iterable[str]) -> list[str]:
+    """File names of one video's frames in the order of the frames.
+
+    The order is the natural one of the whole names, so that 0001_cam1 comes before 0002_cam0. Where all are numbers with
+    a point and their decimals lost their final zeros, as Python writes a time (10.25, 10.5), they are sorted as numbers.
+
+    >>> sort_frames(["10.jpg", "9.jpg"]), sort_frames(["10.5.jpg", "10.125.jpg", "10.04.jpg"])
+    (['9.jpg', '10.jpg'], ['10.04.jpg', '10.125.jpg', '10.5.jpg'])
+    """
+    names = list(names)
+    found = [_DECIMAL.fullmatch(name) for name in names]
+    if all(found) and _are_decimals([match[2] for match in found]):
+        return sorted(names, key=lambda name: (int((match := _DECIMAL.fullmatch(name))[1]), match[2], name))
+    return sorted(names, key=natural_key)
+
+
+def _are_decimals(fractions: list[str]) -> bool:
+    """Whether digits behind a point are parts of a number, and no counter: one that counts to 10 has a final zero."""
+    lengths = set(map(len, fractions))
+    no_final_zero = not any(len(f) > 1 and f.endswith("0") for f in fractions)
+    leading_zero = any(len(f) > 1 and f.startswith("0") for f in fractions)
+    return len(lengths) > 1 and no_final_zero and (leading_zero or max(lengths) > 4)
 
 
 def _read_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            return rgb_array(upright_image(picture))
     # Pillow reports a broken file by any of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be decoded as a picture ({error})") from error
@@ -260,13 +355,33 @@ def _read_picture(path: Path) -> np.ndarray:
 
 def _open_video(path: Path) -> FrameReader:
     _require_av()
+    if not path.is_file():
+        # FFmpeg would wait for ever, or read for ever; and frames are read twice, which a pipe does not allow.
+        what = "a pipe or a socket" if path.is_fifo() or path.is_socket() else "a device"
+        raise ValueError(
+            f"{path}: this is {what}, not a video file; save the video to a file, or stream it to an address"
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     with _open_container(path) as container:
         stream = _video_stream(container, path)
-        fps = float(stream.average_rate or DEFAULT_FPS)
         num_frames = stream.frames or None
-    return FrameReader(lambda: _decode(path), fps=fps, num_frames=num_frames)
+        # Who has counted the frames knows their rate; all else is what the file says of itself, or a guess of FFmpeg.
+        fps = float(stream.average_rate or DEFAULT_FPS) if num_frames else _measured_fps(container, stream)
+    return FrameReader(lambda: _decode(path, fps), fps=fps, num_frames=num_frames)
+
+
+def _measured_fps(container, stream) -> float:
+    """What the stream says, unless the times of its first frames say otherwise. The container is read on."""
+    try:
+        times = [packet.pts for packet in islice(container.demux(stream), MEASURED_FRAMES) if packet.pts is not None]
+    except av.error.FFmpegError:  # told when the frames are decoded
+        times = []
+    if len(times) < 2 or max(times) == min(times):
+        return told_fps(stream)
+    measured = (len(times) - 1) / float((max(times) - min(times)) * stream.time_base)
+    told = float(stream.average_rate or 0)
+    return told if abs(told / measured - 1) < 0.1 else measured  # told, 29.97 is exact
 
 
 def available_cores() -> int:
@@ -274,8 +389,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode(path: Path) -> Iterator[np.ndarray]:
-    num_decoded = 0
+def _decode(path: Path, fps: float) -> Iterator[TimedFrame]:
+    num_decoded, clock = 0, Clock(fps)
     with _open_container(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
@@ -283,7 +398,7 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
         stream.codec_context.thread_count = min(max(1, available_cores() // 2), MAX_DECODING_THREADS)
         try:
             for frame in container.decode(stream):
-                yield upright(frame)
+                yield clock.stamp(upright(frame), frame.time)
                 num_decoded += 1
         except av.error.FFmpegError as error:
             raise ValueError(
@@ -301,7 +416,7 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
 
 def _open_container(path: Path):
     try:
-        return av.open(str(path))
+        return av.open(ffmpeg_name(path))
     except av.error.FFmpegError as error:
         raise ValueError(f"{path}: not a video that can be read ({error.strerror})") from error
 
@@ -309,7 +424,7 @@ def _open_container(path: Path):
 def _video_stream(container, path: Path):
     if not container.streams.video:
         raise ValueError(f"{path}: no video in this file")
-    return container.streams.video[0]
+    return main_video(container)
 
 
 def _pick_encoder() -> tuple[str, dict[str, str]]:

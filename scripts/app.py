@@ -112,7 +112,7 @@ def open_upload(path: str | os.PathLike, limits: Limits) -> Video:
         raise Refused(
             f"The file has {num_bytes / 1e6:.0f} MB; {limits.megabytes} MB are allowed. Make it smaller first."
         )
-    width, height, seconds, fps, num_frames = _probe(path)
+    width, height, seconds, num_frames = _probe(path)
     if max(width, height) > limits.side:
         raise Refused(
             f"The frames are {width} x {height} pixels; the longer side may have {limits.side}. Make the video smaller first."
@@ -132,22 +132,24 @@ def open_upload(path: str | os.PathLike, limits: Limits) -> Video:
         raise Refused(
             "No picture of this video can be decoded; the file may be cut off. Please upload another one."
         ) from error
-    return Video(path, first_frame, fps if 1 <= fps <= 1000 else 30.0, num_frames)
+    return Video(path, first_frame, reader.fps, num_frames)
 
 
-def _probe(path: Path) -> tuple[int, int, float, float, int | None]:
-    """Width, height, seconds, frames per second and announced frames, read without decoding a frame."""
+def _probe(path: Path) -> tuple[int, int, float, int | None]:
+    """Width, height, seconds and announced frames, read without decoding a frame."""
     import av
 
+    from modeling_pjvlt.live_pjvlt import ffmpeg_name, main_video
+
     try:
-        with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+        with av.open(ffmpeg_name(path), options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:
                 raise Refused("There is no picture in this file, only sound. Please upload a video.")
-            stream = container.streams.video[0]
+            stream = main_video(container)
             fps = float(stream.average_rate or 30)
             num_frames = stream.frames or None
             seconds = max((container.duration or 0) / av.time_base, (num_frames or 0) / max(fps, 1e-3))
-            return stream.codec_context.width, stream.codec_context.height, seconds, fps, num_frames
+            return stream.codec_context.width, stream.codec_context.height, seconds, num_frames
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise Refused(
             "This file is not a video that can be read. Please upload an MP4, MOV, MKV, WebM or AVI."
@@ -238,11 +240,12 @@ def track_video(
     results = TrackingResults(fps=video.fps, text=text, source=video.path.name)
     try:
         with VideoWriter(folder / "tracked.mp4", video.fps) as writer:
-            for frame, box_xywh, score in track_frames(session, read_ahead(read_frames(video.path)), list(box), text):
-                if len(rows) >= _most_frames(limits):
+            frames = read_ahead(read_frames(video.path)).timed()
+            for frame, box_xywh, score in track_frames(session, frames, list(box), text):
+                if len(rows) >= _most_frames(limits) or frame.time > 1.01 * limits.seconds:
                     raise Refused(f"The video is longer than it says; {limits.seconds:g} seconds are allowed.")
-                writer.write(draw_box(frame, box_xywh, label=text, score=score))
-                results.append(make_result(len(results), box_xywh, score, frame.shape[:2]))
+                writer.write(draw_box(frame.image, box_xywh, label=text, score=score), frame.time)
+                results.append(make_result(len(results), box_xywh, score, frame.time, frame.image.shape[:2]))
                 rows.append((*xywh(results[-1]), results[-1]["score"]))
                 report(len(rows), video.num_frames)
     except FileNotFoundError as error:
@@ -479,7 +482,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not (args.max_seconds > 0 and args.max_side > 0):
         parser.error("--max_seconds and --max_side must be above 0")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from modeling_pjvlt.signals_pjvlt import terminations
+
+    for number in terminations():
+        signal.signal(number, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="pjvlt-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "cache")
         try:

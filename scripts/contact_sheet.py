@@ -20,6 +20,7 @@ from modeling_pjvlt.data.sampling import TrackingPairs
 from modeling_pjvlt.image_processing_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.training.arguments import PHOTOGRAPHS, TrainArguments, parse_arguments
 from modeling_pjvlt.training.loading import build_pairs
+from modeling_pjvlt.video_pjvlt import refuse_outputs_over
 from modeling_pjvlt.visualization import draw_box
 
 SCALE = 2  # pixels of the sheet for one of a crop
@@ -83,6 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     own, args = read_arguments(argv)
     config = args.model_config or {}
     sizes = {name: config[name] for name in ("template_size", "search_size") if name in config}
+    for folder in args.photographs or ():
+        refuse_outputs_over(folder, own.output_file)
     pairs = build_pairs(args, PJVLTImageProcessor(**sizes), own.rows * own.columns)
     if not isinstance(pairs, TrackingPairs):
         raise SystemExit("A sheet of streamed data cannot be drawn; leave --streaming out.")

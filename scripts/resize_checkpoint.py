@@ -62,8 +62,9 @@ def resize_weights(weights: dict[str, Tensor], old: PJVLTConfig, new: PJVLTConfi
             resized[name] = resize_grid(value[0], new.template_grid)[None]
         elif name.endswith("search_position"):
             resized[name] = resize_grid(value[0], new.search_grid)[None]
-        elif name == "embeddings.projection.weight":
-            side = new.patch_size // 2 ** len(new.stem_channels)
+        elif name in ("embeddings.projection.weight", "embeddings.fine_projection.weight"):
+            fine = name == "embeddings.fine_projection.weight"
+            side = new.patch_size // (new.stem_fine_stride if fine else new.stem_stride)
             shrink = (value.shape[-1] / side) ** 2
             resized[name] = interpolate(value, (side, side), mode="area") * shrink
     return resized
@@ -95,6 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     sizes = {name: size for name, size in sizes.items() if size is not None}
     if not sizes:
         parser.error("nothing to do: give --patch_size, --template_size or --search_size")
+    if args.output_dir.resolve() == Path(args.checkpoint).resolve():
+        parser.error(f"--output_dir {args.output_dir} is the checkpoint to read; choose another folder")
     args.checkpoint = find_checkpoint(args.checkpoint)
     old = PJVLTModel.from_pretrained(args.checkpoint, dtype=torch.float32)
     try:

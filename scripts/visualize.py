@@ -13,7 +13,8 @@ from modeling_pjvlt.cli.track import load_session
 from modeling_pjvlt.data.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.image_processing_pjvlt import frame_to_crop, to_rgb
 from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
-from modeling_pjvlt.video_pjvlt import DEFAULT_FPS, VideoWriter, read_frames
+from modeling_pjvlt.signals_pjvlt import exit_code, stopped_by_signals
+from modeling_pjvlt.video_pjvlt import DEFAULT_FPS, VideoWriter, read_frames, refuse_outputs_over
 from modeling_pjvlt.visualization.gradcam import search_activation, word_weights
 from modeling_pjvlt.visualization.looking_inside import Look, Row, draw_figure, merge_pieces, save_figure
 
@@ -70,9 +71,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
-        run(args)
+        with stopped_by_signals():
+            run(args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt as stop:
+        parser.exit(exit_code(stop), f"{parser.prog}: interrupted, nothing written\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -152,9 +156,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--every must be 1 or more, got {args.every}")
     if args.output.suffix.lower() not in PICTURES:
         raise ValueError(f"--output {args.output}: a picture is written as one of {', '.join(PICTURES)}")
-    written = [path.resolve() for path in (args.output, args.video) if path is not None]
-    if args.source is not None and Path(args.source).expanduser().resolve() in written:
-        raise ValueError(f"{args.source} is the video to read; write the results elsewhere")
+    refuse_outputs_over(args.source, *(path for path in (args.output, args.video) if path is not None))
     if args.every is None and args.frames is None:
         args.frames = DEFAULT_FRAMES
     if args.frames is not None and min(args.frames) < 0:

@@ -13,10 +13,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from test_video import flat_frames, write_thumbnail_and_video
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.data.procedural import ProceduralClip
@@ -53,6 +56,12 @@ def write_clip(path, num_frames=12, size=(240, 320), seed=3, fps=30):
 def video(tmp_path):
     write_clip(tmp_path / "clip.mp4")
     return app.open_upload(tmp_path / "clip.mp4", LIMITS)
+
+
+def test_thumbnail_before_the_video_is_not_taken_for_it(tmp_path):
+    path = write_thumbnail_and_video(tmp_path / "drone.mp4", flat_frames(6))
+    video = app.open_upload(path, LIMITS)
+    assert video.num_frames == 6 and video.frame_size == (48, 64)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +172,9 @@ def test_video_is_tracked_to_files(bundled, tmp_path):
     assert len(list(read_frames(result.video))) == 20
     with result.csv.open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["frame", "x", "y", "w", "h", "score"] and [row[0] for row in rows] == [str(i) for i in range(20)]
+    assert header == ["frame", "x", "y", "w", "h", "score", "time"]
+    assert [row[0] for row in rows] == [str(i) for i in range(20)]
+    assert [float(row[6]) for row in rows] == pytest.approx([i / 30 for i in range(20)], abs=1e-4)
     boxes = np.array([[float(value) for value in row[1:5]] for row in rows])
     assert iou(boxes[1:], clip.boxes[1:]).mean() > 0.6
     frames = json.loads(result.json.read_text())["frames"]
@@ -173,6 +184,22 @@ def test_video_is_tracked_to_files(bundled, tmp_path):
     assert bundled.target_ids == []
     results.remove("a")
     assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_video_that_does_not_tell_its_length_is_stopped_at_the_limit(bundled, tmp_path):
+    with av.open(str(tmp_path / "clip.webm"), "w", options={"live": "1"}) as container:  # as browsers record
+        stream = container.add_stream("libvpx", rate=1000)
+        stream.height, stream.width = 48, 64
+        for second in range(5):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8)).reformat(format="yuv420p")
+            picture.pts, picture.time_base = 1000 * second, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    video = app.open_upload(tmp_path / "clip.webm", LIMITS)
+    assert video.fps == 1 and video.num_frames is None
+    with pytest.raises(app.Refused, match="longer than it says; 2 seconds are allowed"):
+        app.track_video(bundled, video, (10, 10, 20, 20), "dog", tmp_path, LIMITS)
+    assert not (tmp_path / "tracked.mp4").exists()
 
 
 def test_new_results_replace_the_visitors_old_ones(tmp_path):

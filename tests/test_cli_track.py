@@ -82,12 +82,12 @@ def failure(capsys, *argv):
     return captured.err
 
 
-def interrupted(capsys, *argv):
-    """Run the command, expect it to be stopped by Ctrl-C, and return what it says."""
+def interrupted(capsys, *argv, by=signal.SIGINT):
+    """Run the command, expect it to be stopped by a signal, and return what it says."""
     with pytest.raises(SystemExit) as stopped:
         track.main(list(argv))
     captured = capsys.readouterr()
-    assert stopped.value.code == 130 and captured.out == "" and captured.err.count("\n") == 1
+    assert stopped.value.code == 128 + by and captured.out == "" and captured.err.count("\n") == 1
     return captured.err
 
 
@@ -131,8 +131,8 @@ def test_video_gives_an_annotated_video_and_boxes(workplace, video, capsys):
         "text": "white dog",
         "fps": 12.5,
     }
-    assert result["frames"][0] == {"frame": 0, "box": [10, 12, 20, 16], "score": 1.0}
-    assert result["frames"][3] == {"frame": 3, "box": [13, 12, 20, 16], "score": 0.5}
+    assert result["frames"][0] == {"frame": 0, "box": [10, 12, 20, 16], "score": 1.0, "time": 0.0}
+    assert result["frames"][3] == {"frame": 3, "box": [13, 12, 20, 16], "score": 0.5, "time": 0.24}
     assert len(result["frames"]) == 4
     annotated = read_frames(workplace.folder / "outputs" / "clip_tracked.mp4")
     frames = list(annotated)
@@ -140,6 +140,16 @@ def test_video_gives_an_annotated_video_and_boxes(workplace, video, capsys):
     assert frames[0].max() > 200
     out = capsys.readouterr().out
     assert "outputs/clip_tracked.mp4" in out and "outputs/clip_tracked.json" in out
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file systems that take UTF-8 only")
+def test_name_of_a_video_need_not_be_utf8(workplace, video, capsys):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    os.rename(video, name)
+    track.main([name, *BOX])
+    assert r"wrote outputs/caf\udce9_tracked.mp4" in capsys.readouterr().out
+    told = json.loads((workplace.folder / "outputs" / os.fsdecode(b"caf\xe9_tracked.json")).read_text())
+    assert told["video"] == name and len(told["frames"]) == 4
 
 
 def test_folder_is_tracked_and_results_go_where_told(workplace, capsys):
@@ -280,6 +290,32 @@ def test_results_never_replace_the_source_nor_each_other(workplace, video, capsy
     assert "both name a.mp4" in failure(capsys, video, *BOX, "--text", "dog", "--output", "a.mp4", "--boxes", "a.mp4")
 
 
+def test_image_of_a_few_frames_never_replaces_the_source_nor_the_boxes(workplace, capsys):
+    from PIL import Image
+
+    (workplace.folder / "images").mkdir()
+    names = ("images/0001.png", "images/0002.png", "animation.png")
+    for name in names:
+        Image.new("RGB", (64, 48), (40, 0, 0)).save(workplace.folder / name)
+    before = [(workplace.folder / name).read_bytes() for name in names]
+    for source, output in (
+        ("images", "images/0001.mp4"),
+        ("images", "images/new.mp4"),
+        ("animation.png", "animation.mp4"),
+    ):
+        assert "the video to read" in failure(capsys, source, *BOX, "--text", "dog", "--output", output)
+    message = failure(
+        capsys, "images", *BOX, "--output", "a.mp4", "--boxes", "a.png", "--format", "csv", "--text", "dog"
+    )
+    assert "a.png, where a few annotated frames go" in message
+    assert [(workplace.folder / name).read_bytes() for name in names] == before and workplace.loaded == []
+
+
+def test_source_is_recognised_behind_a_link(workplace, video, capsys):
+    (workplace.folder / "link.mp4").symlink_to("clip.mp4")
+    assert "is the video to read" in failure(capsys, "link.mp4", *BOX, "--text", "dog", "--output", "clip.mp4")
+
+
 def test_error_of_the_session_is_one_line_and_leaves_nothing(workplace, video, capsys):
     assert "has no area" in failure(capsys, video, "--box", "1", "2", "0", "5", "--text", "dog", "--output", "o.mp4")
     assert [path.name for path in workplace.folder.iterdir()] == ["clip.mp4"]
@@ -322,6 +358,36 @@ def test_interrupt_while_a_frame_is_written_waits_for_it(workplace, video, capsy
     interrupt_at(monkeypatch, VideoWriter, "write", 2, how=lambda: signal.raise_signal(signal.SIGINT))
     assert "the 2 frames so far" in interrupted(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4")
     assert kept(workplace.folder) == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_termination_keeps_what_was_tracked(workplace, video, capsys, monkeypatch, name):
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"this system has no {name}")
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        # Twice, as a terminal that closes may send it: while a frame is written, and while the video is finished.
+        interrupt_at(monkeypatch, VideoWriter, "write", 3, how=lambda: signal.raise_signal(number))
+        interrupt_at(monkeypatch, VideoWriter, "_finish", 1, how=lambda: signal.raise_signal(number))
+        message = interrupted(capsys, video, *BOX, "--text", "dog", "--output", "o.mp4", by=number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert message == "pjvlt-track: stopped, the 3 frames so far are in o.mp4 and o.json\n"
+    assert kept(workplace.folder) == (3, 3) and no_leftovers(workplace.folder)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_ignored_hangup_stays_ignored(workplace, video, capsys, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` leaves it
+    try:
+        interrupt_at(monkeypatch, VideoWriter, "write", 3, how=lambda: signal.raise_signal(signal.SIGHUP))
+        track.main([video, *BOX, "--text", "dog", "--output", "o.mp4"])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert kept(workplace.folder) == (4, 4)
 
 
 def test_second_interrupt_gives_the_video_up_and_keeps_the_boxes(workplace, video, capsys, monkeypatch):
@@ -427,16 +493,93 @@ def test_max_frames_stops_early(workplace, video, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "name", "first"),
     [
-        (["--boxes", "b.csv"], "b.csv", "frame,x,y,w,h,score"),
+        (["--boxes", "b.csv"], "b.csv", "frame,x,y,w,h,score,time"),
         (["--boxes", "b.txt"], "b.txt", "10.000,12.000,20.000,16.000"),
         (["--boxes", "b.txt", "--format", "mot"], "b.txt", "1,1,10.000,12.000,20.000,16.000,1.0000,-1,-1,-1"),
         (["--format", "mot"], "o.txt", "1,1,10.000,12.000,20.000,16.000,1.0000,-1,-1,-1"),
-        (["--boxes", "dog.boxes", "--format", "csv"], "dog.boxes", "frame,x,y,w,h,score"),
+        (["--boxes", "dog.boxes", "--format", "csv"], "dog.boxes", "frame,x,y,w,h,score,time"),
     ],
 )
 def test_boxes_come_in_the_format_that_was_asked_for(workplace, video, options, name, first):
     track.main([video, *BOX, "--text", "dog", "--output", "o.mp4", *options])
     assert (workplace.folder / name).read_text().splitlines()[0] == first
+
+
+def test_without_a_video_only_the_boxes_are_written(workplace, video, capsys, monkeypatch):
+    monkeypatch.setattr(track, "draw_box", lambda *args, **options: pytest.fail("nobody looks at it"))
+    track.main([video, *BOX, "--text", "dog", "--no_video", "--boxes", "b.csv"])
+    assert sorted(path.name for path in workplace.folder.iterdir()) == ["b.csv", "clip.mp4"]
+    out = capsys.readouterr().out
+    assert out.endswith("wrote b.csv\n") and "(decoding and tracking)" in out
+    track.main([video, *BOX, "--text", "dog", "--no_video"])
+    assert [path.name for path in (workplace.folder / "outputs").iterdir()] == ["clip_tracked.json"]
+    capsys.readouterr()
+    message = failure(capsys, video, *BOX, "--text", "dog", "--no_video", "--output", "o.mp4")
+    assert "--no_video leaves no use for --output o.mp4" in message
+    interrupt_at(monkeypatch, workplace.session, "step", 2)
+    message = interrupted(capsys, video, *BOX, "--text", "dog", "--no_video", "--boxes", "b.csv")
+    assert message == "pjvlt-track: stopped, the boxes of 2 frames so far are in b.csv\n"
+
+
+def test_quiet_says_nothing_but_what_went_wrong(workplace, video, capsys):
+    track.main([video, *BOX, "--quiet"])
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+    assert (workplace.folder / "outputs" / "clip_tracked.mp4").is_file()
+    assert "nowhere.mp4" in failure(capsys, "nowhere.mp4", *BOX, "--quiet")
+
+
+class Screen:
+    """Stands in for a `Window` that is closed when it has shown three frames."""
+
+    def __init__(self, title):
+        self.frames, self.is_closed, self.is_open = [], False, False
+        Screen.last = self
+
+    def __enter__(self):
+        self.is_open = True
+        return self
+
+    def __exit__(self, *error):
+        self.is_open = False
+
+    def write(self, frame, time=None):
+        self.frames.append(frame)
+        self.is_closed = len(self.frames) == 3
+
+
+@pytest.mark.parametrize("options", [["--output", "o.mp4"], ["--no_video", "--boxes", "o.json"]])
+def test_frames_are_shown_until_the_window_is_closed(workplace, video, capsys, monkeypatch, options):
+    monkeypatch.setattr(track, "Window", Screen)
+    message = interrupted(capsys, video, *BOX, "--text", "dog", "--show", *options)
+    assert "3 frames so far are in" in message and len(Screen.last.frames) == 3 and not Screen.last.is_open
+    assert Screen.last.frames[0].max() > 200  # with the box
+    assert kept(workplace.folder) == (3 if "o.mp4" in options else None, 3)
+
+
+def test_no_screen_is_told_before_the_model_is_loaded(workplace, video, capsys, monkeypatch):
+    tkinter = pytest.importorskip("tkinter")
+
+    def no_display():
+        raise tkinter.TclError("no display name and no $DISPLAY environment variable")
+
+    monkeypatch.setattr(tkinter, "Tk", no_display)
+    assert "no window can be opened here (no display" in failure(capsys, video, *BOX, "--text", "dog", "--show")
+    monkeypatch.setitem(sys.modules, "tkinter", None)
+    assert "a window needs tkinter" in failure(capsys, video, *BOX, "--text", "dog", "--show")
+    assert workplace.loaded == [] and [path.name for path in workplace.folder.iterdir()] == ["clip.mp4"]
+
+
+def test_skipped_frames_are_told_at_every_end(workplace, capsys, monkeypatch):
+    def frames():
+        yield from [np.zeros((48, 64, 3), np.uint8)] * 3
+        raise OSError("camera.local: no frame within 10 s")
+
+    monkeypatch.setattr(track, "read_frames", lambda source: FrameReader(frames, is_live=True, tally=Tally(5)))
+    run = ["rtsp://camera.local/a", *BOX, "--text", "dog", "--output", "o.mp4"]
+    assert "in o.mp4 and o.json; 5 came too fast and were skipped" in failure(capsys, *run)
+    interrupt_at(monkeypatch, workplace.session, "step", 2)
+    assert "in o.mp4 and o.json; 5 came too fast and were skipped" in interrupted(capsys, *run)
 
 
 def test_unknown_format_of_boxes_is_named_before_the_model_is_loaded(workplace, video, capsys):

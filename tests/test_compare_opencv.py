@@ -10,6 +10,7 @@ import pytest
 
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.evaluation import score_benchmark
+from modeling_pjvlt.evaluation.metrics import iou
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
@@ -95,6 +96,9 @@ def test_scores_are_those_of_the_protocol(clips, fake_opencv, checkpoint, tmp_pa
         expected = score_benchmark(boxes, truth, absent, protocol="pytracking")
         for metric in ("auc", "precision"):
             assert told["datasets"]["procedural"][name][metric] == pytest.approx(expected[metric])
+        seen = [np.flatnonzero(c.visible[1:]) + 1 for c in clips]
+        shares = [(iou(boxes[c.name][s], c.boxes[s]) > 0.75).mean() for c, s in zip(clips, seen, strict=True)]
+        assert told["datasets"]["procedural"][name]["strict"] == pytest.approx(100 * np.mean(shares))
 
 
 def test_speed_counts_frames_after_the_first():

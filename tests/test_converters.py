@@ -19,6 +19,7 @@ from miniatures import BUILDERS, build_coco, build_lasot, build_lasotext, build_
 from miniatures_common import Miniature, Row, Split, Video, truncated_picture
 from PIL import Image as PILImage
 
+from modeling_pjvlt.cli.convert import main as command
 from modeling_pjvlt.data import load_tracking_dataset
 from modeling_pjvlt.data.converters import convert
 
@@ -324,6 +325,23 @@ def test_missing_root_is_named_with_its_benchmark(benchmark, tmp_path):
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
+def test_a_colon_in_the_name_of_the_folder_is_no_protocol(tmp_path, monkeypatch, isolated_cache):
+    monkeypatch.chdir(tmp_path)
+    BUILDERS["lasot"](tmp_path / "raw:1")
+    convert("lasot", "raw:1", "converted:1", progress=False)
+    assert convert("lasot", "raw:1", "converted:1", progress=False)
+    (first, *_) = load_tracking_dataset("converted:1", split="train")
+    assert first.frame(0).ndim == 3
+
+
+def test_a_folder_is_never_converted_into_itself(tmp_path):
+    BUILDERS["lasot"](tmp_path / "raw")
+    (tmp_path / "raw" / "README.md").write_text("of its authors")
+    with pytest.raises(ValueError, match="is the folder to read"):
+        convert("lasot", tmp_path / "raw", tmp_path / "raw")
+    assert (tmp_path / "raw" / "README.md").read_text() == "of its authors"
+
+
 @pytest.mark.parametrize("benchmark", list(BUILDERS))
 def test_root_with_nothing_of_the_benchmark_says_what_was_looked_for(benchmark, tmp_path):
     (tmp_path / "raw" / "folder").mkdir(parents=True)
@@ -356,6 +374,17 @@ def test_files_that_a_mac_leaves_beside_all_others_change_nothing(benchmark, tmp
 # What the reader makes of folders that are alike
 
 
+def test_large_folders_are_read_by_several_processes_and_give_the_same_rows(tmp_path, monkeypatch):
+    lasot = convert_miniature(build_lasot(tmp_path / "raw"), tmp_path / "converted", sequences_per_shard=1)
+    monkeypatch.setattr("modeling_pjvlt.data.dataset.LARGE", 0)
+    monkeypatch.setattr("modeling_pjvlt.data.dataset.available_cores", lambda: 2)
+    sequences = load_tracking_dataset(str(lasot.output), split="train")
+    expected = lasot.miniature.splits["train"].videos
+    assert len(shards(lasot.output, "train")) > 2
+    assert {(s.name, len(s)) for s in sequences} == {(video.name, len(video.rows)) for video in expected}
+    assert len(sequences.rows.cache_files) == 2  # each process wrote its own
+
+
 def test_reader_tells_folders_of_one_name_apart(tmp_path):
     for builder in (build_tnl2k, build_otb99):
         miniature = builder(tmp_path / builder.__name__ / "raw")
@@ -386,17 +415,44 @@ def test_lasot_without_folders_of_categories_gives_the_same_rows(tmp_path):
     check_rows(lasot.output, lasot.miniature.splits)
 
 
-def test_trackingnet_without_classes_has_no_sentences(tmp_path):
-    net = convert_miniature(build_trackingnet(tmp_path / "raw"), tmp_path / "converted", class_map=None)
-    videos = read_videos(net.output, "train")
-    assert {(video.text, video.category) for video in videos} == {("", "")}
-    assert net.report["train"].without_text == len(videos) == 4
+def test_trackingnet_is_not_converted_for_training_without_classes(tmp_path, capsys):
+    miniature = build_trackingnet(tmp_path / "raw")
+    with pytest.raises(
+        ValueError, match=r"6 training sequences in .* no --class_map was given: a file of lines ID<TAB>"
+    ):
+        convert_miniature(miniature, tmp_path / "converted", class_map=None)
+    other = tmp_path / "other.tsv"
+    other.write_text("somebody\tperson\n")
+    with pytest.raises(ValueError, match=r"other\.tsv names none of them"):
+        convert_miniature(miniature, tmp_path / "converted", class_map=other)
+    assert not (tmp_path / "converted").exists()
+    test = [str(miniature.root), "--output", str(tmp_path / "converted"), "--splits", "test"]
+    assert command(["trackingnet", *test]) == 0
+    assert 'of test has a sentence, so each is called "the target"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_sentences_of_a_file_replace_the_benchmarks_own(num_proc, tmp_path):
+    miniature = build_lasot(tmp_path / "raw")
+    first, *others = (video.name for video in miniature.splits["train"].videos)
+    path = tmp_path / "sentences.tsv"
+    path.write_text(f"{first}\tmine, not yours\n")
+    output = tmp_path / "converted"
+    lasot = convert_miniature(miniature, output, sentences=path, num_proc=num_proc, sequences_per_shard=1)
+    texts = {video.name: video.text for video in read_videos(lasot.output, "train")}
+    own = {video.name: video.text for video in miniature.splits["train"].videos}
+    assert texts == {**own, first: "mine, not yours"} and others
+    path.write_text(f"{first}\tanother\n")
+    with pytest.raises(ValueError, match="other settings"):
+        convert_miniature(miniature, output, sentences=path, sequences_per_shard=1)
 
 
 def test_trackingnet_refuses_a_folder_made_with_other_classes(tmp_path):
     net = convert_miniature(build_trackingnet(tmp_path / "raw"), tmp_path / "converted")
+    other = tmp_path / "other.tsv"
+    other.write_text(net.miniature.class_map.read_text() + "somebody\tperson\n")
     with pytest.raises(ValueError, match=re.escape(str(net.output))):
-        convert_miniature(net.miniature, net.output, class_map=None)
+        convert_miniature(net.miniature, net.output, class_map=other)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -419,6 +475,35 @@ def test_tnl2k_tells_the_split_by_the_nearest_folder_that_names_one(tmp_path):
 def test_otb99_boxes_of_david_belong_to_frames_300_to_770_of_all_his_pictures(tmp_path):
     otb = convert_miniature(build_otb99(tmp_path / "raw", long_david=True), tmp_path / "converted", splits=["train"])
     check_rows(otb.output, {"train": otb.miniature.splits["train"]})
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (["10.975304", "11.011215", "11.043227"], [0, 1, 2]),  # a part of a second says nothing about the frame
+        (["0001_cam1", "0002_cam0", "0003_cam1"], [0, 1, 2]),
+        (["1403636579763555584", "1403636579813555456", "1403636579863555584"], [0, 1, 2]),  # too large for a row
+        (["f8", "f9", "f10"], [8, 9, 10]),
+    ],
+)
+def test_boxes_meet_their_frames_whatever_these_are_called(names, numbers, zipped, tmp_path):
+    frames, anno = tmp_path / "in" / "TRAIN_0" / "frames" / "clip", tmp_path / "in" / "TRAIN_0" / "anno"
+    frames.mkdir(parents=True)
+    anno.mkdir()
+    for number, name in enumerate(names):
+        PILImage.new("L", (8, 6), 50 * number).save(frames / f"{name}.png")
+    (anno / "clip.txt").write_text("".join(f"{number},1,2,2\n" for number in range(len(names))))
+    if zipped:
+        (tmp_path / "in" / "TRAIN_0" / "zips").mkdir()
+        with zipfile.ZipFile(tmp_path / "in" / "TRAIN_0" / "zips" / "clip.zip", "w") as archive:
+            for path in frames.iterdir():
+                archive.write(path, path.name)
+        shutil.rmtree(frames)
+    convert("trackingnet", tmp_path / "in", tmp_path / "out", progress=False)
+    (video,) = read_videos(tmp_path / "out", "train")
+    assert [row.frame for row in video.rows] == numbers
+    assert [(decode(row.image)[0, 0, 0], row.box[0]) for row in video.rows] == [(0, 0), (50, 1), (100, 2)]
 
 
 def test_full_check_finds_a_picture_that_is_damaged_inside(tmp_path):

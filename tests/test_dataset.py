@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from modeling_pjvlt.data import load_tracking_dataset, text
-from modeling_pjvlt.data.crops import SequenceFrame
+from modeling_pjvlt.data.crops import SequenceFrame, Window, cut
 from modeling_pjvlt.data.dataset import TrackingDataset
 from modeling_pjvlt.data.sampling import SequencePairs
 
@@ -168,6 +168,17 @@ def test_phone_picture_is_turned_upright(tmp_path):
     np.testing.assert_array_equal(TrackingDataset(table)[0].frame(0), np.rot90(picture(2), -1))
 
 
+def test_16_bit_picture_keeps_its_brightness(tmp_path):
+    levels = np.tile(np.arange(40, 240, 5, dtype=np.uint16), (30, 1))
+    PILImage.fromarray(levels * 257).save(tmp_path / "thermal.png")
+    features = {"image": Image(), "box": List(Value("float32"), length=4)}
+    table = {"image": [str(tmp_path / "thermal.png")], "box": [[1.0, 1.0, 5.0, 5.0]]}
+    (sequence,) = TrackingDataset(Dataset.from_dict(table, features=Features(features)))
+    np.testing.assert_array_equal(sequence.frame(0), np.dstack([levels] * 3))
+    crop = cut(SequenceFrame(sequence, 0), Window(0, 0, 16, 16), 16)  # as for training
+    np.testing.assert_array_equal(crop[1].numpy(), levels[:16, :16])
+
+
 def test_columns_can_be_mapped_and_sentences_come_from_a_file(isolated_cache):
     folder = isolated_cache / "other"
     folder.mkdir()
@@ -220,6 +231,65 @@ def test_boxes_of_the_wrong_length_are_listed():
         list(TrackingDataset(table))
 
 
+def write_csv(folder, columns, row, count=4):
+    """A folder of images with a metadata.csv; `row(i)` gives the values of a row."""
+    for number in range(count):
+        PILImage.fromarray(picture(number)).save(folder / f"{number}.png")
+    lines = [f"file_name,{columns}", *(f"{number}.png,{row(number)}" for number in range(count))]
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("sequence,frame,x,y,w,h,text", lambda i: f"a,{i}," + (",,," if i == 2 else f"{i},1,9,5") + ",red dog"),
+        ("sequence,frame,box,text", lambda i: f"a,{i}," + ("" if i == 2 else f'"[{i}, 1, 9, 5]"') + ",red dog"),
+        ("sequence,frame,x,y,w,h,text,visible", lambda i: f"a,{i},{i},1,9,5,red dog,{'no' if i == 2 else 'Yes'}"),
+        ("sequence,frame,x,y,w,h,text,visible", lambda i: f"a,{i},{i},1,9,5,red dog,{'False' if i == 2 else 'True'}"),
+        ("sequence,frame,x,y,w,h,text,visible", lambda i: f"a,{i},{i},1,9,5,red dog,{int(i != 2)}"),
+    ],
+    ids=["no box", "box as text", "yes and no", "true and false", "1 and 0"],
+)
+def test_csv_of_any_habit_reads_the_same(columns, row, streaming, isolated_cache):
+    write_csv(isolated_cache, columns, row)
+    (sequence,) = load_tracking_dataset(str(isolated_cache), streaming=streaming)
+    assert (sequence.name, sequence.text) == ("a", "red dog")
+    assert sequence.visible.tolist() == [True, True, False, True]
+    assert sequence.boxes[[0, 1, 3]].tolist() == [[0, 1, 9, 5], [1, 1, 9, 5], [3, 1, 9, 5]]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["read", "streamed"])
+def test_numbers_may_be_words(streaming, isolated_cache):
+    write_csv(isolated_cache, "sequence,x,y,w,h,text,category", lambda i: f"{i // 2},1,1,9,5,{23 if i < 2 else ''},7")
+    first, second = load_tracking_dataset(str(isolated_cache), streaming=streaming)
+    assert [(s.name, s.text, s.category) for s in (first, second)] == [("0", "23", "7"), ("1", "7", "7")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "message"),
+    [
+        (
+            "frame,x,y,w,h",
+            lambda i: f"frame_{i},1,1,9,5",
+            "'frame' must hold numbers, got .*'frame_0'.*order of the rows",
+        ),
+        ("frame,x,y,w,h", lambda i: f"{i if i else ''},1,1,9,5", "1 rows have no number of the frame"),
+        ("x,y,w,h", lambda i: "1,1,9," + ("5" if i else ""), "1 rows have not all of x, y, w, h: sequence '0'"),
+        ("x,y,w,h", lambda i: "1,1,9,high", "x, y, w, h must hold numbers, got 'h' string"),
+        ("box", lambda i: '"1 2 3 4"', r"4 rows have a box that is not \[x, y, w, h\]"),
+        ("box", lambda i: '"[1, 2, 3]"', "4 rows have a box that is not four numbers"),
+        ("box", lambda i: "5", "'box' must hold lists of four numbers x, y, w, h, got int64"),
+        ("x,y,w,h,visible", lambda i: "1,1,9,5,maybe", "4 rows have `visible` that is neither true nor false"),
+        ("x,y,w,h,cover", lambda i: "1,1,9,5,all", "'cover' must hold whole numbers, got string"),
+    ],
+)
+def test_columns_of_other_things_are_refused_in_words(columns, row, message, isolated_cache):
+    write_csv(isolated_cache, columns, row)
+    with pytest.raises(ValueError, match=message):
+        list(load_tracking_dataset(str(isolated_cache)))
+
+
 @pytest.mark.parametrize("column", ["image", "box"])
 def test_missing_column_is_named(column):
     table = Dataset.from_dict(rows(), features=FEATURES).remove_columns([column])
@@ -254,6 +324,17 @@ def test_pairs_keep_to_the_gap():
     source = SequencePairs(TrackingDataset(Dataset.from_dict(rows(), features=FEATURES)), max_gap=1)
     drawn = [source.draw(np.random.default_rng(seed)) for seed in range(40)]
     assert all(abs(p.template_box[0] - p.search_box[0]) <= 1 for p in drawn)
+
+
+def test_small_boxes_and_excluded_sequences_are_not_drawn():
+    boxes = [[0, 0, 60, 51], [1, 0, 50, 90], [2, 0, 51, 51], [3, 0, 90, 49], [4, 0, 70, 70]]
+    table = TrackingDataset(Dataset.from_dict(rows(box=boxes, visible=[True] * 5), features=FEATURES))
+    drawn = [SequencePairs(table, min_box_side=50).draw(np.random.default_rng(seed)) for seed in range(40)]
+    assert {frame_number(p.search) for p in drawn} == {0, 2, 4}
+    other = SequencePairs(table, excluded=[table.names[0]])
+    assert {other.draw(np.random.default_rng(seed)).template.sequence.name for seed in range(20)} == {table.names[1]}
+    with pytest.raises(ValueError, match="no visible target wider and higher than 500 pixels"):
+        SequencePairs(table, min_box_side=500).draw(np.random.default_rng(0))
 
 
 def test_nothing_visible_is_an_error_and_not_an_endless_search():

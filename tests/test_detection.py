@@ -113,6 +113,11 @@ def test_frames_of_any_kind_are_looked_at():
         assert find_target(frame, "dog", detector)[0] == (1, 2, 8, 7)
 
 
+def test_a_sentence_that_is_not_a_string_is_refused():
+    with pytest.raises(ValueError, match="one sentence, a string"):
+        find_target(np.zeros((8, 8, 3), np.uint8), ["a dog"], lambda *args, **options: [])
+
+
 def test_command_line_starts_from_words(checkpoint, tmp_path, monkeypatch, capsys):
     from modeling_pjvlt.cli.track import main
     from modeling_pjvlt.video_pjvlt import VideoWriter

@@ -1,6 +1,7 @@
 """Evaluations on disk: what is finished stays, however it ends, and all processes together give what one gives."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from modeling_pjvlt import PJVLTModel
 from modeling_pjvlt.cli.evaluate import PROTOCOL_NAMES, SERVERS, TEXT_KINDS, choose_protocol, main
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.evaluation.protocols import PROTOCOLS
-from modeling_pjvlt.evaluation.results import SUBMISSIONS, file_stem, read_results, write_submission
+from modeling_pjvlt.evaluation.results import SUBMISSIONS, check_names, file_stem, read_results, write_submission
 from modeling_pjvlt.evaluation.runner import Evaluation, ground_truth, shares
 from modeling_pjvlt.evaluation.sequences import TEXTS, load_sequences, sentences
 from modeling_pjvlt.training.run_folders import checkpoint_name, find_checkpoint
@@ -203,6 +204,60 @@ def test_result_files_may_be_mixed_and_hold_polygons(tmp_path):
     assert boxes[:3].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [10, 20, 20, 20]] and np.isnan(boxes[3]).all()
 
 
+def test_sentences_of_a_file_replace_the_datasets_own(command, clips, tmp_path, capsys):
+    for name in LENGTHS:
+        (clips / name / "language.txt").unlink()
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "warning: clips: All 3 sequences have the same sentence, 'the target'" in printed.err
+    assert "All 3 sequences" in json.loads((tmp_path / "out/clips/report.json").read_text())["notes"][0]
+    path = tmp_path / "sentences.tsv"
+    path.write_text("cat\tsmall cat\na, b\ta thing, or two\n")
+    assert main([*command[:-1], str(tmp_path / "own"), "--sentences", str(path)]) == 0
+    assert "same sentence" not in capsys.readouterr().err
+    told = {p.stem: json.loads(p.read_text())["sentence"] for p in (tmp_path / "own/clips/raw/own").glob("*.json")}
+    assert told == {"cat": "small cat", "a, b": "a thing, or two", "dog & <cat>": "the target"}
+    path.write_text("nobody\tsmall cat\n")
+    assert main([*command, "--sentences", str(path)]) == 2
+    assert "names none of the 3 sequences" in capsys.readouterr().err
+
+
+def test_what_the_paper_reports_for_the_dataset_stands_beside(command, clips, tmp_path, capsys):
+    lasot = clips.rename(clips.with_name("LaSOT-converted"))
+    arguments = [str(lasot) if word == str(clips) else word for word in command]
+    assert main([*arguments, "--published"]) == 0
+    printed = capsys.readouterr().out
+    row = r"PJVLT +auc 69.0  precision 74.8  normalized_precision 78.4  fps 54.0  \(the paper, Table I\)"
+    assert re.search(row, printed)
+    rows = json.loads((tmp_path / "out/LaSOT-converted/report.json").read_text())["published"]
+    assert {row["dataset"] for row in rows} == {"lasot"} and len(rows) == 5
+    other = clips.with_name("mine")
+    lasot.rename(other)
+    arguments = [str(other) if word == str(clips) else word for word in command]
+    assert main([*arguments, "--published"]) == 0
+    assert (
+        "--published: no numbers for mine; there are some for lasot, lasotext, got10k, tnl2k"
+        in capsys.readouterr().out
+    )
+
+
+def test_lost_targets_are_searched_again_only_when_asked_and_both_numbers_are_reported(command, tmp_path, capsys):
+    assert main(command) == 0
+    plain = raw(tmp_path / "out")
+    assert main([*command, "--lost_score", "0.9"]) == 0  # the untrained model is never that sure
+    report = json.loads((tmp_path / "out/clips/report.json").read_text())
+    assert [r["name"] for r in report["results"]] == ["tiny", "tiny, lost below 0.9"]
+    assert raw(tmp_path / "out") == plain and raw(tmp_path / "out", "own-lost-0.9") != plain
+    assert any(
+        note.startswith("Searching targets again whose score stays below 0.9 changes 1 of 3")
+        for note in report["notes"]
+    )
+    assert main([*command, "--lost_score", "1e-9"]) == 0
+    report = json.loads((tmp_path / "out/clips/report.json").read_text())
+    assert len(report["results"]) == 1 and any("changes 0 of 3 sequences" in note for note in report["notes"])
+    assert main([*command, "--lost_score", "1.5"]) == 2
+
+
 @pytest.mark.parametrize("server", SUBMISSIONS)
 def test_archive_for_a_server(server, command, tmp_path):
     assert main([*command, "--submission", server]) == 0
@@ -328,6 +383,22 @@ def test_sequences_of_one_name_are_refused(clips):
     sequences = load_sequences(str(clips))
     with pytest.raises(ValueError, match="several times"):
         ground_truth([*sequences, sequences[0]])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "file"),
+    [
+        ("dog", "dog_time", "dog_time.txt"),
+        ("dog_time", "dog", "dog_time.txt"),
+        ("Dog", "dog", "dog.txt"),
+        ("a/b", "a-b", "a-b.txt"),
+        ("caf\u00e9", "cafe\u0301", "cafe\u0301.txt"),  # one name to some file systems
+    ],
+)
+def test_sequences_that_would_share_a_file_are_refused(first, second, file):
+    with pytest.raises(ValueError, match=f"{first!r} and {second!r} would be written to the same file, {file}"):
+        check_names([first, "other", second])
+    check_names(["dog", "dog_times", "time", "dog-time"])
 
 
 def test_metric_of_the_evaluate_library_scores_the_same(isolated_cache, monkeypatch):

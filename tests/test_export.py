@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_frame_model import stirred_model
+from test_model_variants import STEM
 from tiny import build_tiny_config
 
 import modeling_pjvlt
@@ -19,7 +21,7 @@ from modeling_pjvlt.cli.track import main as track
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
 from modeling_pjvlt.image_processing_pjvlt import crop_image, to_rgb
-from modeling_pjvlt.onnx_pjvlt import OnnxModel, OnnxTracker, crop_array, decode_maps, hann_array, rgb_array
+from modeling_pjvlt.onnx_pjvlt import OnnxModel, OnnxTracker, crop_array, decode_maps, hann_array
 
 for needed in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(needed, reason=f"exports need {needed}: pip install 'pjvlt[export]'")
@@ -28,6 +30,7 @@ SHALLOW = {"num_hidden_layers": 1, "text_config": {"num_hidden_layers": 1}}  # t
 VARIANTS = [
     {"fusion": "none"},
     {"saiel_fusion": "sum", "fusion_residual": True},
+    {"fusion": "none", **STEM, "stem_fine_stage": 0, "offset_activation": "identity"},
     pytest.param({"saiel_fusion": "product", "num_saiel_heads": 1}, marks=pytest.mark.slow),
     pytest.param({"fusion": "late", "use_ccm": False}, marks=pytest.mark.slow),
     pytest.param({"use_saiel": False}, marks=pytest.mark.slow),
@@ -73,6 +76,17 @@ def test_a_tracker_without_torch_finds_the_boxes_of_a_session(checkpoint, export
     model, processor = PJVLTModel.from_pretrained(checkpoint), PJVLTProcessor.from_pretrained(checkpoint)
     expected = run_both(TrackingSession(model, processor), clip)
     np.testing.assert_allclose(run_both(OnnxTracker(exported), clip), expected, atol=0.1)
+
+
+def test_a_sentence_in_a_list_is_refused(exported, clip):
+    tracker = OnnxTracker(exported)
+    for give in (
+        lambda: tracker.add_target(clip.frame(0), clip.boxes[0], ["a dog"]),
+        lambda: tracker._sentence(["a dog"]),
+    ):
+        with pytest.raises(ValueError, match="one sentence, a string"):
+            give()
+    assert tracker.target_ids == []
 
 
 def test_pjvlt_track_takes_an_export(exported, tmp_path, monkeypatch, capsys):
@@ -249,15 +263,14 @@ def test_tokens_are_those_of_the_processor(text, exported, checkpoint):
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_other_pictures_are_converted_or_refused(clip):
-    from PIL import Image
+def test_a_tracker_takes_frames_of_any_type_as_a_session_does(exported, clip):
+    def boxes_of(kind):
+        tracker = OnnxTracker(exported)
+        tracker.add_target(kind(clip.frame(0)), clip.boxes[0], "white dog")
+        return [tracker.step(kind(clip.frame(i)))[0].box for i in range(1, 4)]
 
-    frame = clip.frame(0)
-    grey = frame[..., 0]
-    np.testing.assert_array_equal(rgb_array(Image.fromarray(frame)), frame)
-    np.testing.assert_array_equal(rgb_array(np.dstack([frame, grey])), frame)
-    for picture in (grey, grey[..., None], Image.fromarray(grey)):
-        np.testing.assert_array_equal(rgb_array(picture), np.dstack([grey] * 3))
-    for bad in (frame / 255.0, frame[None], "frame.png", np.zeros((0, 5, 3), dtype=np.uint8), frame[..., :2]):
-        with pytest.raises(ValueError, match="A frame must be"):
-            rgb_array(bad)
+    expected = boxes_of(lambda frame: frame)
+    for kind in (lambda frame: frame / np.float32(255), lambda frame: frame.astype(np.uint16) * 257, Image.fromarray):
+        assert boxes_of(kind) == expected
+    with pytest.raises(ValueError, match="float32 must hold 0 to 1, got"):
+        boxes_of(lambda frame: frame.astype(np.float32))

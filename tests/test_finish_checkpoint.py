@@ -46,3 +46,12 @@ def test_other_architectures_have_no_mean(saved, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*map(str, folders), "--output_dir", str(tmp_path / "mean")])
     assert "same architecture" in capsys.readouterr().err and not (tmp_path / "mean").exists()
+
+
+def test_a_checkpoint_is_never_written_over_itself(saved, tmp_path, capsys):
+    folder = saved(1)
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit):
+        main([str(folder), "--output_dir", str(folder)])
+    assert "is a checkpoint to read" in capsys.readouterr().err
+    assert (folder / "model.safetensors").read_bytes() == before

@@ -297,6 +297,15 @@ def test_script_says_in_one_line_what_is_wrong(checkpoints, tmp_path, monkeypatc
     assert not list(tmp_path.glob("*.png"))
 
 
+def test_figure_never_replaces_an_image_of_the_source(tmp_path, capsys):
+    Image.new("RGB", (64, 48)).save(tmp_path / "1.png")
+    before = (tmp_path / "1.png").read_bytes()
+    with pytest.raises(SystemExit):
+        visualize.main([str(tmp_path), "--box", "1", "1", "20", "20", "--output", str(tmp_path / "1.png")])
+    assert "1.png would be an image of" in capsys.readouterr().err
+    assert (tmp_path / "1.png").read_bytes() == before
+
+
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit) as finished:
         visualize.main(["--help"])

@@ -2,19 +2,23 @@
 
 import io
 import itertools
+import math
 import re
 import threading
 import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
-from test_video import flat_frames, grey_levels, write_video
+from hypothesis import given
+from hypothesis import strategies as st
+from test_video import flat_frames, grey_levels, write_thumbnail_and_video, write_video
 
 from modeling_pjvlt import live_pjvlt
-from modeling_pjvlt.live_pjvlt import FrameReader, Handoff, Tally, public_name, read_ahead
+from modeling_pjvlt.live_pjvlt import Clock, FrameReader, Handoff, Tally, public_name, read_ahead
 from modeling_pjvlt.video_pjvlt import read_frames
 
 QUICK = 0.15  # seconds: the timeout of tests in which a stream stalls
@@ -150,7 +154,7 @@ def test_camera_gives_its_frames(tmp_path, monkeypatch):
     path.write_bytes(encode(flat_frames(3), "mjpeg", "mjpeg"))
     monkeypatch.setattr(live_pjvlt, "_camera_device", lambda index: (str(path), {"format": "mjpeg"}))
     reader = read_frames(0)
-    assert reader.is_live and reader.num_frames is None
+    assert reader.is_live and not reader.is_repeatable and reader.num_frames is None
     frames = list(reader)
     assert len(frames) + reader.num_dropped == 3
     assert grey_levels(frames)[-1] == 30
@@ -264,6 +268,12 @@ def test_video_file_on_a_server_keeps_every_frame(broadcast, tmp_path):
     assert grey_levels(frames) == list(range(10, 210, 10)) and reader.num_dropped == 0
 
 
+def test_thumbnail_before_the_video_on_a_server_is_not_taken_for_it(broadcast, tmp_path):
+    content = write_thumbnail_and_video(tmp_path / "drone.mp4", flat_frames(6)).read_bytes()
+    reader = read_frames(broadcast(content, content_type="video/mp4", length=len(content)).address)
+    assert grey_levels(reader) == [10, 20, 30, 40, 50, 60]
+
+
 def test_video_file_whose_server_breaks_off_is_named_with_its_count(broadcast):
     content = transport(flat_frames(20))
     server = broadcast(content[: len(content) // 2], content_type=TS, length=len(content))
@@ -290,6 +300,58 @@ def test_pipeline_tracks_a_stream(broadcast, tiny_model, tiny_processor):
     server = broadcast(encode(flat_frames(4)))
     results = tracker(server.address, box=[10, 10, 20, 20], text="dog", progress=False)
     assert 1 <= len(results) <= 4 and results.source == server.address and results.fps == 30
+
+
+# Numbers and times
+
+
+@given(
+    told=st.lists(st.none() | st.floats(-1e6, 1e6), max_size=30),
+    fps=st.floats(0.5, 240),
+    max_gap=st.sampled_from([math.inf, 10.0, 0.1]),
+)
+def test_time_never_stands_still_nor_goes_back(told, fps, max_gap):
+    clock = Clock(fps, max_gap)
+    stamped = [clock.stamp(None, time) for time in told]
+    times = [frame.time for frame in stamped]
+    assert [frame.number for frame in stamped] == list(range(len(told))) and times[:1] in ([], [0])
+    assert all(0 < after - before <= max(max_gap, 1.0001 / fps) for before, after in itertools.pairwise(times))
+
+
+def test_times_are_those_of_the_source_until_its_clock_jumps():
+    clock = Clock(fps=10, max_gap=5)
+    told = [100.0, 100.2, None, 100.4, 3.0, 3.1, 900.0, 900.3]
+    times = [clock.stamp(None, time).time for time in told]
+    assert times == pytest.approx([0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0])
+
+
+def test_dropped_frames_count_in_the_numbers(broadcast):
+    rest = threading.Event()
+    content = encode(flat_frames(22))
+    seventh = [found.start() for found in re.finditer(b"--ffmpeg", content)][6]
+    server = broadcast(content[:seventh], rest, content[seventh:])
+    reader = read_frames(server.address, timeout=1)
+    frames = reader.timed()
+    first = next(frames)
+    rest.set()
+    wait_until(lambda: reader.num_dropped >= 20)
+    (last,) = frames
+    assert grey_levels([first.image]) == [10 + 10 * first.number] and last.number == 21 and last.time > first.time
+
+
+def test_times_of_a_stream_are_those_that_it_tells(broadcast):
+    frames = list(read_frames(broadcast(transport(flat_frames(8)), content_type=TS).address).timed())
+    assert all(frame.time == pytest.approx(frame.number / 25, abs=1e-3) for frame in frames)
+    assert frames[-1].number == 7
+
+
+def test_source_without_times_is_timed_by_its_arrival(broadcast, monkeypatch):
+    now = itertools.count(50, 0.5)
+    server = broadcast(encode(flat_frames(6)))
+    reader = read_frames(server.address)
+    monkeypatch.setattr(live_pjvlt, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=time.sleep))
+    frames = list(reader.timed())
+    assert frames[-1].number == 5 and frames[-1].time == 2.5
 
 
 # The queue, and reading ahead

@@ -89,6 +89,7 @@ def perfect_maps(labels: torch.Tensor, grid: int):
 
 
 LABELS = torch.tensor([[0.3, 0.6, 0.2, 0.4], [0.93, 0.02, 0.5, 0.1], [0.5, 0.5, 0.05, 0.05]])
+INSIDE = torch.tensor([[0.3, 0.6, 0.2, 0.4], [0.93, 0.06, 0.1, 0.12], [0.5, 0.5, 0.05, 0.05]])  # of the crop, wholly
 
 
 @FEW
@@ -121,7 +122,8 @@ def test_a_centre_on_the_border_has_a_cell(centre):
     cell = target_cells(labels, 16)[0].tolist()
     assert cell == [min(int(c * 16), 15) for c in centre]
     loss, parts = tracking_loss(*perfect_maps(labels, 16), labels)
-    assert parts["l1"] == pytest.approx(0, abs=1e-6) and torch.isfinite(loss)
+    outside = 0.1 * sum(c in (0.0, 1.0) for c in centre)  # of two sides at most, which the crop cuts off
+    assert parts["l1"] == pytest.approx(outside / 4, abs=1e-6) and torch.isfinite(loss)
 
 
 def test_focal_loss_equals_the_loop():
@@ -169,8 +171,9 @@ def test_total_equals_the_loop(weights):
         x, y = min(int(cx * grid), grid - 1), min(int(cy * grid), grid - 1)
         dx, dy = offset[b, :, y, x].tolist()
         box = [(x + dx) / grid, (y + dy) / grid, *size[b, :, y, x].tolist()]
-        giou += (1 - plain_giou(corners(*box), corners(cx, cy, w, h))) / 3
-        l1 += sum(abs(p - t) for p, t in zip(box, (cx, cy, w, h), strict=True)) / 12
+        predicted, truth = corners(*box), [min(max(v, 0), 1) for v in corners(cx, cy, w, h)]
+        giou += (1 - plain_giou(predicted, truth)) / 3
+        l1 += sum(abs(p - t) for p, t in zip(predicted, truth, strict=True)) / 12
     focal = float(focal_loss(score, gaussian_heatmap(LABELS, grid)).detach())
     assert float(parts["giou"]) == pytest.approx(giou, rel=1e-4)
     assert float(parts["l1"]) == pytest.approx(l1, rel=1e-4)
@@ -189,21 +192,44 @@ def test_the_box_is_read_at_the_targets_cell_and_not_at_the_highest_score():
 
 
 def test_a_perfect_answer_costs_almost_nothing():
-    maps = perfect_maps(LABELS, 16)
-    loss, parts = tracking_loss(*maps, LABELS)
+    maps = perfect_maps(INSIDE, 16)
+    loss, parts = tracking_loss(*maps, INSIDE)
     assert 0 <= float(loss) < 1e-4 and float(parts["iou"]) == pytest.approx(1, abs=1e-4)
     boxes, scores = decode_boxes(*maps)  # and the decoder reads the labels back
-    assert_close(boxes, LABELS, atol=1e-6, rtol=1e-5)
+    assert_close(boxes, INSIDE, atol=1e-6, rtol=1e-5)
     assert (scores > 0.999).all()
 
 
+def test_what_lies_outside_the_crop_is_not_asked_for():
+    """A label that leaves the crop on the right, and one cut off at the border, cost the same whatever is answered."""
+    beyond = torch.tensor([[0.9, 0.5, 0.4, 0.2]])  # 0.7 to 1.1
+    score, offset, size = (m[:1].detach() for m in random_maps(3, 8))
+    visible = torch.tensor([[0.85, 0.5, 0.3, 0.2]])  # 0.7 to 1.0
+    box = torch.tensor([[(7 + offset[0, 0, 4, 7]) / 8, (4 + offset[0, 1, 4, 7]) / 8, *size[0, :, 4, 7]]])
+    _, parts = tracking_loss(score, offset, size, beyond)
+    expected = (cxcywh_to_xyxy(box) - cxcywh_to_xyxy(visible)).abs().mean()
+    assert float(parts["l1"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_shift_moves_two_corners():
+    """L1 on corners: a box that is right but for a shift of 0.1 costs 2 * 0.1 / 4, as in OSTrack."""
+    label = torch.tensor([[0.5625, 0.5625, 0.2, 0.2]])
+    score, offset, size = perfect_maps(label, 8)
+    _, parts = tracking_loss(score, offset + torch.tensor([0.8, 0.0])[None, :, None, None], size, label)
+    assert float(parts["l1"]) == pytest.approx(0.05, abs=1e-6)
+
+
 def test_gradient_reaches_all_three_maps():
-    maps = random_maps(3, 8)
-    tracking_loss(*maps, LABELS)[0].backward()
+    labels = INSIDE
+    score, offset, _ = random_maps(3, 8)
+    # as large as the target: of two boxes one inside the other, a small shift costs nothing
+    size = perfect_maps(labels, 8)[2].clone().requires_grad_()
+    maps = score, offset, size
+    tracking_loss(*maps, labels)[0].backward()
     score, offset, size = (m.grad for m in maps)
     assert (score != 0).all()
     here = torch.zeros(3, 8, 8, dtype=torch.bool)
-    for b, (x, y) in enumerate(target_cells(LABELS, 8).tolist()):
+    for b, (x, y) in enumerate(target_cells(labels, 8).tolist()):
         here[b, y, x] = True
     for gradient in (offset, size):
         touched = (gradient != 0).any(dim=1)
@@ -216,7 +242,7 @@ def test_gradient_steps_lower_the_loss():
     losses = []
     for _ in range(150):
         optimizer.zero_grad()
-        loss, parts = tracking_loss(*(m.sigmoid().clamp(1e-4, 1 - 1e-4) for m in logits), LABELS)
+        loss, parts = tracking_loss(*(m.sigmoid().clamp(1e-4, 1 - 1e-4) for m in logits), INSIDE)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -253,3 +279,42 @@ def test_half_precision_maps_give_a_float32_loss():
     maps = tuple(m.detach().half() for m in random_maps(3, 8))
     loss, _ = tracking_loss(*maps, LABELS.half())
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
+
+
+def test_a_crop_without_its_target_asks_for_low_scores_and_nothing_else():
+    labels = torch.cat([LABELS[:1], torch.zeros(1, 4)])
+    maps = random_maps(2, 8)
+    loss, parts = tracking_loss(*maps, labels)
+    loss.backward()
+    score, offset, size = (m.grad for m in maps)
+    assert (score[1] > 0).all()  # every score there is to fall
+    assert not offset[1].any() and not size[1].any()
+    alone, alone_parts = tracking_loss(*(m.detach()[:1] for m in maps), LABELS[:1])
+    assert_close(parts["giou"], alone_parts["giou"])
+    assert_close(parts["l1"], alone_parts["l1"])
+    assert parts["focal"] > alone_parts["focal"] and loss > alone
+
+
+def test_a_batch_without_any_target_has_a_finite_loss():
+    loss, parts = tracking_loss(*random_maps(2, 8), torch.zeros(2, 4))
+    assert torch.isfinite(loss) and parts["giou"] == parts["l1"] == 0
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_a_block_of_cells_answers_for_the_box(side):
+    labels = torch.tensor([[0.5, 0.55, 0.3, 0.2], [0.02, 0.97, 0.1, 0.2]])  # in the middle, and in a corner
+    maps = random_maps(2, 8)
+    loss, parts = tracking_loss(*maps, labels, box_cells=side)
+    loss.backward()
+    expected, touched = [], torch.zeros(2, 8, 8, dtype=torch.bool)
+    for b, (cx, cy, w, h) in enumerate(labels.tolist()):
+        for y in range(int(cy * 8) - side // 2, int(cy * 8) + side // 2 + 1):
+            for x in range(int(cx * 8) - side // 2, int(cx * 8) + side // 2 + 1):
+                if 0 <= x < 8 and 0 <= y < 8:
+                    touched[b, y, x] = True
+                    dx, dy = maps[1][b, :, y, x].tolist()
+                    box = [(x + dx) / 8, (y + dy) / 8, *maps[2][b, :, y, x].tolist()]
+                    seen = [min(max(v, 0.0), 1.0) for v in corners(cx, cy, w, h)]
+                    expected.append(1 - plain_giou(corners(*box), seen))
+    assert float(parts["giou"]) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    assert torch.equal((maps[2].grad != 0).any(dim=1), touched)

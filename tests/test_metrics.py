@@ -3,7 +3,7 @@ import doctest
 import numpy as np
 import pytest
 
-from modeling_pjvlt.evaluation import language, metrics
+from modeling_pjvlt.evaluation import language, metrics, published
 from modeling_pjvlt.evaluation.metrics import iou, success_auc
 
 
@@ -16,7 +16,7 @@ def slow_iou(a, b):
     return (inside[0] & inside[1]).sum() / (inside[0] | inside[1]).sum()
 
 
-@pytest.mark.parametrize("module", [metrics, language])
+@pytest.mark.parametrize("module", [metrics, language, published])
 def test_examples_in_the_docstrings_are_true(module):
     assert doctest.testmod(module).failed == 0
 

@@ -73,6 +73,26 @@ def test_word_modulation_starts_as_the_identity(tiny_model, tiny_inputs):
     assert_close(modulation, torch.tensor([0.0, 0.0, 1.0])[None, None, :, None].expand(2, 3, 3, 16))
 
 
+def test_word_modulation_of_the_paper_starts_at_zero_and_words_learn_from_the_second_step(tiny_model, tiny_inputs):
+    model = tiny_model(modulation_init="zero").train()
+    inputs = {**tiny_inputs(model.config), "labels": torch.tensor([[0.4, 0.6, 0.3, 0.2], [0.6, 0.3, 0.2, 0.4]])}
+    modulation = model.encode_text(inputs["input_ids"], inputs["attention_mask"]).modulation
+    assert not modulation.any()
+    embeddings = model.text_encoder.embeddings.word_embeddings.weight
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model(**inputs).loss.backward()
+    assert not embeddings.grad.any()
+    optimizer.step()
+    optimizer.zero_grad()
+    model(**inputs).loss.backward()
+    assert embeddings.grad.any()
+
+
+def test_unknown_modulation_init_is_refused():
+    with pytest.raises(ValueError, match="`modulation_init` must be one of"):
+        build_tiny_config(modulation_init="one")
+
+
 def test_scores_start_at_the_focal_prior(tiny_model, tiny_inputs):
     model = tiny_model()
     with torch.no_grad():

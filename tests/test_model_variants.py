@@ -41,12 +41,14 @@ def name(variant: dict) -> str:
 
 
 VARIANTS = pairwise(SWITCHES)
+STEM = {"stem_channels": [8], "stem_stages": [[1, 3, 2, 1, 12], [2, 5, 2, 2, 16]]}
 TABLES = [  # the rows of the paper's ablation tables that pairs do not promise
     {"fusion": "progressive"},
     {"fusion": "progressive", "use_saiel": False},
     {"fusion": "progressive", "use_ccm": False, "use_pim": False},
     {"fusion": "progressive", "use_saiel": False, "use_ccm": False, "use_pim": False},
     {"stem_channels": [8, 16], "position_scale": 0.5, "attention_identity": 0.8},  # what small models start from
+    {**STEM, "stem_fine_stage": 0, "offset_activation": "identity", "box_cells": 3},
 ]
 ALL = pytest.mark.parametrize("variant", VARIANTS + TABLES, ids=name)
 FUSIONS = pytest.mark.parametrize("fusion", ["progressive", "early", "late"])
@@ -124,7 +126,8 @@ def test_shapes_and_ranges(variant):
     assert out.score_map.shape == (3, 1, 4, 4) and out.offset_map.shape == out.size_map.shape == (3, 2, 4, 4)
     assert out.pred_boxes.shape == (3, 4) and out.scores.shape == (3,)
     assert out.last_hidden_state.shape == (3, 20, 32)
-    for field in ("score_map", "offset_map", "size_map", "pred_boxes"):
+    bounded = ("offset_map", "pred_boxes") if model.config.offset_activation == "sigmoid" else ()
+    for field in ("score_map", "size_map", *bounded):
         assert (out[field] >= 0).all() and (out[field] <= 1).all()
     assert torch.equal(out.scores, out.score_map.flatten(1).amax(dim=1))
 
@@ -194,6 +197,13 @@ BAD_CONFIGS = [
     ({"num_attention_heads": 0}, "num_attention_heads.*positive"),
     ({"num_saiel_heads": 0}, "num_saiel_heads.*positive"),
     ({"num_hidden_layers": 0}, "num_hidden_layers.*positive"),
+    ({"offset_activation": "tanh"}, "offset_activation.*tanh"),
+    ({"box_cells": 2}, "box_cells.*2"),
+    ({"box_cells": 3}, "box_cells.*offset_activation"),
+    ({**STEM, "stem_channels": [8, 8]}, "stem_stages.*stem_channels"),
+    ({**STEM, "stem_stages": [[1, 3, 2, 1]]}, "stem_stages.*channels"),
+    ({**STEM, "patch_size": 4}, "stem_channels.*patch_size"),
+    ({**STEM, "stem_fine_stage": 1}, "stem_fine_stage.*1"),
     ({"word_temperature": 0.0}, "word_temperature.*positive"),
     ({"text_config": {"num_hidden_layers": 0}}, "text_config.num_hidden_layers"),
 ]

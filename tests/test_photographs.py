@@ -91,6 +91,29 @@ def test_large_pictures_are_shrunk_and_few_are_kept(tmp_path):
     assert list(photographs._cache) == [0]
 
 
+@pytest.mark.parametrize(("suffix", "exif"), [("jpg", True), ("png", True), ("jpg", False)])
+def test_labels_lie_on_the_upright_photograph(tmp_path, suffix, exif):
+    upright = np.zeros((200, 100, 3), np.uint8)
+    upright[20:80, 10:40] = 255
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(upright)) if exif else upright)
+    stored.save(tmp_path / f"phone.{suffix}", **({"exif": orientation} if exif else {}))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "phone.txt").write_text("0 0.25 0.25 0.3 0.3\n")
+    folder = PhotographFolder([tmp_path])
+    (target,) = folder.objects(0)
+    x, y, w, h = target.box.round().astype(int)
+    pixels = np.asarray(folder.picture(0))
+    assert pixels.shape == (200, 100, 3) and pixels[y + 2 : y + h - 2, x + 2 : x + w - 2].min() > 230
+    assert pixels[y + h + 3 :].max() < 25
+
+
+def test_16_bit_photograph_keeps_its_brightness(tmp_path):
+    Image.fromarray(np.full((40, 50), 70 * 257, np.uint16)).save(tmp_path / "thermal.png")
+    assert np.unique(PhotographFolder([tmp_path]).picture(0)).tolist() == [70]
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from modeling_pjvlt import PJVLTImageProcessor
-from modeling_pjvlt.image_processing_pjvlt import (
-    to_rgb,
-)
+from modeling_pjvlt.image_processing_pjvlt import to_rgb
+from modeling_pjvlt.pixels_pjvlt import rgb_array
 
 
 @pytest.fixture
@@ -31,18 +30,19 @@ PICTURES = {
     "NumPy": picture,
     "NumPy channels first": lambda: picture().transpose(2, 0, 1),
     "NumPy float": lambda: picture() / 255,
-    "NumPy float to 255": lambda: picture().astype(np.float32),
     "NumPy half": lambda: (picture() / 255).astype(np.float16),
     "NumPy int64": lambda: picture().astype(np.int64),
     "NumPy uint16": lambda: picture().astype(np.uint16) * 257,
     "NumPy big-endian": lambda: (picture().astype(np.uint16) * 257).astype(">u2"),
-    "NumPy uint32": lambda: picture().astype(np.uint32) * 257,
+    "NumPy uint32": lambda: picture().astype(np.uint32),
     "NumPy strided": lambda: np.repeat(picture(), 2, axis=1)[:, ::2],
     "NumPy flipped twice": lambda: picture()[::-1].copy()[::-1],
     "NumPy read-only": lambda: np.frombuffer(picture().tobytes(), np.uint8).reshape(6, 7, 3),
     "torch": lambda: RGB.clone(),
     "torch channels last": lambda: RGB.permute(1, 2, 0),
     "torch float": lambda: RGB / 255,
+    "torch half": lambda: (RGB / 255).half(),
+    "torch int32": lambda: RGB.int(),
     "torch uint16": lambda: torch.from_numpy(picture().astype(np.uint16) * 257).permute(2, 0, 1),
     "torch with gradient": lambda: (RGB / 255).requires_grad_(),
     "RGBA": lambda: Image.merge("RGBA", [*Image.fromarray(picture()).split(), Image.new("L", (7, 6), 99)]),
@@ -59,6 +59,14 @@ def test_every_kind_of_picture_is_read_as_rgb(kind):
     assert found.dtype == torch.uint8 and found.shape == (3, 6, 7)
     tolerance = 8 if kind == "palette" else 0
     assert (found.int() - RGB.int()).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PICTURES if "torch" not in kind])
+def test_every_kind_of_picture_is_the_same_without_torch(kind):
+    image = PICTURES[kind]()
+    found = rgb_array(image)
+    assert found.dtype == np.uint8 and found.shape == (6, 7, 3)
+    np.testing.assert_array_equal(found, to_rgb(image).permute(1, 2, 0).numpy())
 
 
 GREYS = {
@@ -80,6 +88,65 @@ def test_grey_pictures_become_three_equal_channels(kind):
     found = to_rgb(GREYS[kind]())
     assert found.shape == (3, 6, 7) and torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
     assert torch.equal(found[0], torch.from_numpy(GREY))
+
+
+RANGES = {  # what black, half and white are in each type
+    "uint8": (0, 128, 255),
+    "int16": (0, 128, 255),
+    "int64": (0, 128, 255),
+    "uint16": (0, 32896, 65535),
+    "float16": (0, 0.5, 1),
+    "float32": (0, 0.5, 1),
+    "float64": (0, 0.5, 1),
+}
+
+
+@pytest.mark.parametrize("read", ["NumPy", "torch", "without torch"])
+@pytest.mark.parametrize("dtype", RANGES)
+def test_a_fade_to_black_does_not_flicker(dtype, read):
+    """The type says what a value means, not the brightest pixel of a frame."""
+    black, half, white = RANGES[dtype]
+    levels = []
+    for value in (white, half, (black + half) / 4, black):
+        frame = np.full((4, 5), value).astype(dtype)
+        found = (
+            rgb_array(frame)
+            if read == "without torch"
+            else to_rgb(torch.from_numpy(frame) if read == "torch" else frame)
+        )
+        levels.append(int(found.max()))
+    assert levels == pytest.approx([255, 128, 32, 0], abs=1)
+
+
+OUT_OF_RANGE = {
+    "floats to 255": (
+        np.linspace(0, 255, 20, dtype=np.float32).reshape(4, 5),
+        r"float32 must hold 0 to 1, got 0 to 255",
+    ),
+    "floats a little too large": (np.full((4, 5), 1.05), r"float64 must hold 0 to 1, got 1.05 to 1.05"),
+    "normalised floats": (np.full((4, 5), -2.1, np.float32), r"got -2.1 to -2.1: .*before normalisation"),
+    "16 bits in another type": (
+        np.full((4, 5), 4000, np.int32),
+        r"int32 must hold 0 to 255, got 4000.*must be uint16",
+    ),
+    "negative integers": (np.full((4, 5), -3, np.int16), r"int16 must hold 0 to 255, got -3"),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_RANGE)
+def test_values_outside_of_their_types_range_are_refused(kind):
+    image, message = OUT_OF_RANGE[kind]
+    for read in (to_rgb, rgb_array, lambda image: to_rgb(torch.from_numpy(image))):
+        with pytest.raises(ValueError, match=message):
+            read(image)
+    if image.dtype in (np.float32, np.int32) and "16 bits" not in kind:
+        with pytest.raises(ValueError, match=message):
+            to_rgb(Image.fromarray(image))
+
+
+def test_an_image_of_32_bits_that_no_16_bits_hold_is_refused():
+    with pytest.raises(ValueError, match="mode I must hold 0 to 65535, got 70000 to 70000"):
+        to_rgb(Image.fromarray(np.full((4, 5), 70000, np.int32)))
 
 
 def test_a_dark_16_bit_picture_stays_dark():
@@ -134,11 +201,12 @@ BAD_PICTURES = {
 @pytest.mark.parametrize("kind", BAD_PICTURES)
 def test_what_is_no_picture_is_refused(kind):
     image, message = BAD_PICTURES[kind]
-    with pytest.raises(ValueError, match=message):
-        to_rgb(image)
+    for read in (to_rgb,) if isinstance(image, torch.Tensor) else (to_rgb, rgb_array):
+        with pytest.raises(ValueError, match=message):
+            read(image)
 
 
 def test_float_picture_that_overshoots_one_a_little_keeps_its_brightness():
     picture = np.full((4, 4, 3), 0.5, np.float32)
-    picture[0, 0] = 1.001
+    picture[0, 0] = 1.003
     assert to_rgb(picture)[:, 2, 2].tolist() == [128, 128, 128]

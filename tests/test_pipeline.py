@@ -45,7 +45,9 @@ def test_auto_classes_load_a_checkpoint(checkpoint):
 def test_list_of_frames_is_one_video(tracker, frames):
     results = tracker(frames, box=BOX, text="white dog", progress=False)
     assert [r["frame"] for r in results] == [0, 1, 2, 3]
-    assert results[0] == {"frame": 0, "box": {"xmin": 20.0, "ymin": 12.0, "xmax": 30.0, "ymax": 26.0}, "score": 1.0}
+    box = {"xmin": 20.0, "ymin": 12.0, "xmax": 30.0, "ymax": 26.0}
+    assert results[0] == {"frame": 0, "box": box, "score": 1.0, "time": 0.0}
+    assert [r["time"] for r in results] == pytest.approx([0, 1 / 30, 2 / 30, 3 / 30])
     for result in results[1:]:
         box = result["box"]
         assert 0 <= box["xmin"] < box["xmax"] <= 80 and 0 <= box["ymin"] < box["ymax"] <= 60
@@ -91,6 +93,17 @@ def test_bad_calls_are_explained(tracker, frames, tmp_path):
         tracker([], box=BOX, text="dog")
     with pytest.raises(FileNotFoundError, match=r"missing\.mp4"):
         tracker(str(tmp_path / "missing.mp4"), box=BOX, text="dog")
+
+
+def test_a_sentence_in_a_list_is_refused_before_a_frame_is_read(tracker, frames):
+    read = []
+    video = (read.append(1) or frame for frame in frames)
+    for box in ([20, 12, 10, 14], None):
+        with pytest.raises(ValueError, match=r"one sentence, a string, got list: \['red square'\]"):
+            tracker(video, box=box, text=["red square"], progress=False)
+    with pytest.raises(ValueError, match="one sentence"):
+        next(tracker.stream(video, box=[20, 12, 10, 14], text=["red square"]))
+    assert not read
 
 
 def test_saved_pipeline_keeps_the_processor_and_no_path_of_this_machine(tracker, frames, tmp_path):

@@ -1,5 +1,7 @@
 """The processor: sentences, batches, saving."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,12 @@ def test_sentence_that_just_fits_is_not_cut(tiny_processor, caplog):
 def test_sentence_must_be_text(tiny_processor, text):
     with pytest.raises(ValueError, match="must be a string"):
         tiny_processor(text=text)
+
+
+def test_a_sentence_that_is_no_utf8_is_refused(tiny_processor):
+    """As the shell hands over the bytes of another encoding."""
+    with pytest.raises(ValueError, match=r"Sentence 0 is not valid UTF-8: 'caf\\udce9'"):
+        tiny_processor(text=os.fsdecode(b"caf\xe9"))
 
 
 def test_numbers_of_pictures_boxes_and_sentences_must_agree(tiny_processor):

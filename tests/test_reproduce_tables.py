@@ -1,4 +1,4 @@
-"""`scripts/reproduce_tables.py`: every variant once, nothing half, nothing twice, nothing invented."""
+"""`scripts/ablations/reproduce_tables.py`: every variant once, nothing half, nothing twice, nothing invented."""
 
 import json
 import shlex
@@ -12,18 +12,19 @@ import torch
 import yaml
 from tiny import build_tiny_model
 
-from modeling_pjvlt import PJVLTConfig, PJVLTModel, TrackingSession
+from modeling_pjvlt import PJVLTConfig, PJVLTModel
 from modeling_pjvlt.data.sampling import FramePair, PairCropper, TrackingPairs
-from modeling_pjvlt.evaluation.metrics import iou
+from modeling_pjvlt.evaluation.published import published_ablations
 from modeling_pjvlt.training.arguments import parse_arguments
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "ablations"))
 
 import reproduce_tables as script
+import table_launch
 import table_plan
 import table_report
 from table_pairs import DrawnOnce
-from table_variants import PAPER, TINY, build_tables, build_variants
+from table_variants import PAPERS, TINY, build_tables, build_variants
 
 
 @pytest.fixture
@@ -47,8 +48,7 @@ def trained(monkeypatch):
         return folder
 
     monkeypatch.setattr(script, "train", train)
-    keys = (*table_report.COLUMNS["tiny"], *table_report.COLUMNS["base"])
-    monkeypatch.setattr(script, "score", lambda plan, checkpoint: dict.fromkeys(keys, 0.5))
+    monkeypatch.setattr(script, "score", lambda plan, checkpoint: dict.fromkeys(table_report.COLUMNS, 0.5))
     monkeypatch.setattr(script, "write_start", lambda plan, variant, seed: None)
     return calls
 
@@ -74,11 +74,15 @@ def test_tables_hold_every_variant_and_no_unknown_one(depth):
     assert len(tables["3"].rows) == depth
     neither = PJVLTConfig(use_saiel=False, use_ccm=False, use_pim=False)
     assert neither.num_fused == PJVLTConfig(fusion="none").num_fused == 0  # why table IV's first row is `none`
-    assert set(PAPER) <= set(tables)
+    papers = {name for key in PAPERS for _, name in build_tables(12, ours=False)[key].rows}
+    assert papers == set(published_ablations("lasot")) == set(published_ablations("got10k")) and len(papers) == 14
 
 
 def test_every_variant_is_trained_once_and_starts_after_what_it_starts_from(plan, trained):
     assert run(plan, "--seeds", "0") == 0
+    papers = {name for name, _ in trained}
+    assert papers == set(build_variants(4)) - {"residual", "literal-on-none", "residual-on-none", "identity", "zero"}
+    assert run(plan, "--seeds", "0", "--ours") == 0
     names = [name for name, _ in trained]
     assert sorted(names) == sorted(build_variants(4))
     assert names.index("none") < names.index("residual-on-none")
@@ -146,12 +150,9 @@ def test_missing_cells_are_open_and_unknown_numbers_are_dashes(plan, trained, ca
     capsys.readouterr()
     assert script.main(["--table", "5", "--print", "--seeds", "0", "1", "--output", str(plan.folder.parent)]) == 0
     out = capsys.readouterr().out
-    assert (
-        "| concat | 0.500 ± 0.000 | 0.500 ± 0.000 | 0.500 ± 0.000 | 0.500 ± 0.000 | 1.500 ± 0.500 | 2 of 2 | - |"
-        in out
-    )
-    assert "| sum | 0.500 | 0.500 | 0.500 | 0.500 | 1.000 | 1 of 2 | - |" in out
-    assert "| product | open | open | open | open | open | 0 of 2 | - |" in out
+    assert "| concat | 0.500 ± 0.000 | 0.500 ± 0.000 | 0.500 ± 0.000 | 0.500 ± 0.000 | 1.500 ± 0.500 | 2 of 2 |" in out
+    assert "| sum | 0.500 | 0.500 | 0.500 | 0.500 | 1.000 | 1 of 2 |" in out
+    assert "| product | open | open | open | open | open | 0 of 2 |" in out
     assert table_report.TINY_NOTE in out
 
 
@@ -224,46 +225,12 @@ def test_pairs_are_drawn_once_and_read_back_the_same(tiny_processor, tmp_path):
     assert noise.drawn == drawn == 10 and len(list((tmp_path / "pairs").iterdir())) == 1
 
 
-class Sequence:
-    """Four frames of noise whose target stays where it is."""
-
-    text, boxes = "red ball", np.tile(np.array([10.0, 10.0, 12.0, 12.0]), (4, 1))
-
-    def __init__(self, visible: list[bool]):
-        self.visible = np.array(visible)
-
-    def __len__(self) -> int:
-        return 4
-
-    def frame(self, index: int) -> np.ndarray:
-        return np.random.default_rng(index).integers(0, 255, (40, 60, 3), np.uint8)
-
-
-def test_base_is_scored_on_sequences_that_show_their_target(tiny_model, tiny_processor):
-    sequences = [Sequence([True, True, False, True]), Sequence([False, True, True, True])]
-    sequences[1].text = "black cat"
-    model = tiny_model(stirred=True)
-    scores = script.score_sequences(model, tiny_processor, sequences)
-    assert set(scores) == set(table_report.COLUMNS["base"])
-    for column, text in (("right", "red ball"), ("wrong", "black cat")):
-        session, overlaps = TrackingSession(model, tiny_processor), []
-        session.add_target(sequences[0].frame(0), Sequence.boxes[0], text)
-        for index in (1, 2, 3):
-            (target,) = session.step(sequences[0].frame(index))
-            overlaps.append(float(iou(np.array([target.box]), Sequence.boxes[:1])[0]))
-        seen = np.array([overlaps[0], overlaps[2]])  # it is hidden in frame 2
-        curve = (seen[:, None] > np.arange(21) * 0.05).mean(axis=0)
-        assert scores[column] == pytest.approx(curve.mean(), abs=1e-9) and scores[column] > 0
-    with pytest.raises(ValueError, match="no test sequence"):
-        script.score_sequences(tiny_model(), tiny_processor, sequences[1:])
-
-
 def commands(out: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in out.splitlines() if line.startswith("  pjvlt-train ")]
 
 
 def test_dry_run_names_changes_and_commands_that_parse(plan, capsys, trained):
-    assert run(plan, "--dry_run", "--seeds", "0") == 0
+    assert run(plan, "--dry_run", "--ours", "--seeds", "0") == 0
     out = capsys.readouterr().out
     assert "late, seed 0 (table 2): fusion=late" in out and not trained and not plan.folder.exists()
     for command, (variant, seed) in zip(
@@ -272,25 +239,101 @@ def test_dry_run_names_changes_and_commands_that_parse(plan, capsys, trained):
         assert parse_arguments(command) == script.training_arguments(plan, variant, seed)
 
 
-def test_base_changes_only_the_config_of_its_recipe(tmp_path, capsys):
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """Function: the script with the base preset and a small recipe; `base.calls` are the modules that it launched."""
     recipe = {
         "vision_backbone": "vit_base_patch16_224.mae", "text_backbone": "google-bert/bert-base-uncased",
         "output_dir": "elsewhere", "max_train_steps": 140, "lr_scheduler_type": "step", "lr_drop_step": 112, "seed": 3,
+        "global_batch_size": 128, "dataset_name": "converted/lasot", "model_config": {"modulation_init": "zero"},
     }  # fmt: skip
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    arguments = ["--preset", "base", "--config", str(path), "--output", str(tmp_path), "--dry_run"]
-    assert script.main(arguments) == 2
-    assert capsys.readouterr().err.startswith("reproduce_tables: error: --preset base needs --dataset_name")
-    arguments += ["--dataset_name", "lasot", "--max_train_steps", "70"]
-    assert script.main(arguments) == 0
-    parsed = [parse_arguments(command) for command in commands(capsys.readouterr().out)]
-    assert len(parsed) == len(build_variants(12))
-    for args in parsed:
-        assert (args.max_train_steps, args.lr_drop_step, args.seed, args.dataset_name) == (70, 56, 0, ["lasot"])
-        if args.model_name_or_path is None:
-            assert args.vision_backbone == recipe["vision_backbone"] and len(args.model_config) <= 2
-    assert {"num_fusion_layers": 11} in [args.model_config for args in parsed]
+
+    def call(*arguments: str) -> int:
+        settings = ["--preset", "base", "--config", str(path), "--output", str(tmp_path), "--num_processes", "8"]
+        return script.main([*settings, *arguments])
+
+    def launch(module, words, num_processes):
+        call.calls.append((module.rpartition(".")[2], num_processes, words))
+        if module.endswith("train"):
+            args = parse_arguments(words)
+            folder = Path(args.output_dir) / "checkpoints" / f"{args.max_train_steps:06d}" / "pretrained_model"
+            folder.mkdir(parents=True)
+            (Path(args.output_dir) / "log.jsonl").write_text('{"step": 140, "loss": 1.5}\n')
+            return
+        folder = Path(words[words.index("--output_dir") + 1]) / "lasot"
+        folder.mkdir(parents=True)
+        if "--submission" in words:
+            (folder / "got10k.zip").write_bytes(b"")
+        else:
+            scores = {"auc": 60.04, "precision": 50.0, "normalized_precision": 55.5}
+            (folder / "report.json").write_text(json.dumps({"results": [{"scores": scores}]}))
+
+    call.calls = []
+    monkeypatch.setattr(script, "launch", launch)
+    return call
+
+
+def test_base_changes_only_the_config_of_its_recipe(base, capsys):
+    assert base("--dry_run", "--max_train_steps", "70", "--dataset_name", "other/lasot") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  accelerate launch")]
+    assert len(lines) == 14 and not base.calls
+    for line in lines:
+        words = shlex.split(line)
+        assert words[2:5] == ["--multi_gpu", "--num_processes", "8"]
+        args = parse_arguments(words[words.index("modeling_pjvlt.cli.train") + 1 :])
+        assert (args.max_train_steps, args.lr_drop_step, args.seed, args.dataset_name) == (70, 56, 0, ["other/lasot"])
+        assert args.global_batch_size == 128 and args.model_config["modulation_init"] == "zero"
+        assert args.vision_backbone == "vit_base_patch16_224.mae" and len(args.model_config) <= 3
+    assert base("--dry_run", "--ours") == 0
+    assert capsys.readouterr().out.count("  accelerate launch") == len(build_variants(12))
+
+
+def test_base_is_launched_scored_by_its_protocol_and_printed_beside_the_papers_numbers(base, capsys):
+    assert base("--table", "5") == 0
+    assert [(name, number) for name, number, _ in base.calls] == [("train", 8), ("evaluate", 8)] * 3
+    words = base.calls[1][2]
+    assert words[words.index("--protocol") + 1] == "pytracking_lasot" and words[words.index("--split") + 1] == "test"
+    out = capsys.readouterr().out
+    assert "| `saiel_fusion` | AUC, here | NP, here | P, here | AUC, paper | NP, paper | P, paper |" in out
+    assert "| sum | 60.0 | 55.5 | 50.0 | 65.6 | 74.8 | 70.6 | 1.500 | 1 of 1 |" in out
+    assert "protocol pytracking_lasot" in out
+    assert base("--table", "5") == 0 and len(base.calls) == 6  # nothing again
+
+
+def test_got10k_leaves_an_archive_for_its_server(base, capsys):
+    assert base("--table", "4", "--dataset", "got10k", "--sentences", "words.tsv") == 0
+    words = base.calls[1][2]
+    assert words[-4:] == ["--submission", "got10k", "--sentences", "words.tsv"]
+    out = capsys.readouterr().out
+    assert "| on, off | open | open | open | 72.0 | 81.9 | 68.8 | 1.500 | 1 of 1 |" in out
+    assert out.count("To submit: ") == 4 and "got10k.zip" in out
+
+
+def test_a_launch_that_fails_fails_its_variant_alone(base, monkeypatch, capsys):
+    whole = script.launch
+
+    def launch(module, words, num_processes):
+        if "sum" in " ".join(words):
+            raise FloatingPointError(f"{module} ended with code 2; what it said is above")
+        whole(module, words, num_processes)
+
+    monkeypatch.setattr(script, "launch", launch)
+    assert base("--table", "5") == 1
+    captured = capsys.readouterr()
+    assert "sum, seed 0: failed: modeling_pjvlt.cli.train ended with code 2" in captured.err
+    assert "| product | 60.0 |" in captured.out and "| sum | open |" in captured.out
+
+
+def test_processes_that_cannot_share_the_global_batch_are_refused_before_anything_starts(base, capsys):
+    assert base("--num_processes", "7") == 2 and not base.calls
+    assert "--global_batch_size 128 cannot be shared evenly by 7 processes" in capsys.readouterr().err
+
+
+def test_a_failed_launch_is_told_with_its_code():
+    with pytest.raises(FloatingPointError, match="this_is_no_module ended with code 1"):
+        table_launch.launch("this_is_no_module", [], 1)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +344,7 @@ def test_base_changes_only_the_config_of_its_recipe(tmp_path, capsys):
         (["--max_train_steps", "0"], "--max_train_steps must be at least 1"),
         (["--dataset_name", "lasot"], "goes with --preset base"),
         (["--num_proc", "0"], "--num_proc must be at least 1"),
+        (["--preset", "base", "--num_processes", "0"], "--num_processes must be at least 1"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, message, tmp_path, capsys):

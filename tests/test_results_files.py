@@ -7,14 +7,16 @@ import json
 import os
 import pickle
 import sys
+import threading
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from modeling_pjvlt import TrackingPipeline, TrackingResults
 from modeling_pjvlt.data.converters.sources import read_boxes
 from modeling_pjvlt.results_pjvlt import make_result, pick_format, xywh
-from modeling_pjvlt.video_pjvlt import read_frames
+from modeling_pjvlt.video_pjvlt import VideoWriter, read_frames
 
 BOXES = np.array([[10.0, 12.0, 20.0, 16.0], [11.5, 12.25, 20.125, 16.0], [-3.0, 0.0, 1e3, 7.0625]])
 SCORES = [1.0, 0.5, 0.1234]
@@ -54,10 +56,16 @@ def test_json_round_trip(results, tmp_path):
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "first.csv").read_bytes()
 
 
+def test_video_whose_name_is_not_utf8_is_named_in_json(results, tmp_path):
+    results.source = os.fsdecode(b"caf\xe9.mp4")
+    content = results.save(tmp_path / os.fsdecode(b"caf\xe9.json")).read_bytes()
+    assert os.fsencode(json.loads(content.decode("utf-8"))["video"]) == b"caf\xe9.mp4"
+
+
 def test_csv_round_trip(results, tmp_path):
     with results.save(tmp_path / "boxes.CSV").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["frame", "x", "y", "w", "h", "score"]
+    assert list(rows[0]) == ["frame", "x", "y", "w", "h", "score", "time"]
     assert [row["frame"] for row in rows] == ["0", "1", "2"]
     np.testing.assert_allclose([[float(row[k]) for k in "xywh"] for row in rows], BOXES, atol=6e-4)
     assert [float(row["score"]) for row in rows] == SCORES
@@ -80,7 +88,7 @@ def test_mot_counts_frames_from_1(results, tmp_path):
 def test_no_results_are_files_without_rows(tmp_path):
     empty = TrackingResults()
     assert json.loads(empty.save(tmp_path / "a.json").read_text())["frames"] == []
-    assert empty.save(tmp_path / "a.csv").read_text() == "frame,x,y,w,h,score\n"
+    assert empty.save(tmp_path / "a.csv").read_text() == "frame,x,y,w,h,score,time\n"
     assert empty.save(tmp_path / "a.txt").read_text() == empty.save(tmp_path / "b", "mot").read_text() == ""
 
 
@@ -127,7 +135,7 @@ def test_table_is_short(results):
 def test_data_frame(results, monkeypatch):
     pytest.importorskip("pandas")
     frame = results.to_pandas()
-    assert list(frame.columns) == ["frame", "x", "y", "w", "h", "score"] and len(frame) == 3
+    assert list(frame.columns) == ["frame", "x", "y", "w", "h", "score", "time"] and len(frame) == 3
     np.testing.assert_allclose(frame[["x", "y", "w", "h"]].to_numpy(), BOXES)
     assert len(TrackingResults().to_pandas()) == 0
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -190,3 +198,77 @@ def test_pipeline_keeps_frames_that_can_be_read_again(tiny_model, tiny_processor
     assert "<video" in results._repr_html_()
     assert pickle.loads(pickle.dumps(results)) == results
     assert "<video" not in tracker((f for f in frames), box=box, text="dog", progress=False)._repr_html_()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_written_into_and_not_replaced(results, tmp_path):
+    os.mkfifo(tmp_path / "boxes.csv")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "boxes.csv").read_text(encoding="utf-8")))
+    reader.start()
+    results.save(tmp_path / "boxes.csv")
+    reader.join(10)
+    assert read[0].count("\n") == 4 and (tmp_path / "boxes.csv").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["boxes.csv"]
+
+
+def test_times_are_kept_in_every_table_and_set_the_pace_of_the_video(tmp_path):
+    times, numbers = [0.0, 0.5, 0.54], [0, 13, 14]  # a live source dropped twelve frames
+    results = TrackingResults(
+        [make_result(n, [10, 8, 20, 12], 0.5, at) for n, at in zip(numbers, times, strict=True)],
+        fps=25.0,
+        frames=[np.zeros((40, 60, 3), np.uint8)] * 3,
+    )
+    told = json.loads(results.save(tmp_path / "a.json").read_text())["frames"]
+    assert [(row["frame"], row["time"]) for row in told] == list(zip(numbers, times, strict=True))
+    rows = results.save(tmp_path / "a.csv").read_text().splitlines()
+    assert rows[0].endswith(",time") and [float(row.split(",")[-1]) for row in rows[1:]] == times
+    shown = list(read_frames(results.save_video(tmp_path / "a.mp4")).timed())
+    assert [frame.time for frame in shown] == pytest.approx(times, abs=1e-4)
+    pytest.importorskip("pandas")
+    assert results.to_pandas()["time"].tolist() == times
+    pytest.importorskip("matplotlib")
+    assert results.plot().axes[0].lines[0].get_xdata().tolist() == times
+
+
+def test_video_without_a_number_of_frames_in_its_header_is_saved(tiny_model, tiny_processor, tmp_path):
+    tracker = TrackingPipeline(model=tiny_model(), processor=tiny_processor)
+    with VideoWriter(tmp_path / "clip.mkv", 12.5) as writer:
+        for level in (30, 60, 90):
+            writer.write(np.full((40, 60, 3), level, np.uint8))
+    results = tracker(tmp_path / "clip.mkv", box=[10, 8, 20, 12], text="dog", progress=False)
+    assert len(list(read_frames(results.save_video(tmp_path / "out.mp4")))) == 3
+    assert "<video" in results._repr_html_()
+
+
+def test_frames_that_are_gone_are_told_and_no_short_video_stays(tmp_path):
+    used_up = tqdm(iter([np.zeros((40, 60, 3), np.uint8)]), total=3, disable=True)  # has a length, and runs once
+    results = TrackingResults([make_result(i, [10, 8, 20, 12], 0.5) for i in range(3)], frames=used_up)
+    with pytest.raises(ValueError, match="Only 1 of the 3 frames could be read again"):
+        results.save_video(tmp_path / "out.mp4")
+    assert not list(tmp_path.iterdir())
+    html = results._repr_html_()
+    assert "no video: " in html and "<pre>TrackingResults: 3 frames" in html
+
+
+def test_results_never_replace_their_video(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    frames = [np.full((40, 60, 3), 30 * i, np.uint8) for i in range(3)]
+    with VideoWriter("clip.mp4") as writer:
+        for frame in frames:
+            writer.write(frame)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(frames[0]).save("images/1.png")
+    before = (tmp_path / "clip.mp4").read_bytes()
+    results = TrackingResults(
+        [make_result(i, [10, 8, 20, 12], 0.5) for i in range(3)], source="clip.mp4", frames=frames
+    )
+    for write in (results.save_video, lambda path: results.save(path, "csv")):
+        with pytest.raises(ValueError, match=r"clip\.mp4 is the video to read"):
+            write(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match=r"2\.png would be an image of images"):
+        TrackingResults(results, source="images").save("images/2.png", "csv")
+    assert (tmp_path / "clip.mp4").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "images"]

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.data.crops import (
     SequenceFrame,
+    Window,
+    WindowJitter,
     _pixels,
     cut,
     reduction_of,
@@ -21,6 +23,7 @@ from modeling_pjvlt.data.crops import (
     window_around,
 )
 from modeling_pjvlt.data.dataset import TrackingSequence
+from modeling_pjvlt.data.degradation import degrade
 from modeling_pjvlt.data.frames import open_picture
 from modeling_pjvlt.data.procedural import ProceduralClip
 from modeling_pjvlt.data.sampling import (
@@ -68,12 +71,89 @@ def test_template_has_the_target_in_its_middle():
     assert (red * torch.arange(32)).sum() / red.sum() == pytest.approx(15.5, abs=0.6)
 
 
-@given(seed=st.integers(0, 10_000), size=st.floats(1, 400), jitter=st.floats(0, 6))
-@example(seed=3964, size=4.25, jitter=3.0)
-def test_jitter_never_loses_the_target(seed, size, jitter):
-    window = search_window(np.random.default_rng(seed), (50, 40, size, size), 4.0, 64, jitter, 0.5)
-    for start, centre in ((window.left, 50 + size / 2), (window.top, 40 + size / 2)):
-        assert start <= centre <= start + window.side
+@given(seed=st.integers(0, 10_000), size=st.floats(1, 400), jitter=st.floats(0, 6), aspect=st.floats(0, 1))
+@example(seed=3964, size=4.25, jitter=3.0, aspect=0.0)
+def test_jitter_never_loses_the_target(seed, size, jitter, aspect):
+    moved = WindowJitter(jitter, 0.5, aspect)
+    window = search_window(np.random.default_rng(seed), (50, 40, size, size), 4.0, 64, moved)
+    for start, side, centre in (
+        (window.left, window.width, 50 + size / 2),
+        (window.top, window.height, 40 + size / 2),
+    ):
+        assert start <= centre <= start + side
+
+
+@given(seed=st.integers(0, 10_000), size=st.floats(40, 400))
+def test_aspect_jitter_stretches_the_search_region_within_its_bounds(seed, size):
+    def window(aspect):
+        box = 50, 40, size, size
+        return search_window(np.random.default_rng(seed), box, 4.0, 64, WindowJitter(3.0, 0.25, aspect))
+
+    square, stretched = window(0.0), window(0.7)
+    assert square.width == square.height
+    rounding = 8 / min(stretched.width, stretched.height)  # windows end on whole pixels of a reduced frame
+    assert abs(np.log(stretched.width / stretched.height)) <= 0.7 + 2 * rounding
+
+
+def test_an_anisotropic_window_is_shown_as_a_square_with_its_label():
+    images, frame = PJVLTImageProcessor(template_size=32, search_size=64), np.zeros((200, 200, 3), np.uint8)
+    frame[80:120, 60:140] = 200
+    pair = FramePair(frame, np.array([60, 80, 80, 40]), frame, np.array([60, 80, 80, 40]), "a bar")
+    sample = PairCropper(images, flip_probability=0.0)(pair, np.random.default_rng(0), Window(20, 70, 160, 60))
+    rows, columns = np.nonzero(sample["pixel_values"][0].numpy() > 100)
+    seen = [columns.min() / 64, rows.min() / 64, (columns.max() + 1) / 64, (rows.max() + 1) / 64]
+    cx, cy, w, h = sample["labels"].tolist()
+    assert seen == pytest.approx([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], abs=1.5 / 64)
+
+
+def test_surroundings_are_seen_outside_the_frame_alone():
+    frame, around = np.full((40, 40, 3), 50, np.uint8), np.full((30, 50, 3), 200, np.uint8)
+    crop = cut(frame, Window(-20, -20, 80, 80), 80, surroundings=around)
+    assert (crop[:, 20:60, 20:60] == 50).all()
+    outside = torch.ones(80, 80, dtype=torch.bool)
+    outside[20:60, 20:60] = False
+    assert (crop[:, outside] == 200).all()
+    assert (cut(frame, Window(-20, -20, 80, 80), 80)[:, outside] == 0).all()
+
+
+def test_a_hidden_template_is_nearly_zero_for_the_network(tiny_processor):
+    images, frame = tiny_processor.image_processor, np.full((60, 60, 3), 9, np.uint8)
+    pair = FramePair(None, np.array([0, 0, 1, 1]), frame, np.array([20, 20, 20, 20]), "a ball")
+    sample = PairCropper(images, brightness_jitter=0.0)(pair, np.random.default_rng(0))
+    assert images.normalize_crops(sample["template_pixel_values"][None].float()).abs().max() < 0.02
+
+
+def test_an_absent_target_has_a_label_of_zeros():
+    frame, box = np.full((60, 60, 3), 9, np.uint8), np.array([20, 20, 20, 20])
+    pair = FramePair(frame, box, frame, box, "a ball", present=False)
+    assert not PairCropper(IMAGES)(pair, np.random.default_rng(0))["labels"].any()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_degraded_crop_is_another_image_of_the_same_thing(seed):
+    crop = torch.from_numpy(smooth_frame(64, 64)).permute(2, 0, 1)
+    worse = degrade(np.random.default_rng(seed), crop)
+    assert (worse.shape, worse.dtype) == (crop.shape, torch.uint8)
+    assert not torch.equal(worse, crop)
+    both = torch.stack([crop.float().mean(0).flatten(), worse.float().mean(0).flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.8
+    assert torch.equal(worse, degrade(np.random.default_rng(seed), crop))
+
+
+def test_scale_jitter_per_axis_spreads_and_shifts_as_ostracks():
+    """OSTrack: w and h times exp(0.25 * normal) each; side sqrt(w h) * 4; the centre moves by up to 1.5 sqrt(w h)."""
+    box, factor = (5000, 4000, 90, 40), 4.0
+    for seed in range(200):
+        plain = np.random.default_rng(seed)
+        w, h = np.array(box[2:]) * np.exp(0.25 * plain.standard_normal(2))
+        size = (w * h) ** 0.5
+        dx, dy = plain.uniform(-0.5, 0.5, 2) * 3.0 * size
+        window = search_window(np.random.default_rng(seed), box, factor, 64, WindowJitter(per_axis=True))
+        assert (
+            window.width == window.height == pytest.approx(size * factor, abs=6)
+        )  # whole pixels of a frame that may be reduced
+        assert window.left + window.width / 2 == pytest.approx(5045 + dx, abs=6)
+        assert window.top + window.height / 2 == pytest.approx(4020 + dy, abs=6)
 
 
 def spread_of_middles(draw, centre, jitter: float, target: float) -> None:
@@ -201,22 +281,22 @@ def test_twins_that_both_fit_share_their_search_region():
 )
 def test_a_shared_search_region_holds_both_targets_or_there_is_none(seed, offset, ratio):
     boxes = [(100, 80, 30, 40), (115 + offset[0] - 15 * ratio, 100 + offset[1] - 20 * ratio, 30 * ratio, 40 * ratio)]
-    window = shared_window(np.random.default_rng(seed), boxes, 4.0, 64, 3.0, scale_jitter=0.0)
+    window = shared_window(np.random.default_rng(seed), boxes, 4.0, 64, WindowJitter(3.0, scale=0.0))
     if window is None:
         assert max(ratio, 1 / ratio) > 1.9 or max(map(abs, offset)) > 55
         return
     assert max(ratio, 1 / ratio) <= 2 + 1e-6
     for x, y, w, h in boxes:
-        assert window.left <= x + w / 2 <= window.left + window.side
-        assert window.top <= y + h / 2 <= window.top + window.side
+        assert window.left <= x + w / 2 <= window.left + window.width
+        assert window.top <= y + h / 2 <= window.top + window.height
 
 
 def test_where_a_shared_search_region_lies_does_not_tell_its_target():
     boxes = [(0, 0, 20, 20), (28, 0, 20, 20)]
     left, right = [], []
     for seed in range(2000):
-        window = shared_window(np.random.default_rng(seed), boxes, 4.0, 64, 3.0, 0.25)
-        middle = window.left + window.side / 2
+        window = shared_window(np.random.default_rng(seed), boxes, 4.0, 64, WindowJitter(3.0, 0.25))
+        middle = window.left + window.width / 2
         left.append(abs(middle - 10))
         right.append(abs(middle - 38))
     assert abs(np.mean(left) - np.mean(right)) < 1  # pixels; drawn around the first alone, 13
@@ -302,8 +382,8 @@ class OneJpeg:
 )
 def test_fast_crop_is_the_exact_one(left, top, side):
     frame = smooth_frame(241, 325)
-    window = window_around(left + side / 2, top + side / 2, side, 32)
-    exact = crop_image(to_rgb(frame), window.left, window.top, 32 / window.side, 32)
+    window = window_around(left + side / 2, top + side / 2, (side, side), 32)
+    exact = crop_image(to_rgb(frame), window.left, window.top, 32 / window.width, 32)
     inside = (slice(None), slice(1, -1), slice(1, -1))  # at its border the exact one looks at pixels outside the crop
     fast = cut(frame, window, 32)
     torch.testing.assert_close(fast[inside].float(), exact[inside], atol=1.01, rtol=0)
@@ -315,17 +395,16 @@ def test_reduced_jpeg_shows_the_same_crop(side):
     frame = smooth_frame(245, 331, grain=40)  # natural pictures hold little that is finer than this
     boxes = np.array([[0, 0, 1, 1]], np.float32)
     sequence = TrackingSequence("one", "", boxes, np.ones(1, bool), OneJpeg(frame))
-    window = window_around(30 + side / 2, -20 + side / 2, side, 32)
-    assert sequence.decode(0, reduction_of(window.side, 32))[1] == {40: 1, 64: 2, 128: 4, 256: 8}[side]
+    window = window_around(30 + side / 2, -20 + side / 2, (side, side), 32)
+    assert sequence.decode(0, reduction_of(window.width, 32))[1] == {40: 1, 64: 2, 128: 4, 256: 8}[side]
     difference = cut(SequenceFrame(sequence, 0), window, 32).float() - cut(sequence.frame(0), window, 32).float()
     assert difference.abs()[:, 4:].mean() < 2.5
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("size", [(61, 43), (2600, 1700)])  # Pillow keeps the larger one in several pieces
-def test_a_pictures_pixels_are_those_of_its_array(mode, size):
-    picture = Image.effect_noise(size, 90).convert("RGB").convert(mode)
-    assert np.array_equal(_pixels(picture)[..., :3], np.array(picture.convert("RGB")))
+def test_the_pixels_of_a_decoded_image_are_those_of_its_array(size):
+    image = Image.effect_noise(size, 90).convert("RGB")
+    assert np.array_equal(_pixels(image)[..., :3], np.array(image))
 
 
 def test_mirrored_sample_is_mirrored_in_picture_box_and_words():

@@ -104,6 +104,17 @@ def test_a_sentence_can_change_in_mid_video(session):
         changed.set_text("nobody", "red square")
 
 
+@pytest.mark.parametrize("fusion", ["progressive", "none"])
+@pytest.mark.parametrize("text", [["white dog"], 3, b"dog"])
+def test_a_sentence_that_is_not_a_string_is_refused_and_changes_nothing(fusion, text, tiny_model, tiny_processor):
+    session = TrackingSession(tiny_model(fusion=fusion), tiny_processor)
+    session.add_target(FRAMES[0], [10, 10, 8, 8], "a dog", target_id="it")
+    for give in (lambda: session.add_target(FRAMES[0], [10, 10, 8, 8], text), lambda: session.set_text("it", text)):
+        with pytest.raises(ValueError, match="one sentence, a string"):
+            give()
+    assert session.target_ids == ["it"] and session.state_dict()["it"]["text"] == "a dog"
+
+
 def test_state_goes_on_to_the_last_bit_in_another_session(session):
     first = session(lost_score=0.6, lost_after=2)
     first.add_target(FRAMES[0], CLIP.boxes[0], CLIP.text, target_id="a")

@@ -175,3 +175,11 @@ def test_stream_names_the_bad_row(isolated_cache):
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ValueError, match="not sorted by frame: sequence 's', frame 1"):
         list(stream(folder.parent))
+
+
+def test_excluded_sequences_and_small_boxes_are_not_drawn_from_a_stream(isolated_cache):
+    stream = {"a": write(isolated_cache / "a", [6, 6])}
+    pairs = StreamedPairs(stream, CROPPER, length=8, batch_size=4, buffer_size=4, excluded=["s0"])
+    assert {text for text, _ in drawn(pairs)} == {"text 1"}
+    with pytest.raises(ValueError, match="no visible target"):
+        drawn(StreamedPairs(stream, CROPPER, 8, 4, buffer_size=4, min_box_sides={"a": 8.0}))

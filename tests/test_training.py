@@ -1,6 +1,7 @@
 """`pjvlt-train`: recipes, checkpoints, and that it learns."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -93,6 +94,56 @@ def test_head_and_encoder_have_their_own_learning_rates(tiny_model, recipe):
         assert rates[id(parameter)] == (2 if name.startswith("head.") else 1), name
 
 
+def papers_loss(score, offset, size, labels) -> torch.Tensor:
+    """The loss of the paper, a sample and a cell at a time, as its code base OSTrack has it."""
+    grid, total = score.shape[-1], 0
+    for b, (cx, cy, w, h) in enumerate(labels.tolist()):
+        a, c = w * grid, h * grid
+        roots = [
+            ((a + c) - math.sqrt((a + c) ** 2 - 4 * a * c * 0.3 / 1.7)) / 2,
+            (2 * (a + c) - math.sqrt(4 * (a + c) ** 2 - 16 * 0.3 * a * c)) / 8,
+            (-1.4 * (a + c) + math.sqrt(1.96 * (a + c) ** 2 + 11.2 * 0.3 * a * c)) / 5.6,
+        ]
+        sigma = (2 * min(roots) + 1) / 6
+        column, row = int(cx * grid), int(cy * grid)
+        for y in range(grid):
+            for x in range(grid):
+                p, heat = score[b, 0, y, x], math.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * sigma**2))
+                if (x, y) == (column, row):
+                    total = total - (1 - p) ** 2 * p.log() / len(labels)
+                else:
+                    total = total - (1 - heat) ** 4 * p**2 * (1 - p).log() / len(labels)
+        x, y = (column + offset[b, 0, row, column]) / grid, (row + offset[b, 1, row, column]) / grid
+        w_hat, h_hat = size[b, :, row, column]
+        box = [x - w_hat / 2, y - h_hat / 2, x + w_hat / 2, y + h_hat / 2]
+        truth = [min(max(v, 0.0), 1.0) for v in (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)]
+        truth = [torch.tensor(v) for v in truth]
+        shared = (torch.minimum(box[2], truth[2]) - torch.maximum(box[0], truth[0])).clamp(min=0)
+        shared = shared * (torch.minimum(box[3], truth[3]) - torch.maximum(box[1], truth[1])).clamp(min=0)
+        union = w_hat * h_hat + (truth[2] - truth[0]) * (truth[3] - truth[1]) - shared
+        hull = torch.maximum(box[2], truth[2]) - torch.minimum(box[0], truth[0])
+        hull = hull * (torch.maximum(box[3], truth[3]) - torch.minimum(box[1], truth[1]))
+        total = total + 2 * (1 - shared / union + (hull - union) / hull) / len(labels)
+        total = total + 5 * sum((p - t).abs() for p, t in zip(box, truth, strict=True)) / 4 / len(labels)
+    return total
+
+
+def test_one_training_step_equals_that_of_the_papers_loss(tiny_model, tiny_inputs):
+    ours, theirs = tiny_model(stirred=True), tiny_model(stirred=True)
+    inputs = tiny_inputs(ours.config, batch=3)
+    labels = torch.tensor([[0.3, 0.55, 0.4, 0.3], [0.9, 0.1, 0.4, 0.5], [0.6, 0.6, 0.1, 0.2]])
+    outputs = ours(**inputs, labels=labels)
+    maps = theirs(**inputs)
+    loss = papers_loss(maps.score_map, maps.offset_map, maps.size_map, labels)
+    torch.testing.assert_close(outputs.loss, loss, rtol=1e-5, atol=1e-5)
+    for model, value in ((ours, outputs.loss), (theirs, loss)):
+        value.backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+    before = tiny_model(stirred=True).state_dict()
+    assert any(not torch.equal(before[name], value) for name, value in ours.state_dict().items())
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_training_learns_to_box_a_single_pair(tiny_model, tiny_processor):
     from modeling_pjvlt.data.sampling import PairCollator, PairCropper, ProceduralPairs, TrackingPairs
@@ -100,7 +151,9 @@ def test_training_learns_to_box_a_single_pair(tiny_model, tiny_processor):
     torch.manual_seed(0)
     model = tiny_model(fusion_residual=True).train()
     pairs = TrackingPairs(
-        ProceduralPairs(num_frames=4), PairCropper(tiny_processor.image_processor, 3.0, 0.25, 0.0, 0.0), length=4
+        ProceduralPairs(num_frames=4),
+        PairCropper(tiny_processor.image_processor, flip_probability=0.0, brightness_jitter=0.0),
+        length=4,
     )
     batch = PairCollator(tiny_processor)([pairs[i] for i in range(4)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

@@ -19,7 +19,7 @@ from modeling_pjvlt.data.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.data.sampling import ProceduralPairs
 from modeling_pjvlt.evaluation.tracking import track_sequence, visible_auc
 from modeling_pjvlt.training import trainer, trouble
-from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments
+from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments, share_batch
 from modeling_pjvlt.training.loading import BatchesOfRank, build_model
 from modeling_pjvlt.training.validation import VALIDATION_SEED
 
@@ -161,8 +161,11 @@ def test_weight_decay_pulls_every_weight_towards_zero_by_its_share_of_the_rate(r
     assert TrainArguments(output_dir="o", model_name_or_path="m").weight_decay == 1e-4  # the paper's
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_saves_and_ends_the_run_and_it_can_go_on(recipe, tmp_path, monkeypatch, capsys, number):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signal_saves_and_ends_the_run_and_it_can_go_on(recipe, tmp_path, monkeypatch, capsys, name):
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"this system has no {name}")
     draw, drawn = ProceduralPairs.draw, []
 
     def draw_and_signal(self, rng):
@@ -379,30 +382,65 @@ def test_recipes_are_read(name):
     args = parse_arguments(["--config", str(ROOT / "scripts" / "recipes" / name), *more])
     if args.model_config:
         assert PJVLTConfig(**args.model_config)
-    if "base" in name:
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    if name.startswith("pjvlt_base"):
+        batch = args.global_batch_size
+        assert share_batch(args, 8).per_device_train_batch_size == 16
         assert batch == 128 and args.max_train_steps % 60_000 != 0
         epochs = args.max_train_steps * batch / 60_000
         assert (epochs, args.lr_drop_step * batch / 60_000) in [(300, 240), (100, 60)]
 
 
+@pytest.mark.parametrize(("num_processes", "steps", "share"), [(1, 1, 24), (8, 1, 3), (2, 4, 3), (3, 8, 1)])
+def test_global_batch_is_shared_by_processes_and_accumulated_batches(num_processes, steps, share):
+    args = TrainArguments("", model_name_or_path="-", global_batch_size=24, gradient_accumulation_steps=steps)
+    assert share_batch(args, num_processes).per_device_train_batch_size == share
+    assert args.per_device_train_batch_size is None
+
+
+def test_global_batch_that_does_not_divide_or_fit_is_refused():
+    args = TrainArguments("", model_name_or_path="-", global_batch_size=24)
+    with pytest.raises(ValueError, match="--global_batch_size 24 cannot be shared evenly by 5 processes"):
+        share_batch(args, 5)
+    args.per_device_train_batch_size = 4
+    assert share_batch(args, 6).per_device_train_batch_size == 4
+    with pytest.raises(ValueError, match="4 x 2 processes x 1 --gradient_accumulation_steps is 8, but"):
+        share_batch(args, 2)
+
+
+def test_run_with_a_global_batch_equals_that_of_its_share(recipe, tmp_path, capsys):
+    """The recipe's own 2 pairs a device go, the run is the same, and it can be resumed."""
+    plain = tmp_path / "global.yaml"
+    lines = [line for line in recipe.read_text().splitlines() if "per_device" not in line]
+    plain.write_text("\n".join([*lines, "global_batch_size: 4", "gradient_accumulation_steps: 2"]))
+    assert start(recipe, tmp_path / "share", "--gradient_accumulation_steps", "2") == 0
+    assert start(plain, tmp_path / "global") == 0
+    assert weights(tmp_path / "global") == weights(tmp_path / "share")
+    assert json.loads((tmp_path / "global" / "arguments.json").read_text())["global_batch_size"] == 4
+    assert start(plain, tmp_path / "global", "--resume_from_checkpoint", "last") == 0
+    capsys.readouterr()
+    assert start(plain, tmp_path / "odd", "--global_batch_size", "5") == 2
+    assert "--global_batch_size 5 cannot be shared evenly" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_two_processes_lose_as_one(recipe, tmp_path):
-    common = [
-        str(ROOT / "tests" / "train_without_noise.py"),
-        "--config",
-        str(recipe),
-        *RATES,
-        "--max_train_steps",
-        "20",
-    ]
-    alone = ["--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "4"]
-    subprocess.run([sys.executable, *common, *alone], env=subprocess_environment(), check=True, timeout=300)
-    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *common]
-    together += ["--output_dir", str(tmp_path / "two"), "--per_device_train_batch_size", "2"]
-    subprocess.run(together, env={**subprocess_environment(), "ACCELERATE_USE_CPU": "true"}, check=True, timeout=300)
-    one, two = ([line["loss"] for line in log_of(tmp_path / name)] for name in ("one", "two"))
-    assert len(one) == 20 and two == pytest.approx(one, abs=1e-4)
+@pytest.mark.parametrize("number", [2, 8])
+def test_processes_that_share_a_batch_train_as_one(number, recipe, tmp_path):
+    """The same global batch of 8 in one process and in several (gloo): equal losses and equal weights."""
+    plain = recipe.read_text().replace("per_device_train_batch_size: 2", "global_batch_size: 8")
+    recipe.write_text(plain)
+    common = [str(ROOT / "tests" / "train_without_noise.py"), "--config", str(recipe), *RATES]
+    common += ["--max_train_steps", "6", "--output_dir"]
+    environment = subprocess_environment()
+    subprocess.run([sys.executable, *common, str(tmp_path / "one")], env=environment, check=True, timeout=300)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
+    environment["ACCELERATE_USE_CPU"] = "true"
+    subprocess.run([*launch, *common, str(tmp_path / "many")], env=environment, check=True, timeout=600)
+    one, many = ([line["loss"] for line in log_of(tmp_path / name)] for name in ("one", "many"))
+    assert len(one) == 6 and many == pytest.approx(one, abs=1e-4)
+    one, many = (
+        load_file(tmp_path / name / "checkpoints/last/pretrained_model/model.safetensors") for name in ("one", "many")
+    )
+    torch.testing.assert_close(many, one, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow

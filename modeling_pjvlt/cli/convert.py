@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from ..signals_pjvlt import exit_code, stopped_by_signals
+from . import print_any_name
 from .parser import CommandParser, silent_when_piped
 
 BENCHMARKS = {
@@ -43,7 +45,14 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--num_proc", type=int, default=1, help="processes that write files (default: 1)")
     parser.add_argument("--sequences_per_shard", type=int, help="sequences in a file (default: a few hundred MB)")
-    parser.add_argument("--class_map", metavar="FILE", help="classes that the benchmark does not ship")
+    parser.add_argument(
+        "--class_map",
+        metavar="FILE",
+        help="classes that the benchmark does not ship; TrackingNet's training parts need it",
+    )
+    parser.add_argument(
+        "--sentences", metavar="FILE", help="lines SEQUENCE<TAB>SENTENCE, instead of the benchmark's own"
+    )
     parser.add_argument(
         "--check", choices=("fast", "full"), default="fast",
         help="fast: look at the ends of every picture; full: decode it (default: fast)",
@@ -53,17 +62,19 @@ def build_parser() -> CommandParser:
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int:
-    """Convert, report, perhaps push. Returns the exit code; 2 for a mistake of the user's, 130 when interrupted."""
+    """Convert, report, perhaps push. Returns the exit code: 2 for a user's mistake, 128 + its number for a signal."""
+    print_any_name()
     args = build_parser().parse_args(argv)
     output = args.output or f"converted/{args.benchmark}"
     try:
         from ..data.converters import convert
         from ..data.publishing import push_folder
 
-        reports = convert(
-            args.benchmark, args.root, output, args.splits, args.num_proc, args.sequences_per_shard,
-            args.class_map, args.check, args.license,
-        )  # fmt: skip
+        with stopped_by_signals():
+            reports = convert(
+                args.benchmark, args.root, output, args.splits, args.num_proc, args.sequences_per_shard,
+                args.class_map, args.check, args.license, sentences=args.sentences,
+            )  # fmt: skip
         _print_reports(reports)
         print(f"wrote {output}; load it with load_tracking_dataset({output!r}, split={next(iter(reports))!r})")
         if args.push_to_hub:
@@ -76,13 +87,20 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"pjvlt-convert: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\npjvlt-convert: interrupted; finished files are kept, run it again to go on", file=sys.stderr)
-        return 130
+        return exit_code(stop)
     return 0
 
 
 def _print_reports(reports: dict) -> None:
+    for split, report in reports.items():
+        if report.without_text == report.sequences > 1:
+            print(
+                f"pjvlt-convert: warning: none of the {report.sequences} sequences of {split} has a sentence, so each is "
+                'called "the target"; give them with --sentences FILE.',
+                file=sys.stderr,
+            )
     if any(report.skipped for report in reports.values()):
         print("left out, or worth a look:")
     for split, report in reports.items():

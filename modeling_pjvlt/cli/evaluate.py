@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from .. import DEFAULT_CHECKPOINT
+from ..signals_pjvlt import exit_code, stopped_by_signals
+from . import print_any_name
 from .parser import CommandParser, silent_when_piped
 
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "got10k")
@@ -70,6 +72,19 @@ def build_parser() -> CommandParser:
         "differences with a 95 %% interval (default: own)",
     )
     parser.add_argument(
+        "--sentences",
+        metavar="FILE",
+        help="lines SEQUENCE<TAB>SENTENCE, instead of the dataset's own: GOT-10k's test set has none",
+    )
+    parser.add_argument(
+        "--lost_score",
+        type=float,
+        default=0.0,
+        metavar="SCORE",
+        help="track a second time, searching targets again whose score stays below this, and report both where it makes a "
+        "difference; 0.2 is what a session does by default (default: 0, not at all, as in the paper)",
+    )
+    parser.add_argument(
         "--output_dir",
         help="for reports and raw results (default: evaluations/MODEL); a report goes into "
         "DATASET/PROTOCOL in it, raw results into DATASET/raw",
@@ -81,8 +96,11 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument(
         "--published",
+        nargs="?",
+        const="",
         metavar="FILE",
-        help="JSON: rows of a paper's table to print beside, each with tracker, source, protocol and scores",
+        help="print what the paper reports for this dataset beside; or the rows of a JSON file, each with tracker, source, "
+        "protocol, scores and perhaps the dataset it is about",
     )
     parser.add_argument("--submission", choices=SERVERS, help="also write the archive that this server takes")
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
@@ -105,18 +123,22 @@ def choose_protocol(asked: str | None, name: str) -> tuple[str, str]:
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate and report. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    """Evaluate and report. Returns the exit code: 2 for a mistake of the user's, 128 + its number for a signal."""
+    print_any_name()
     args = build_parser().parse_args(argv)
     try:
-        _run(args)
+        if not 0 <= args.lost_score < 1:
+            raise ValueError(f"--lost_score must lie between 0 and 1, got {args.lost_score}.")
+        with stopped_by_signals():
+            _run(args)
     except ModuleNotFoundError as error:
         return _fail(f"evaluation needs {error.name}: pip install 'pjvlt[eval]'")
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted; finished sequences are kept, repeat the command to go on", 130)
+    except KeyboardInterrupt as stop:
+        return _fail("interrupted; finished sequences are kept, repeat the command to go on", exit_code(stop))
     return 0
 
 
@@ -129,8 +151,9 @@ def _run(args: argparse.Namespace) -> None:
     from ..training.run_folders import checkpoint_name, find_checkpoint
 
     others = dict(_split_word(word, "--others takes NAME=FOLDER") for word in args.others)
-    attributes, published = ({} if path is None else _read_json(path) for path in (args.attributes, args.published))
     columns = dict(_split_word(word, "--columns takes OURS=THEIRS, such as box=bbox") for word in args.columns)
+    attributes = {} if args.attributes is None else _read_json(args.attributes)
+    published = [] if args.published is None else _read_published(args.published)
     args.model = find_checkpoint(args.model)
     state = PartialState(cpu=args.device == "cpu")
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device or state.device)
@@ -140,26 +163,38 @@ def _run(args: argparse.Namespace) -> None:
     if len(set(folders.values())) < len(folders):
         raise ValueError(f"Two datasets would be written to the same folder of {output}; evaluate them one by one.")
     for name, folder in folders.items():
-        sequences, split = load_split(name, args.split, args.revision, columns)
+        sequences, split = load_split(name, args.split, args.revision, args.sentences, columns)
         protocol, reason = choose_protocol(args.protocol, name)
         of_this = argparse.Namespace(**{**vars(args), "protocol": protocol, "reason": reason, "split": split})
         sequences = sequences[: args.max_sequences]
-        _evaluate(of_this, model, processor, state, name, sequences, folder, others, attributes, published or [])
+        _evaluate(of_this, model, processor, state, name, sequences, folder, others, attributes, published)
 
 
 def _evaluate(args, model, processor, state, name, sequences, folder, others, attributes, published) -> None:
     """One dataset: track with each kind of sentence, then score and report in the main process."""
     from ..evaluation.results import read_results
-    from ..evaluation.runner import Evaluation, ground_truth, result_of, score, worst_sequences
+    from ..evaluation.runner import Evaluation, ground_truth, lost_sequences, result_of, score, worst_sequences
+    from ..evaluation.sequences import alike
     from ..training.run_folders import checkpoint_name
 
-    runs = {}
+    runs, notes = {}, []
     for text in sorted(set(args.text), key=TEXT_KINDS.index):  # own first
         runs[text] = Evaluation(model, processor, sequences, text, folder / "raw" / text, state, args.protocol)
+        same = alike(sequences, runs[text].texts) if text == "own" and model.config.uses_language else None
+        if same and state.is_main_process:
+            print(f"pjvlt-eval: warning: {folder.name}: {same}", file=sys.stderr)
+        notes += [same] if same else []
         runs[text].run(label=f"{folder.name}, {text} sentences" if len(args.text) > 1 else folder.name)
+    first = next(iter(runs.values()))
+    again = None
+    if args.lost_score:
+        again = Evaluation(
+            model, processor, sequences, first.text, folder / "raw" / f"{first.text}-lost-{args.lost_score:g}", state,
+            args.protocol, args.lost_score,
+        )  # fmt: skip
+        again.run(label=f"{folder.name}, lost targets searched again")
     if not state.is_main_process:
         return
-    first = next(iter(runs.values()))
     truth = ground_truth(sequences, attributes)
     if args.submission:
         _submit(args.submission, first, folder)
@@ -170,6 +205,14 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     results = [result_of(run, text, truth, checkpoint_name(args.model)) for text, run in runs.items()]
     from ..evaluation.report import EvaluationReport, TrackerResult, write_report
 
+    if again is not None:
+        fired = lost_sequences(again, first)
+        rule = f"Searching targets again whose score stays below {args.lost_score:g} changes"
+        notes.append(
+            f"{rule} {len(fired)} of {len(sequences)} sequences{': ' + ', '.join(fired[:5]) if fired else ''}."
+        )
+        if fired:
+            results.append(result_of(again, None, truth, f"{results[0].name}, lost below {args.lost_score:g}"))
     for other, path in others.items():
         results.append(TrackerResult(other, score(args.protocol, read_results(path, truth.boxes), truth, sizes)))
     report = EvaluationReport(
@@ -178,8 +221,8 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
         model=checkpoint_name(args.model),
         results=results,
         worst=worst_sequences(sequences, first.texts, first.predictions(), results[0].scores),
-        published=published,
-        notes=_notes(args, truth),
+        published=_rows_of(published, name),
+        notes=[*notes, *_notes(args, truth)],
         environment=_environment(model, state),
     )
     paths = write_report(report, folder / args.protocol)
@@ -239,17 +282,43 @@ def _print(report, paths: dict[str, Path], reason: str) -> None:
     from ..evaluation.language import language_table
 
     print(f"\n{report.dataset} ({len(report.results[0].scores.sequences)} sequences, protocol {report.protocol})")
-    width = max(len(result.label) for result in report.results)
+    width = max(len(name) for name in [r.label for r in report.results] + [r["tracker"] for r in report.published])
     for result in report.results:
         told = "  ".join(f"{key} {value:.1f}" for key, value in result.scores.items())
         speed = f"  {result.fps:.0f} FPS" if result.fps else ""
         print(f"  {result.label:<{width}}  {told}{speed}")
+    for row in report.published:
+        told = "  ".join(f"{key} {row[key]:.1f}" for key in (*report.metrics, "fps") if key in row)
+        print(f"  {row['tracker']:<{width}}  {told}  ({row.get('source', 'published')})")
+    for note in report.notes:
+        print(f"  {note}")
     for row in language_table(report.results):
         interval = f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
         if math.isnan(row["low"]):
             interval = f"{row['sequences']} sequences give no interval"
         print(f"  own minus {row['text']} sentences: {row['difference']:+.1f} {row['metric']} ({interval})")
     print(f"  {reason}\n  report: {paths['html']}")
+
+
+def _read_published(path: str) -> list[dict]:
+    """The paper's rows, or those of a file. Raises `ValueError` for rows without a tracker."""
+    from ..evaluation.published import published_trackers
+
+    rows = _read_json(path) if path else published_trackers()
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "tracker" in row for row in rows):
+        raise ValueError(f"--published: {path} must be a list of objects, each with a `tracker`.")
+    return rows
+
+
+def _rows_of(published: list[dict], name: str) -> list[dict]:
+    """Those about this dataset, and those that do not say what they are about."""
+    from ..evaluation.published import dataset_key
+
+    rows = [row for row in published if row.get("dataset") in (None, name, dataset_key(name))]
+    if published and not rows:
+        known = ", ".join(dict.fromkeys(row["dataset"] for row in published))
+        print(f"--published: no numbers for {_short(name)}; there are some for {known}, told by the dataset's name.")
+    return rows
 
 
 def _short(name: str) -> str:

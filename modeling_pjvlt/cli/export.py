@@ -4,6 +4,8 @@ import argparse
 import sys
 
 from .. import DEFAULT_CHECKPOINT
+from ..signals_pjvlt import exit_code, stopped_by_signals
+from . import print_any_name
 from .parser import CommandParser, silent_when_piped
 
 FORMATS = ("onnx", "torch_export")
@@ -58,17 +60,17 @@ def build_parser() -> CommandParser:
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int:
-    """Export, check, measure. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    """Export, check, measure. Returns the exit code: 2 for a mistake of the user's, 128 + its number for a signal."""
+    print_any_name()
     args = build_parser().parse_args(argv)
     try:
         _check(args)
         if args.int8 and args.eval_clips is None:
             args.eval_clips = EVALUATED_CLIPS
-        from .. import register
         from ..export.folder import export
 
-        register()
-        export(args)
+        with stopped_by_signals():
+            export(args)
     except ModuleNotFoundError as error:
         extra = "eval" if error.name in ("datasets", "accelerate") else "export"
         return _fail(f"this needs {error.name}: pip install 'pjvlt[{extra}]'")
@@ -76,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         raise
     except (ImportError, ValueError, OSError) as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", 130)
+    except KeyboardInterrupt as stop:
+        return _fail("interrupted; nothing was written", exit_code(stop))
     return 0
 
 

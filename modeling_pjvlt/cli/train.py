@@ -4,6 +4,8 @@ import os
 import shlex
 import sys
 
+from ..signals_pjvlt import exit_code
+from . import print_any_name
 from .parser import silent_when_piped
 
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
@@ -15,16 +17,16 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns the exit code: 2 for a mistake of the user's, 1 for a run that broke off, 130 for one that was interrupted.
     """
+    print_any_name()
     from ..training.arguments import parse_arguments
 
     try:
         args = parse_arguments(argv)
-        from .. import register
         from ..training.trainer import run
 
-        register()
-
         result = run(args)
+    except KeyboardInterrupt as stop:  # before the first step, or a second one
+        return _fail("interrupted; finished checkpoints are kept", exit_code(stop))
     except ModuleNotFoundError as error:
         return _fail(f"training needs {error.name}: pip install 'pjvlt[train]'")
     except FloatingPointError as error:

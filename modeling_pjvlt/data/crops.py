@@ -35,36 +35,50 @@ class SequenceFrame:
 
 
 class Window(NamedTuple):
-    """A square of a frame, in whole pixels of it, and of what a JPEG may be reduced to."""
+    """A rectangle of a frame, in whole pixels of it, and of what a JPEG may be reduced to. A crop shows it as a square."""
 
     left: int
     top: int
-    side: int
+    width: int
+    height: int
 
 
 def template_window(box_xywh, factor: float, size: int) -> Window:
     """The square of [`crop_geometry`]."""
     x, y, w, h = box_xywh
-    return window_around(x + w / 2, y + h / 2, math.ceil(math.sqrt(w * h) * factor), size)
+    side = math.ceil(math.sqrt(w * h) * factor)
+    return window_around(x + w / 2, y + h / 2, (side, side), size)
 
 
-def search_window(rng, box_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float) -> Window:
-    """A search region that does not have the target in its middle (OSTrack's sampling).
+class WindowJitter(NamedTuple):
+    """How a search region is moved away from its target.
 
-    The side is sqrt(w h) * factor * exp(scale_jitter * normal); the centre moves by up to centre_jitter / 2 target
-    sizes each way, but the target's centre stays inside.
+    centre: by up to half as many target sizes each way. scale: the region's side times exp(scale * normal). aspect: its
+    width times exp(aspect / 2 * uniform(-1, 1)), its height divided by the same. per_axis: exactly as OSTrack, whose
+    `_get_jittered_box` draws width and height each for itself (the side then spreads by scale / sqrt(2)) and moves by
+    jittered sizes.
+    """
+
+    centre: float = 3.0
+    scale: float = 0.25
+    aspect: float = 0.0
+    per_axis: bool = False
+
+
+def search_window(rng, box_xywh, factor: float, size: int, jitter: WindowJitter) -> Window:
+    """A search region that does not have the target in its middle (in the manner of OSTrack's sampling).
+
+    The side is sqrt(w h) * factor before the jitter; the target's centre stays inside.
     """
     x, y, w, h = box_xywh
     target = math.sqrt(w * h)
-    side = _jittered_side(rng, target, factor, scale_jitter)
-    limit = _reach(side, size)
-    dx, dy = (min(max(v * centre_jitter * target, -limit), limit) for v in rng.uniform(-0.5, 0.5, 2))
-    return window_around(x + w / 2 + dx, y + h / 2 + dy, side, size)
+    jittered, sides = _jittered(rng, target, factor, jitter)
+    shifts = rng.uniform(-0.5, 0.5, 2) * jitter.centre * (jittered if jitter.per_axis else target)
+    dx, dy = (min(max(v, -reach), reach) for v, reach in zip(shifts, _reach(sides, size), strict=True))
+    return window_around(x + w / 2 + dx, y + h / 2 + dy, sides, size)
 
 
-def shared_window(
-    rng, boxes_xywh, factor: float, size: int, centre_jitter: float, scale_jitter: float
-) -> Window | None:
+def shared_window(rng, boxes_xywh, factor: float, size: int, jitter: WindowJitter) -> Window | None:
     """A search region for two targets of one picture, drawn so that it does not tell which of the two is meant.
 
     As [`search_window`], but chance decides, each for itself, by which of the two targets it is measured and around which
@@ -78,30 +92,35 @@ def shared_window(
     centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
     if targets.max() > MAX_TWIN_RATIO * targets.min():
         return None
-    side = _jittered_side(rng, float(rng.choice(targets)), factor, scale_jitter)
-    limit = _reach(side, size)
+    _, sides = _jittered(rng, float(rng.choice(targets)), factor, jitter)
+    limit = np.array(_reach(sides, size))
     low, high = centres.max(axis=0) - limit, centres.min(axis=0) + limit
     if (low > high).any():
         return None
-    jitter = rng.uniform(-0.5, 0.5, 2) * centre_jitter * side / factor
-    middle = np.clip(centres[rng.integers(2)] + jitter, low, high)
-    return window_around(*middle.tolist(), side, size)
+    shift = rng.uniform(-0.5, 0.5, 2) * jitter.centre * math.sqrt(sides[0] * sides[1]) / factor
+    middle = np.clip(centres[rng.integers(2)] + shift, low, high)
+    return window_around(*middle.tolist(), sides, size)
 
 
-def _jittered_side(rng, target: float, factor: float, scale_jitter: float) -> int:
-    return math.ceil(target * factor * math.exp(scale_jitter * rng.standard_normal()))
+def _jittered(rng, target: float, factor: float, jitter: WindowJitter) -> tuple[float, tuple[int, int]]:
+    """The size of a target, made larger or smaller, and the sides of its search region."""
+    spread = rng.standard_normal(2).mean() if jitter.per_axis else rng.standard_normal()
+    jittered = target * math.exp(jitter.scale * spread)
+    stretch = math.exp(jitter.aspect / 2 * rng.uniform(-1, 1)) if jitter.aspect else 1.0
+    return jittered, (math.ceil(jittered * factor * stretch), math.ceil(jittered * factor / stretch))
 
 
-def _reach(side: int, size: int) -> float:
+def _reach(sides: tuple[int, int], size: int) -> list[float]:
     """How far from a region's middle a target's centre may lie each way, also after going to whole pixels."""
-    return min(MAX_CENTRE * side, max(side / 2 - reduction_of(side, size), 0))
+    step = reduction_of(min(sides), size)
+    return [min(MAX_CENTRE * side, max(side / 2 - step, 0)) for side in sides]
 
 
-def window_around(x: float, y: float, side: int, size: int) -> Window:
-    """The window nearest to the square around (x, y) that falls on whole pixels, however the frame is reduced."""
-    step = reduction_of(side, size)
-    side = max(round(side / step), 1) * step
-    return Window(round((x - side / 2) / step) * step, round((y - side / 2) / step) * step, side)
+def window_around(x: float, y: float, sides: tuple[int, int], size: int) -> Window:
+    """The window nearest to the rectangle around (x, y) that falls on whole pixels, however the frame is reduced."""
+    step = reduction_of(min(sides), size)
+    width, height = (max(round(side / step), 1) * step for side in sides)
+    return Window(round((x - width / 2) / step) * step, round((y - height / 2) / step) * step, width, height)
 
 
 def reduction_of(side: int, size: int) -> int:
@@ -112,14 +131,21 @@ def reduction_of(side: int, size: int) -> int:
     return reduction
 
 
-def cut(frame: np.ndarray | SequenceFrame, window: Window, size: int, mirror: bool = False) -> Tensor:
-    """(3, size, size) uint8: the window of a frame, black outside of it; `mirror` swaps left and right.
+def cut(
+    frame: np.ndarray | SequenceFrame,
+    window: Window,
+    size: int,
+    mirror: bool = False,
+    surroundings: np.ndarray | None = None,
+) -> Tensor:
+    """(3, size, size) uint8: the window of a frame; `mirror` swaps left and right.
 
+    Outside the frame it is black, or shows what it would of `surroundings`, an image (H, W, 3) stretched over the window.
     Raises `ValueError` naming a frame that cannot be decoded.
     """
-    picture, reduction = _decode(frame, reduction_of(window.side, size))
-    region = _region(_pixels(picture), *(v // reduction for v in window))
-    if region.shape[2] != size:  # this filter is fast for channels that come last in memory, as they do here
+    picture, reduction = _decode(frame, reduction_of(min(window.width, window.height), size))
+    region = _region(_pixels(picture), *(v // reduction for v in window), surroundings)
+    if region.shape[2:] != (size, size):  # this filter is fast for channels that come last in memory, as they do here
         region = F.interpolate(region, (size, size), mode="bilinear", antialias=True)
     crop = region[0, :3].numpy()
     return torch.from_numpy(np.ascontiguousarray(crop[..., ::-1] if mirror else crop))
@@ -144,15 +170,20 @@ def _pixels(picture: np.ndarray | Image.Image) -> np.ndarray:
             return np.from_dlpack(pa.array(picture).values).reshape(picture.height, picture.width, 4)
         except ValueError:  # in several pieces
             pass
-    return np.array(picture.convert("RGB"))
+    return np.array(picture)
 
 
-def _region(pixels: np.ndarray, left: int, top: int, side: int) -> Tensor:
-    """(1, channels, side, side) copied out of a frame, black outside of it; channels come last in memory."""
-    height, width, channels = pixels.shape
-    x0, x1 = (min(max(v, 0), width) for v in (left, left + side))
-    y0, y1 = (min(max(v, 0), height) for v in (top, top + side))
-    inside = (x1 - x0, y1 - y0) == (side, side)
-    region = (torch.empty if inside else torch.zeros)(1, side, side, channels, dtype=torch.uint8)
+def _region(pixels: np.ndarray, left: int, top: int, width: int, height: int, surroundings=None) -> Tensor:
+    """(1, channels, height, width) copied out of a frame, black outside of it; channels come last in memory."""
+    rows, columns, channels = pixels.shape
+    x0, x1 = (min(max(v, 0), columns) for v in (left, left + width))
+    y0, y1 = (min(max(v, 0), rows) for v in (top, top + height))
+    inside = (x1 - x0, y1 - y0) == (width, height)
+    if surroundings is not None and not inside:
+        shown = Image.fromarray(surroundings).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=1.5)
+        region = torch.from_numpy(np.array(shown))[None]
+        pixels = pixels[..., :3]
+    else:
+        region = (torch.empty if inside else torch.zeros)(1, height, width, channels, dtype=torch.uint8)
     region.numpy()[0, y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1]
     return region.permute(0, 3, 1, 2)

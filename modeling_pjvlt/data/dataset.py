@@ -3,14 +3,15 @@
 One row per frame, sorted by sequence and frame: `sequence` (string), `frame` (integer), `image`, `box` (x, y, w, h in
 frame pixels; or four columns of these names), `visible` (bool), `text`, `category`, `cover`. Only `image` and the box
 are needed: without `sequence` every row is a sequence of one frame, without `frame` the order of the rows counts,
-without `visible` a target is visible wherever its box has an area. A box may be missing where nobody knows it (test
-sets with a first box only). A row without a picture shows that of the row before it: several targets of one
+without `visible` (true or false, yes or no, 1 or 0) a target is visible wherever its box has an area. A box may be
+missing where the target is absent, or where nobody knows it (test sets with a first box only). A row without a picture shows that of the row before it: several targets of one
 photograph. This is what `load_dataset("imagefolder")` makes of a folder with a `metadata.jsonl` or `metadata.csv`, so
 a user's own pictures need no code.
 
 Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where known `sequence`, `visible` (a list).
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,12 +25,13 @@ from PIL import Image as PILImage
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode
+from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode, read_encoded
 from .sources import SIDES, check_columns, load_rows, rename
 from .text import sentence_or_class
 
 logger = logging.get_logger(__name__)
 
+FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": True}  # in text
 MAX_REPORTED = 5  # bad rows that an error lists
 ROWS_AT_ONCE = 1000  # of encoded pictures
 OPEN_VIDEOS = 4  # kept open by a dataset of videos
@@ -73,12 +75,7 @@ class TrackingSequence:
     def frame(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB of frame `index`, decoded now. Raises as `decode` does."""
         picture, _ = self.decode(index)
-        return picture if isinstance(picture, np.ndarray) else np.array(picture.convert("RGB"))
-
-
-def _is_list_of_numbers(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type))
+        return picture if isinstance(picture, np.ndarray) else np.array(picture)
 
 
 class _Table:
@@ -91,6 +88,11 @@ class _Table:
     def rows(self) -> Dataset:
         """The table itself."""
         return self._rows
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each sequence."""
+        return self._names
 
     def __iter__(self) -> Iterator[TrackingSequence]:
         return (self[i] for i in range(len(self)))
@@ -110,9 +112,15 @@ class _Table:
             shown = "; ".join(self._where(row) for row in rows[:MAX_REPORTED])
             raise ValueError(f"{len(rows)} rows {what}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
 
-    def _of_first_rows(self, name: str) -> list:
+    def _of_first_rows(self, name: str) -> list[str | None]:
+        """Words of each sequence. A CSV file makes numbers of those that look like one."""
         column = self._column(name)
-        return [None] * len(self) if column is None else column.take(pa.array(self._starts[:-1])).to_pylist()
+        if column is None:
+            return [None] * len(self)
+        words = column.take(pa.array(self._starts[:-1])).to_pylist()
+        if any(isinstance(word, list | dict) for word in words):
+            raise ValueError(f"The column {name!r} must hold texts, got {_type_name(column)}.")
+        return [_word(word) for word in words]
 
     @cached_property
     def categories(self) -> list[str]:
@@ -201,9 +209,18 @@ class TrackingDataset(_Table):
     def _check_frames(self) -> None:
         """Frames ascend inside a sequence."""
         column = self._column("frame")
-        if column is None or len(column) < 2:
+        if column is None or not len(column):
             return
-        step = np.diff(column.to_numpy())
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            raise ValueError(
+                f"The column 'frame' must hold numbers, got {_type_name(column)} such as {column[0].as_py()!r}. Without this "
+                "column the order of the rows counts."
+            )
+        frames = column.to_numpy()
+        self._report(~np.isfinite(frames), "have no number of the frame")
+        if len(frames) < 2:
+            return
+        step = np.diff(frames)
         inside = np.ones(len(step), bool)
         inside[self._starts[1:-1] - 1] = False
         self._report(np.append(False, inside & (step == 0)), "repeat the frame before them")
@@ -214,8 +231,12 @@ class TrackingDataset(_Table):
         """(rows, 4) float32 with zeros where a box is missing, and (rows,) bool where it is there."""
         column = self._column("box")
         if column is not None:
-            if not _is_list_of_numbers(column.type):
-                raise ValueError(f"The column 'box' holds {column.type}, not lists of four numbers x, y, w, h.")
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                column = self._boxes_of_text(column)
+            if not hasattr(column.type, "value_type") or not _is_number(column.type.value_type):
+                raise ValueError(
+                    f"The column 'box' must hold lists of four numbers x, y, w, h, got {_type_name(column)}."
+                )
             known = column.is_valid().to_numpy()
             lengths = pc.fill_null(pc.list_value_length(column), 4).to_numpy(zero_copy_only=False)
             self._report(lengths != 4, "have a box that is not four numbers x, y, w, h")
@@ -228,10 +249,33 @@ class TrackingDataset(_Table):
                     f"The dataset has no column 'box' and not all of x, y, w, h; it has {self._rows.column_names}. "
                     "Map them with `columns`."
                 )
-            boxes = np.stack([side.to_numpy() for side in sides], axis=1).astype(np.float32)
-            known = np.ones(len(boxes), bool)
+            wrong = [
+                f"{name!r} {_type_name(side)}"
+                for name, side in zip(SIDES, sides, strict=True)
+                if not _is_number(side.type)
+            ]
+            if wrong:
+                raise ValueError(f"The columns x, y, w, h must hold numbers, got {', '.join(wrong)}.")
+            there = np.stack([side.is_valid().to_numpy() for side in sides], axis=1)
+            self._report(there.any(axis=1) & ~there.all(axis=1), "have not all of x, y, w, h")
+            known = there.all(axis=1)
+            boxes = np.stack([pc.fill_null(side.cast(pa.float64()), 0.0).to_numpy() for side in sides], axis=1)
+            boxes = boxes.astype(np.float32)
         self._report(~np.isfinite(boxes).all(axis=1), "have a box that is not finite")
         return boxes, known
+
+    def _boxes_of_text(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Boxes that a CSV file holds as '[1, 2, 3, 4]'; empty ones are missing."""
+        boxes, bad = [], np.zeros(len(column), bool)
+        for row, text in enumerate(column.to_pylist()):
+            try:
+                boxes.append(np.array(json.loads(text), np.float32).tolist() if (text or "").strip() else None)
+            except (ValueError, TypeError):
+                boxes.append(None)
+                bad[row] = True
+            bad[row] |= boxes[-1] is not None and not isinstance(boxes[-1], list)
+        self._report(bad, "have a box that is not [x, y, w, h]")
+        return pa.chunked_array([pa.array(boxes, pa.list_(pa.float32()))])
 
     @property
     def _boxes(self) -> np.ndarray:
@@ -242,13 +286,23 @@ class TrackingDataset(_Table):
         """(rows,) bool: as the table says, and never without an area."""
         column = self._column("visible")
         area = (self._boxes[:, 2:] > 0).all(axis=1)
-        return area if column is None else area & pc.fill_null(column, True).to_numpy().astype(bool)
+        if column is None:
+            return area
+        if pa.types.is_boolean(column.type) or _is_number(column.type):
+            return area & pc.fill_null(column.cast(pa.bool_()), True).to_numpy().astype(bool)
+        flags = [FLAGS.get(str("" if value is None else value).strip().lower()) for value in column.to_pylist()]
+        self._report(np.array([flag is None for flag in flags], bool), "have `visible` that is neither true nor false")
+        return area & np.array(flags, bool)
 
     @cached_property
     def _cover(self) -> np.ndarray | None:
         """(rows,) int8."""
         column = self._column("cover")
-        return None if column is None else pc.fill_null(column, -1).to_numpy().astype(np.int8)
+        if column is None:
+            return None
+        if not _is_number(column.type):
+            raise ValueError(f"The column 'cover' must hold whole numbers, got {_type_name(column)}.")
+        return pc.fill_null(column.cast(pa.float64()), -1.0).to_numpy().astype(np.int8)
 
     @cached_property
     def _picture_rows(self) -> np.ndarray:
@@ -270,7 +324,7 @@ class VideoTrackingDataset(_Table):
         super().__init__(rows, sentences, quiet)
         self._videos = rows.select_columns(["video"]).cast_column("video", Video(decode=False))
         names = self._column("sequence")
-        self._names = [str(i) for i in range(len(rows))] if names is None else names.to_pylist()
+        self._names = [str(i) for i in range(len(rows))] if names is None else [_word(n) for n in names.to_pylist()]
         self._starts = np.arange(len(rows) + 1)
         self._opened: dict[int, VideoFrames] = {}
         self._boxes, self._visible  # noqa: B018  as in a table of frames
@@ -298,7 +352,9 @@ class VideoTrackingDataset(_Table):
         frames = self._opened.pop(index, None)
         if frames is None:
             encoded = self._videos[index]["video"]
-            frames = VideoFrames(encoded["bytes"] or encoded["path"], len(self._boxes[index]))
+            is_file = encoded["bytes"] is None and "://" not in encoded["path"]
+            source = encoded["path"] if is_file else read_encoded(encoded)
+            frames = VideoFrames(source, len(self._boxes[index]))
         self._opened[index] = frames
         if len(self._opened) > OPEN_VIDEOS:
             del self._opened[next(iter(self._opened))]
@@ -314,18 +370,22 @@ class VideoTrackingDataset(_Table):
         if column is None:
             raise ValueError(f"The dataset has no column 'boxes'; it has {self._rows.column_names}.")
         videos = column.to_pylist()
+        if any(isinstance(boxes, str) for boxes in videos):
+            raise ValueError(
+                f"The column 'boxes' must hold lists of boxes [x, y, w, h], got texts: {videos[0]!r:.60}."
+            )
         bad = [f"sequence {name!r} has none" for name, v in zip(self._names, videos, strict=True) if not v]
         bad += [
             f"sequence {name!r}, frame {frame}: {box}"
             for name, boxes in zip(self._names, videos, strict=True)
             for frame, box in enumerate(boxes or [])
-            if box is None or len(box) != 4 or not np.isfinite(box).all()
+            if box is not None and (len(box) != 4 or not np.isfinite(np.array(box, np.float64)).all())
         ]
         if bad:
             raise ValueError(
                 f"{len(bad)} boxes are not four finite numbers x, y, w, h: {'; '.join(bad[:MAX_REPORTED])}."
             )
-        return [np.array(boxes, np.float32) for boxes in videos]
+        return [np.array([box or (0, 0, 0, 0) for box in boxes], np.float32) for boxes in videos]
 
     @cached_property
     def _visible(self) -> list[np.ndarray] | None:
@@ -336,6 +396,21 @@ class VideoTrackingDataset(_Table):
         lengths = np.array([len(v) == len(boxes) for v, boxes in zip(visible, self._boxes, strict=True)], bool)
         self._report(~lengths, "have `visible` and `boxes` of different length")
         return visible
+
+
+def _type_name(column: pa.ChunkedArray) -> str:
+    return str(column.type).removeprefix("large_")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+
+
+def _word(value) -> str | None:
+    """A text, or the number that was made of it: 7.0 of a 7 in a column where others are missing."""
+    return (
+        str(int(value)) if isinstance(value, float) and value.is_integer() else None if value is None else str(value)
+    )
 
 
 def table_of(rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: bool = False) -> _Table:

@@ -4,18 +4,24 @@ Whatever keeps frames has one method, `open(index)`: a PIL image that may not ha
 """
 
 import io
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import av
 import numpy as np
 from datasets import Dataset
-from PIL import Image, ImageOps
+from PIL import Image
+from transformers.utils import logging
 
-from ..video_pjvlt import upright
+from ..live_pjvlt import ffmpeg_name, main_video, upright
+from ..pixels_pjvlt import ORIENTATION, rgb_image, upright_image
 
-ORIENTATION = 0x0112  # the EXIF tag
+logger = logging.get_logger(__name__)
+
 JPEG_METADATA = ("exif", "xmp")  # what may hold it; a JPEG with neither need not be asked, which takes a while
 # What Pillow raises for a broken picture, depending on the format.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -50,12 +56,12 @@ def open_picture(encoded: Mapping) -> Image.Image:
     picture = Image.open(io.BytesIO(read_encoded(encoded)))
     told = picture.format != "JPEG" or not picture.info.keys().isdisjoint(JPEG_METADATA)
     if told and picture.getexif().get(ORIENTATION, 1) != 1:
-        return ImageOps.exif_transpose(picture)
+        return upright_image(picture)
     return picture
 
 
 def decode(picture: Image.Image | np.ndarray, reduction: int = 1) -> tuple[Image.Image | np.ndarray, int]:
-    """The picture, decoded, and by how much it was reduced: a JPEG by 2, 4 or 8 if told so, others never.
+    """The picture, decoded to RGB, and by how much it was reduced: a JPEG by 2, 4 or 8 if told so, others never.
 
     Raises one of `DECODING_ERRORS`.
     """
@@ -66,7 +72,7 @@ def decode(picture: Image.Image | np.ndarray, reduction: int = 1) -> tuple[Image
     if reduction > 1:
         picture.draft(None, (picture.width // reduction, picture.height // reduction))
     picture.load()
-    return picture, reduction
+    return rgb_image(picture), reduction
 
 
 class EncodedPictures:
@@ -111,8 +117,28 @@ class PictureRows:
         return PictureRows([self.rows[int(self.numbers[index])]], {index: 0})
 
 
+@dataclass(frozen=True)
+class _PacketIndex:
+    """What the packets of a video say about its frames.
+
+    times: presentation times, ascending. keys: those of the key frames. places: of a packet in the file, by its time.
+    """
+
+    times: list[int]
+    keys: list[int]
+    places: dict[int, int]
+
+
+class _NotAsIndexed(Exception):
+    """The decoder gives another frame than the one that the packets announce."""
+
+
 class VideoFrames:
-    """Frames of one video in any order: seeks to the key frame before a frame, or decodes on from the last one.
+    """Frames of one video in any order, the same as `read_frames` gives in theirs.
+
+    Seeks to the key frame before a frame, or decodes on from the last one. Not every file can be sought in: some do not
+    say when a frame is shown, or hold packets that show nothing. This is noticed, and such a video is decoded from its
+    start.
 
     Args:
         source: path or bytes of the video.
@@ -122,14 +148,41 @@ class VideoFrames:
 
     def __init__(self, source: str | Path | bytes, num_boxes: int):
         self.source, self.num_boxes = source, num_boxes
-        self._times: np.ndarray | None = None  # presentation times, ascending
+        self._index: _PacketIndex | None = None  # None where the video is decoded from its start
+        self._num_frames: int | None = None
         self._next, self._decoder = 0, None  # the frame that the decoder gives next
 
     def open(self, index: int) -> np.ndarray:
-        if self._times is None:
-            self._times = self._read_times()
-        if self._decoder is None or not self._next <= index < self._next + MAX_ADVANCE:
-            self._next, self._decoder = index, self._decode_from(index)
+        if self._num_frames is None:
+            self._index = self._read_index()
+            self._num_frames = self._count() if self._index is None else self.num_boxes
+        if self._num_frames != self.num_boxes:
+            raise ValueError(f"the video has {self._num_frames} frames, but there are {self.num_boxes} boxes")
+        if self._index is None:
+            logger.warning_once(
+                "A video does not say where its frames are, so they are decoded from its first one on, which takes long. "
+                "MP4 with H.264 is faster."
+            )
+        try:
+            return self._decode(index)
+        except _NotAsIndexed:
+            self._index, self._decoder = None, None
+            self._num_frames = self._count()
+            return self.open(index)
+
+    def only(self, index: int) -> "VideoFrames":
+        return self
+
+    def _container(self):
+        if isinstance(self.source, bytes):
+            return av.open(io.BytesIO(self.source))
+        return av.open(self.source if "://" in str(self.source) else ffmpeg_name(self.source))
+
+    def _decode(self, index: int) -> np.ndarray:
+        reach = self._next + MAX_ADVANCE if self._index else self.num_boxes
+        if self._decoder is None or not self._next <= index < reach:
+            self._next = index if self._index else 0
+            self._decoder = self._frames_from(self._next)
         for frame in self._decoder:
             self._next += 1
             if self._next > index:
@@ -137,32 +190,87 @@ class VideoFrames:
         self._decoder = None
         raise ValueError(f"the video ends at frame {self._next}")
 
-    def only(self, index: int) -> "VideoFrames":
-        return self
-
-    def _container(self):
-        return av.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else str(self.source))
-
-    def _read_times(self) -> np.ndarray:
-        """Reads the packets, which is much faster than decoding them."""
+    def _read_index(self) -> _PacketIndex | None:
+        """Reads the packets, which is much faster than decoding them. None where they do not tell the frames."""
         with self._container() as container:
-            if not container.streams.video:
-                raise ValueError("there is no video in this file")
-            times = [packet.pts for packet in container.demux(container.streams.video[0]) if packet.pts is not None]
-        if len(times) != self.num_boxes:
-            raise ValueError(f"the video has {len(times)} frames, but there are {self.num_boxes} boxes")
-        return np.sort(times)
+            packets = [
+                (packet.pts, packet.is_keyframe)
+                for packet in container.demux(_video_stream(container))
+                if packet.size and not packet.is_discard  # the last one is empty; an edit list leaves some out
+            ]
+        places = {time: place for place, (time, _) in enumerate(packets)}
+        keys = sorted(time for time, is_key in packets if is_key and time is not None)
+        if (
+            None in places
+            or not keys
+            or len(places) != len(packets)
+            or min(places) != packets[0][0]
+            or not packets[0][1]
+        ):
+            return None
+        times = sorted(places)
+        return _PacketIndex(times, keys, places) if len(times) == self.num_boxes else None
 
-    def _decode_from(self, index: int):
-        """Frames from `index` on."""
+    def _count(self) -> int:
+        return sum(1 for _ in self._frames_from(0))
+
+    def _frames_from(self, first: int) -> Iterator[av.VideoFrame]:
+        """Frames from number `first` on. Raises `_NotAsIndexed`."""
+        if self._index is None:
+            with self._container() as container:
+                yield from container.decode(_video_stream(container))
+            return
+        place = bisect_right(self._index.keys, self._index.times[first]) - 1
+        back = 0
+        while True:
+            frames = self._frames_from_key(place, max(place - back, 0))
+            try:
+                frame = next(islice(frames, first - bisect_left(self._index.times, self._index.keys[place]), None))
+                break
+            except (_NotAsIndexed, StopIteration) as error:
+                if back >= place:
+                    raise _NotAsIndexed from error
+                back = 2 * back + 1  # the container came out too late, or is wrong about the time there
+        yield frame
+        yield from frames
+
+    def _frames_from_key(self, place: int, sought: int) -> Iterator[av.VideoFrame]:
+        """Frames from a key frame on, found by seeking to the same or an earlier one; 0 is the start of the file."""
+        times, key = self._index.times, self._index.keys[place]
+        number = bisect_left(times, key)
         with self._container() as container:
-            stream = container.streams.video[0]
-            first = int(self._times[index])
-            container.seek(first, stream=stream)
-            for frame in container.decode(stream):
-                if frame.pts >= first:
+            stream = _video_stream(container)
+            if sought:
+                container.seek(self._index.keys[sought], stream=stream)
+            for packet in self._packets_from(key, container.demux(stream)):
+                for frame in packet.decode():
+                    if frame.pts is not None and frame.pts < key:  # refers to frames before the key frame
+                        continue
+                    if number == len(times) or frame.pts != times[number]:
+                        raise _NotAsIndexed
                     yield frame
+                    number += 1
+        if number < len(times):
+            raise _NotAsIndexed
+
+    def _packets_from(self, key: int, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        """From the one that is shown at the time `key` on. Raises `_NotAsIndexed` where a later one comes before it."""
+        places = self._index.places
+        for packet in packets:
+            if packet.pts == key:
+                yield packet
+                yield from packets
+                return
+            if places.get(packet.pts, -1) > places[key]:
+                break
+        raise _NotAsIndexed
 
     def __getstate__(self) -> dict:
         """Without the open file: a copy in another process opens its own."""
         return {**self.__dict__, "_decoder": None}
+
+
+def _video_stream(container):
+    if not container.streams.video:
+        raise ValueError("there is no video in this file")
+    return main_video(container)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..pixels_pjvlt import rgb_image, upright_image
 from .converters.sources import PICTURE_SUFFIXES, natural_key
 
 LONGEST_SIDE = 480  # pixels, to which pictures are shrunk when they are read
@@ -168,8 +169,8 @@ def read_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
             picture.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG may be decoded at a half or a quarter
-            picture = picture.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            picture = rgb_image(upright_image(picture))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"The picture {path} cannot be read: {error}") from error
     longest = max(picture.size)
     if longest > LONGEST_SIDE:
@@ -181,7 +182,7 @@ def read_picture(path: Path) -> Image.Image:
 @lru_cache(maxsize=4096)
 def _regions(path: Path) -> list[np.ndarray]:
     """Outlines (k, 2), as fractions of the picture, of the regions of a segmentation: left edge down, right edge up."""
-    values = np.asarray(Image.open(path))
+    values = np.asarray(upright_image(Image.open(path)))
     height, width = values.shape[:2]
     outlines = []
     for value in np.unique(values):

@@ -71,8 +71,11 @@ _MEANINGS = {
 def write_beside(path: Path, text: str) -> None:
     """Write a text file beside its place and rename it."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def push_folder(folder: str | Path, repo_id: str, private: bool | None = None, token: str | None = None) -> str:

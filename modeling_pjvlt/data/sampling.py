@@ -6,8 +6,8 @@ a sample. A sample depends only on (seed, epoch, index), so the number of worker
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
-from ..image_processing_pjvlt import PJVLTImageProcessor, check_box
+from ..image_processing_pjvlt import PJVLTImageProcessor, check_box, hidden_template
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from .crops import SequenceFrame, Window, cut, search_window, shared_window, template_window
+from .crops import SequenceFrame, Window, WindowJitter, cut, search_window, shared_window, template_window
+from .degradation import degrade
+from .pairs_common import FramePair, PairSource, spoil_text
 from .photograph_clips import PhotographClip
 from .photographs import PhotographFolder
 from .procedural import ProceduralClip, draw_cast
@@ -26,32 +28,9 @@ from .text import swap_left_right
 
 logger = logging.get_logger(__name__)
 
+DEFAULT_JITTER = WindowJitter()
 MAX_FAILED = 0.01  # share of a dataset's samples that may be unreadable
 MIN_FAILURES = 10  # before that share is looked at
-
-
-class FramePair(NamedTuple):
-    """What a sample is cut from.
-
-    Frames are (H, W, 3) uint8 RGB, or where they will be decoded from; boxes are xywh in frame pixels.
-    """
-
-    template: np.ndarray | SequenceFrame
-    template_box: np.ndarray
-    search: np.ndarray | SequenceFrame
-    search_box: np.ndarray
-    text: str
-
-    def alone(self) -> "FramePair":
-        """The same pair, holding on to its two encoded pictures and not to the rest of their sequence."""
-        return self._replace(template=self.template.alone(), search=self.search.alone())
-
-
-class PairSource(Protocol):
-    """Anything that draws frame pairs; `draw_twins(rng)`, two that share their pictures, is optional."""
-
-    def draw(self, rng: np.random.Generator) -> FramePair:
-        """One pair that depends on nothing but `rng`."""
 
 
 class ProceduralPairs:
@@ -140,14 +119,6 @@ def _rival_differs(seed: int, kind: str, attribute: str) -> bool:
     return getattr(target, attribute) != getattr(rival, attribute)
 
 
-def spoil_text(rng: np.random.Generator, text: str, wrong: Callable[[], str], wrong_share: float, no_share: float):
-    """The sentence, or with these probabilities a wrong one, or "the target"."""
-    chance = rng.random()
-    if chance < wrong_share:
-        return wrong()
-    return DEFAULT_SENTENCE if chance < wrong_share + no_share else text
-
-
 class PhotographPairs:
     """Pairs from clips made of photographs, a new clip for each.
 
@@ -219,28 +190,83 @@ class PhotographPairs:
         return FramePair(frames[first], boxes[first], frames[second], boxes[second], text)
 
 
-class SequencePairs:
-    """Pairs from tracking sequences: two visible frames of one video, at most `max_gap` frames apart."""
+@dataclass(frozen=True)
+class PairRules:
+    """Which two frames of a sequence may be a pair.
 
-    def __init__(self, sequences, max_gap: int = 200):
-        self.sequences, self.max_gap = sequences, max_gap
+    max_gap: frames between them, at most. min_box_side: pixels; frames whose box is not wider and higher than this are
+    left out, 0 keeps all. excluded: names of sequences that are left out.
+    """
+
+    max_gap: int = 200
+    min_box_side: float = 0.0
+    excluded: frozenset[str] = frozenset()
+
+
+class SequencePairs:
+    """Pairs from tracking sequences: two visible frames of one video.
+
+    Args:
+        sequences: a tracking dataset.
+        max_gap, min_box_side, excluded: see [`PairRules`].
+        wrong_text_share, no_text_share: share of pairs with another sequence's sentence, and with "the target".
+        hidden_share: share of pairs without a template, so that only the sentence tells the target.
+        absent_share: share of pairs whose search frame is of another sequence, so that no target is to be found.
+    """
+
+    def __init__(
+        self,
+        sequences,
+        max_gap: int = 200,
+        min_box_side: float = 0.0,
+        excluded: Iterable[str] = (),
+        wrong_text_share: float = 0.0,
+        no_text_share: float = 0.0,
+        hidden_share: float = 0.0,
+        absent_share: float = 0.0,
+    ):
+        self.sequences, self.rules = sequences, PairRules(max_gap, min_box_side, frozenset(excluded))
+        self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
+        self.hidden_share, self.absent_share = hidden_share, absent_share
 
     def draw(self, rng: np.random.Generator) -> FramePair:
-        """One pair. Raises `ValueError` if 100 sequences in a row show no target."""
+        """One pair. Raises `ValueError` if 100 sequences in a row give none."""
+        pair = self._draw_pair(rng)
+        chance = rng.random() if self.hidden_share or self.absent_share else 1.0
+        if chance < self.hidden_share:
+            return pair._replace(template=None)
+        if chance < self.hidden_share + self.absent_share:
+            other = self._draw_pair(rng)
+            if other.text != pair.text:
+                return pair._replace(search=other.search, search_box=other.search_box, present=False)
+        if not (self.wrong_text_share or self.no_text_share):
+            return pair
+        shares = self.wrong_text_share, self.no_text_share
+        return pair._replace(text=spoil_text(rng, pair.text, lambda: self._draw_pair(rng).text, *shares))
+
+    def _draw_pair(self, rng: np.random.Generator) -> FramePair:
         for _ in range(100):
-            pair = draw_pair(self.sequences[int(rng.integers(len(self.sequences)))], rng, self.max_gap)
+            pair = draw_pair(self.sequences[int(rng.integers(len(self.sequences)))], rng, self.rules)
             if pair is not None:
                 return pair
-        raise ValueError("100 sequences drawn at random have no visible target; check the boxes and `visible`.")
+        rules = self.rules
+        kept = f" wider and higher than {rules.min_box_side:g} pixels" if rules.min_box_side else ""
+        kept += ", or are excluded" if rules.excluded else ""
+        raise ValueError(f"100 sequences drawn at random have no visible target{kept}; check the boxes and `visible`.")
 
 
-def draw_pair(sequence, rng: np.random.Generator, max_gap: int) -> FramePair | None:
-    """Two visible frames of one sequence, at most `max_gap` apart; None where no target is visible."""
-    visible = np.flatnonzero(sequence.visible)
+def draw_pair(sequence, rng: np.random.Generator, rules: PairRules) -> FramePair | None:
+    """Two visible frames of one sequence; None where the rules leave none."""
+    if sequence.name in rules.excluded:
+        return None
+    usable = sequence.visible
+    if rules.min_box_side:
+        usable = usable & (sequence.boxes[:, 2:] > rules.min_box_side).all(axis=1)
+    visible = np.flatnonzero(usable)
     if not len(visible):
         return None
     first = int(visible[rng.integers(len(visible))])
-    low, high = np.searchsorted(visible, (first - max_gap, first + max_gap + 1))
+    low, high = np.searchsorted(visible, (first - rules.max_gap, first + rules.max_gap + 1))
     second = int(visible[rng.integers(low, high)])
     return FramePair(
         SequenceFrame(sequence, first),
@@ -256,29 +282,31 @@ class PairCropper:
 
     Args:
         images: the image processor, which says how large crops are.
-        centre_jitter, scale_jitter: see [`search_window`].
+        jitter: of the search region; see [`WindowJitter`].
         flip_probability: share of samples seen in a mirror: both crops, the box, and left and right in the sentence.
+        template_flip_probability: share of samples whose template alone is mirrored (once more).
         brightness_jitter: each crop is made brighter or darker by a factor of up to 1 ± this.
+        degrade_probability: share of search crops that are blurred, compressed or short of light or colour; see
+            [`degrade`].
     """
 
     def __init__(
         self,
         images: PJVLTImageProcessor,
-        centre_jitter: float = 3.0,
-        scale_jitter: float = 0.25,
+        jitter: WindowJitter = DEFAULT_JITTER,
         flip_probability: float = 0.5,
         brightness_jitter: float = 0.2,
+        template_flip_probability: float = 0.0,
+        degrade_probability: float = 0.0,
     ):
-        self.images, self.centre_jitter, self.scale_jitter = images, centre_jitter, scale_jitter
+        self.images, self.jitter = images, jitter
         self.flip_probability, self.brightness_jitter = flip_probability, brightness_jitter
+        self.template_flip_probability, self.degrade_probability = template_flip_probability, degrade_probability
 
     def shared_window(self, rng: np.random.Generator, boxes_xywh: list[np.ndarray]) -> Window | None:
         """One search region for two targets of a picture, or None; see [`shared_window`] of `crops`."""
-        images = self.images
         boxes = [check_box(box) for box in boxes_xywh]
-        return shared_window(
-            rng, boxes, images.search_factor, images.search_size, self.centre_jitter, self.scale_jitter
-        )
+        return shared_window(rng, boxes, self.images.search_factor, self.images.search_size, self.jitter)
 
     def __call__(
         self, pair: FramePair, rng: np.random.Generator, window: Window | None = None
@@ -288,28 +316,38 @@ class PairCropper:
         Raises `ValueError` naming a frame that cannot be decoded or a box that is none.
 
         `pixel_values`, `template_pixel_values`: (3, S, S) uint8, the search and the template crop. `brightness`: (2,)
-        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop.
-        `text`: the sentence.
+        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop, zeros
+        where it does not show the target. `text`: the sentence.
         """
         images = self.images
-        template = template_window(check_box(pair.template_box), images.template_factor, images.template_size)
         x, y, w, h = box = check_box(pair.search_box)
-        search = window or search_window(
-            rng, box, images.search_factor, images.search_size, self.centre_jitter, self.scale_jitter
-        )
-        label = [(x + w / 2 - search.left) / search.side, (y + h / 2 - search.top) / search.side]
-        label += [w / search.side, h / search.side]
+        search = window or search_window(rng, box, images.search_factor, images.search_size, self.jitter)
+        label = [(x + w / 2 - search.left) / search.width, (y + h / 2 - search.top) / search.height]
+        label += [w / search.width, h / search.height]
         text, mirror = pair.text, bool(rng.random() < self.flip_probability)
         if mirror:
             label[0], text = 1 - label[0], swap_left_right(text)
+        template_mirror = mirror
+        if self.template_flip_probability:
+            template_mirror ^= bool(rng.random() < self.template_flip_probability)
         template_light, search_light = 1 + self.brightness_jitter * rng.uniform(-1, 1, 2)
+        crop = cut(pair.search, search, images.search_size, mirror, pair.surroundings)
+        if self.degrade_probability and rng.random() < self.degrade_probability:
+            crop = degrade(rng, crop)
         return {
-            "pixel_values": cut(pair.search, search, images.search_size, mirror),
-            "template_pixel_values": cut(pair.template, template, images.template_size, mirror),
+            "pixel_values": crop,
+            "template_pixel_values": self._template(pair, template_mirror),
             "brightness": torch.tensor([search_light, template_light], dtype=torch.float32),
-            "labels": torch.tensor(label, dtype=torch.float32),
+            "labels": torch.tensor(label if pair.present else [0.0] * 4, dtype=torch.float32),
             "text": text,
         }
+
+    def _template(self, pair: FramePair, mirror: bool) -> Tensor:
+        images = self.images
+        if pair.template is None:
+            return hidden_template(images)
+        window = template_window(check_box(pair.template_box), images.template_factor, images.template_size)
+        return cut(pair.template, window, images.template_size, mirror)
 
 
 class FailureCount:

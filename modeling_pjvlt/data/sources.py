@@ -12,11 +12,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers.utils import logging
 
+from ..video_pjvlt import available_cores
+
 logger = logging.get_logger(__name__)
 
 HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of the HTTP library that huggingface_hub uses, whichever that is
 SIDES = ("x", "y", "w", "h")
 SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
+LARGE = 1 << 30  # bytes of Parquet files that several processes copy into the cache
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 # What others call our columns.
 ALIASES = {
@@ -45,7 +48,9 @@ def load_rows(
     if split in shards or (split is None and (preferred in shards or len(shards) == 1)):
         # By their names: of a local folder whose card lists its files, `datasets` would not notice a change.
         split = choose_split(name_or_path, split, known, preferred)
-        rows = load_dataset("parquet", data_files={split: shards[split]}, split=split, streaming=streaming)
+        processes = None if streaming else _processes_for(shards[split])
+        files = {split: shards[split]}
+        rows = load_dataset("parquet", data_files=files, split=split, streaming=streaming, num_proc=processes)
         return rows, split, _place(shards[split])
     builder = _find_builder(name_or_path, revision)
     known = known or [str(name) for name in builder.info.splits or builder.config.data_files or []]
@@ -56,6 +61,13 @@ def load_rows(
         return builder.as_streaming_dataset(split=split), split, place
     builder.download_and_prepare()
     return builder.as_dataset(split=split), split, place
+
+
+def _processes_for(shards: list[str]) -> int | None:
+    """How many processes copy Parquet files into the Arrow cache, which the first load of a folder does."""
+    if sum(os.path.getsize(path) for path in shards) < LARGE:
+        return None  # they would take longer to start
+    return min(available_cores(), len(shards))
 
 
 def choose_split(name: str, split: str | None, known: list[str], preferred: str) -> str:

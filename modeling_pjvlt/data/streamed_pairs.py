@@ -1,12 +1,12 @@
 """Training samples from streamed datasets: what passes by is cut into pieces, and pairs are drawn from each piece."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .sampling import FailureCount, FramePair, Mixture, PairCropper, draw_pair
+from .sampling import FailureCount, FramePair, Mixture, PairCropper, PairRules, draw_pair
 from .streaming import StreamingTrackingDataset
 
 SPARE_PAIRS = 8  # kept to stand in for one that cannot be read
@@ -26,9 +26,10 @@ class StreamedPairs(IterableDataset):
         batch_size: of the loader, by which workers take turns.
         seed: with the epoch and the index, it decides a sample.
         weights: of the datasets, by name; by default all equal.
-        max_gap: frames between template and search frame, at most.
+        max_gap, excluded: see [`PairRules`].
         pairs_per_piece: pairs drawn from a sequence, or from each `2 * max_gap` frames of a long one.
         buffer_size: pairs of each dataset that wait to be drawn, with their encoded pictures.
+        min_box_sides: see [`PairRules`]; of the datasets, by name.
     """
 
     def __init__(
@@ -42,12 +43,16 @@ class StreamedPairs(IterableDataset):
         max_gap: int = 200,
         pairs_per_piece: int = 16,
         buffer_size: int = 128,
+        min_box_sides: Mapping[str, float] | None = None,
+        excluded: Iterable[str] = (),
     ):
         self.datasets = dict(datasets)
         names = list(self.datasets)
         self.mixture = Mixture(names, None if weights is None else [weights[name] for name in names])
         self.cropper, self.length, self.batch_size, self.seed = cropper, length, batch_size, seed
-        self.max_gap, self.pairs_per_piece, self.buffer_size = max_gap, pairs_per_piece, buffer_size
+        sides, excluded = min_box_sides or {}, frozenset(excluded)
+        self.rules = [PairRules(max_gap, sides.get(name, 0.0), excluded) for name in names]
+        self.pairs_per_piece, self.buffer_size = pairs_per_piece, buffer_size
         self.epoch = 0
         self.failures = FailureCount()  # of this process
         self.place()
@@ -100,7 +105,7 @@ class StreamedPairs(IterableDataset):
         """Pairs of one dataset, without end, drawn at random from a buffer that is kept full."""
         rng = np.random.default_rng([self.seed, self.epoch, number])
         buffer: list[FramePair] = []
-        for pair in self._drawn(list(self.datasets.values())[number], rng):
+        for pair in self._drawn(list(self.datasets.values())[number], self.rules[number], rng):
             if len(buffer) < self.buffer_size:
                 buffer.append(pair)
                 continue
@@ -108,13 +113,15 @@ class StreamedPairs(IterableDataset):
             buffer[place], pair = pair, buffer[place]
             yield pair
 
-    def _drawn(self, dataset: StreamingTrackingDataset, rng: np.random.Generator) -> Iterator[FramePair]:
+    def _drawn(
+        self, dataset: StreamingTrackingDataset, rules: PairRules, rng: np.random.Generator
+    ) -> Iterator[FramePair]:
         """Pairs in the order of the stream, which starts again when it ends."""
         while True:
             found = False
-            for piece in dataset.pieces(2 * self.max_gap, shuffle_seed=int(rng.integers(2**31))):
+            for piece in dataset.pieces(2 * rules.max_gap, shuffle_seed=int(rng.integers(2**31))):
                 for _ in range(min(self.pairs_per_piece, len(piece))):
-                    pair = draw_pair(piece, rng, self.max_gap)
+                    pair = draw_pair(piece, rng, rules)
                     if pair is not None:
                         found = True
                         yield pair.alone()

@@ -14,7 +14,9 @@ from .sources import check_columns, check_mapping
 
 logger = logging.get_logger(__name__)
 
-ROWS_AT_ONCE = 16  # of a Parquet file; their pictures are in memory
+# Of folders of images, `datasets` gives a table a row, whose columns have other types where a value is missing, and
+# fails to make larger ones.
+ROWS_AT_ONCE = 1
 
 
 class StreamingTrackingDataset:
@@ -86,13 +88,18 @@ def _group(tables: Iterator[pa.Table], max_frames: int | None) -> Iterator[pa.Ta
         for start, end, found in _runs(table):
             while start < end:
                 if held and (found != name or found is None or count == max_frames):
-                    yield pa.concat_tables(held)
+                    yield _joined(held)
                     held, count = [], 0
                 stop = end if max_frames is None else min(end, start + max_frames - count)
                 held.append(table.slice(start, stop - start))
                 name, count, start = found, count + stop - start, stop
     if held:
-        yield pa.concat_tables(held)
+        yield _joined(held)
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """One table; a column is of the type that holds all of its values."""
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def _fill_pictures(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -104,7 +111,7 @@ def _fill_pictures(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
             continue
         pictures = table.select(["image"])
         if table["image"].null_count:
-            known = pictures if last is None else pa.concat_tables([last, pictures])
+            known = pictures if last is None else _joined([last, pictures])
             valid = known["image"].is_valid().to_numpy()
             source = np.maximum.accumulate(np.where(valid, np.arange(len(known)), 0))
             pictures = known.take(pa.array(source[-len(table) :]))

@@ -37,6 +37,7 @@ LABELS = {
     "ao": "AO",
     "sr50": "SR 0.50",
     "sr75": "SR 0.75",
+    "fps": "frames per second",
 }
 TEXTS = {
     "own": "own sentences",
@@ -100,7 +101,7 @@ class EvaluationReport:
 
     results: ours with its own sentences first, then ours with other sentences, then other trackers; at least one,
     all by the same protocol, or `ValueError`. published: rows of a paper's table: `tracker`, `source`, `protocol`,
-    and metric name -> percent. notes: printed as they are. environment: such as {"device": "cpu"}.
+    `dataset`, and metric name -> percent (or `fps`). notes: printed as they are. environment: such as {"device": "cpu"}.
     """
 
     dataset: str
@@ -243,7 +244,7 @@ def _write_beside(path: Path, text: str) -> None:
     """As the data package's own, which would ask for `datasets`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -341,13 +342,14 @@ def _sequence_section(report: EvaluationReport) -> Section:
 
 
 def _published_section(report: EvaluationReport) -> Section:
-    known = {"tracker", "source", "protocol"}
+    known = {"tracker", "source", "protocol", "dataset"}
     metrics = list(dict.fromkeys([*report.metrics, *(key for row in report.published for key in row)]))
     metrics = [m for m in metrics if m not in known and any(m in row for row in report.published)]
     rows = []
     if report.published:
         for result in report.ranked():
-            values = [_format(result.scores.get(m)) for m in metrics]
+            measured = {**result.scores, "fps": result.fps}
+            values = [_format(measured.get(m)) for m in metrics]
             rows.append([result.label, "measured here", report.protocol, *values])
         for row in report.published:
             told = [str(row.get(key) or NO_VALUE) for key in ("tracker", "source", "protocol")]

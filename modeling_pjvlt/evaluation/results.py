@@ -6,6 +6,7 @@ the sequence is finished, and with what.
 
 import json
 import os
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -39,22 +40,31 @@ def file_stem(name: str) -> str:
     return name.replace("/", "-").replace("\\", "-")
 
 
+def _files_of(name: str) -> tuple[str, str, str]:
+    """Boxes, times, and what says that the sequence is finished."""
+    stem = file_stem(name)
+    return f"{stem}.txt", f"{stem}_time.txt", f"{stem}.json"
+
+
 def check_names(names: Iterable[str]) -> None:
-    """Raises `ValueError` for sequences whose files would have one name."""
+    """Raises `ValueError` for sequences that share a file on any system: `dog` has its times in `dog_time.txt`."""
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(file_stem(name).lower(), name)
-        if other is not name:
-            raise ValueError(f"Sequences {other!r} and {name!r} would be written to the same file.")
+        for file in _files_of(name):
+            other = seen.setdefault(unicodedata.normalize("NFC", file).casefold(), name)
+            if other != name:
+                raise ValueError(
+                    f"Sequences {other!r} and {name!r} would be written to the same file, {file}: rename one."
+                )
 
 
 def write_result(folder: Path, name: str, boxes: np.ndarray, times: np.ndarray, finished: Finished) -> None:
     """Write the three files of a sequence; boxes (n, 4) with four decimals, times (n,)."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = file_stem(name)
-    write_beside(folder / f"{stem}.txt", _lines(boxes))
-    write_beside(folder / f"{stem}_time.txt", "".join(f"{seconds:.6f}\n" for seconds in times))
-    write_beside(folder / f"{stem}.json", json.dumps({"sequence": name, **asdict(finished)}, indent=1))
+    boxes_file, times_file, finished_file = _files_of(name)
+    write_beside(folder / boxes_file, _lines(boxes))
+    write_beside(folder / times_file, "".join(f"{seconds:.6f}\n" for seconds in times))
+    write_beside(folder / finished_file, json.dumps({"sequence": name, **asdict(finished)}, indent=1))
 
 
 def _lines(boxes: np.ndarray) -> str:
@@ -128,12 +138,15 @@ def write_submission(
     if bad:
         raise ValueError(f"The archive was not written, because of {len(bad)} sequences: {'; '.join(bad[:5])}.")
     partial = path.with_name(f".{path.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(boxes):
-            text = "".join(",".join(f"{v:.3f}" for v in box) + "\n" for box in boxes[name])
-            if server == "trackingnet":
-                archive.writestr(f"{name}.txt", text)
-                continue
-            archive.writestr(f"{name}/{name}_001.txt", text)
-            archive.writestr(f"{name}/{name}_time.txt", "".join(f"{seconds:.8f}\n" for seconds in times[name]))
-    os.replace(partial, path)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in sorted(boxes):
+                text = "".join(",".join(f"{v:.3f}" for v in box) + "\n" for box in boxes[name])
+                if server == "trackingnet":
+                    archive.writestr(f"{name}.txt", text)
+                    continue
+                archive.writestr(f"{name}/{name}_001.txt", text)
+                archive.writestr(f"{name}/{name}_time.txt", "".join(f"{seconds:.8f}\n" for seconds in times[name]))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -103,11 +103,23 @@ class Evaluation:
         folder: for the raw results.
         state: an `accelerate.PartialState` or `Accelerator`: which of the processes this one is.
         protocol: for the scores in the progress bar.
+        lost_score: see [`TargetSession`]; 0, the paper's way, never takes a target for lost.
 
     Raises `ValueError` for a folder that holds results of another model, of other sentences or of other data.
     """
 
-    def __init__(self, model, processor, sequences: list, text: str, folder: Path, state, protocol: str = "lasot"):
+    def __init__(
+        self,
+        model,
+        processor,
+        sequences: list,
+        text: str,
+        folder: Path,
+        state,
+        protocol: str = "lasot",
+        lost_score: float = 0.0,
+    ):
+        self.text, self.lost_score = text, lost_score
         self.model, self.processor, self.sequences = model, processor, sequences
         self.texts, self.folder, self.state, self.protocol = sentences(sequences, text), Path(folder), state, protocol
         self.truth = ground_truth(sequences)
@@ -141,6 +153,7 @@ class Evaluation:
     def _run_of(self, number: int) -> str:
         sequence = self.sequences[number]
         said = [self.fingerprint, self.texts[number], len(sequence), np.asarray(sequence.boxes[0], float).tolist()]
+        said.append(self.lost_score)
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def _finished(self, number: int) -> Finished | None:
@@ -148,7 +161,8 @@ class Evaluation:
         found = read_finished(self.folder, name)
         if found is not None and found.run != self._run_of(number):
             raise ValueError(
-                f"{self.folder} holds results of another model, of other sentences or of other data ({name}). "
+                f"{self.folder} holds results of another model, of other sentences, of other data or of an earlier version "
+                f"({name}). "
                 "Choose another --output_dir, or delete that folder."
             )
         return found
@@ -157,7 +171,12 @@ class Evaluation:
         sequence = self.sequences[number]
         try:
             tracks = track_sequence(
-                self.model, self.processor, sequence, {"it": self.texts[number]}, on_frame=bar.frame
+                self.model,
+                self.processor,
+                sequence,
+                {"it": self.texts[number]},
+                on_frame=bar.frame,
+                lost_score=self.lost_score,
             )
         except ValueError as error:
             raise ValueError(f"Sequence {sequence.name!r}: {error}") from error
@@ -258,7 +277,13 @@ def worst_sequences(sequences: list, texts: list[str], predictions: dict[str, np
     return found
 
 
-def result_of(run: Evaluation, text: str, truth: GroundTruth, name: str):
+def lost_sequences(run: Evaluation, plain: Evaluation) -> list[str]:
+    """Where the rule for lost targets fired: sequences whose boxes are not those of the run without it."""
+    boxes, others = run.predictions(), plain.predictions()
+    return [name for name in boxes if not np.array_equal(boxes[name], others[name])]
+
+
+def result_of(run: Evaluation, text: str | None, truth: GroundTruth, name: str):
     """What one run measured, as a row of the report."""
     from .report import TrackerResult
 

@@ -1,7 +1,7 @@
 """What is evaluated: datasets, folders as their authors distribute them, procedural clips; and with which sentences."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..data.converters.folders import find_folders, read_folder
 from ..data.converters.sources import NotFound, PictureFile
-from ..data.dataset import TrackingSequence, load_tracking_dataset
+from ..data.dataset import TrackingSequence, load_tracking_dataset, read_sentences
 from ..data.frames import open_picture
 from ..data.procedural import KINDS, ProceduralClip
 from ..processing_pjvlt import DEFAULT_SENTENCE
@@ -37,14 +37,19 @@ def load_sequences(
     name_or_path: str,
     split: str | None = None,
     revision: str | None = None,
+    sentences_file: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> list:
     """Sequences to evaluate on, with their frames undecoded; see [`load_split`]."""
-    return load_split(name_or_path, split, revision, columns)[0]
+    return load_split(name_or_path, split, revision, sentences_file, columns)[0]
 
 
 def load_split(
-    name_or_path: str, split: str | None = None, revision: str | None = None, columns: Mapping[str, str] | None = None
+    name_or_path: str,
+    split: str | None = None,
+    revision: str | None = None,
+    sentences_file: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[list, str]:
     """Sequences to evaluate on, with their frames undecoded, and the split that they are of.
 
@@ -53,9 +58,32 @@ def load_split(
             groundtruth.txt, language.txt}, unconverted; or `procedural`, 200 fixed clips of 60 frames.
         split: of a dataset; by default `test`, or the only one. revision: of one on the Hub. columns: names of a
             dataset's columns by ours. Such a folder and the clips have none of these.
+        sentences_file: lines `sequence<TAB>sentence`, used instead of the dataset's own where it names a sequence.
 
-    Raises `FileNotFoundError` or `ValueError` that says what is missing.
+    Raises `FileNotFoundError` or `ValueError` that says what is missing, also for a file that names none of them.
     """
+    if name_or_path == PROCEDURAL and sentences_file is not None:
+        raise ValueError("--sentences is for datasets; the sentences of procedural clips describe their figures.")
+    sequences, split = _load(name_or_path, split, revision, sentences_file, columns)
+    if sentences_file is not None:
+        given = read_sentences(sentences_file)
+        named = [given.get(sequence.name) for sequence in sequences]
+        if not any(named):
+            raise ValueError(
+                f"--sentences: {sentences_file} names none of the {len(sequences)} sequences of {name_or_path}; the first "
+                f"is {sequences[0].name!r}."
+            )
+        sequences = [s if text is None else replace(s, text=text) for s, text in zip(sequences, named, strict=True)]
+    return sequences, split
+
+
+def _load(
+    name_or_path: str,
+    split: str | None,
+    revision: str | None,
+    sentences_file: str | Path | None,
+    columns: Mapping[str, str] | None,
+) -> tuple[list, str]:
     if name_or_path == PROCEDURAL:
         clips = [
             ProceduralClip(FIRST_SEED + i, PROCEDURAL_FRAMES, kind=KINDS[i % len(KINDS)])
@@ -70,7 +98,9 @@ def load_split(
             references = []
         if references:
             return [_sequence(reference) for reference in references], split or DEFAULT_SPLIT
-    dataset = load_tracking_dataset(name_or_path, split, revision, columns, preferred_split=DEFAULT_SPLIT)
+    dataset = load_tracking_dataset(
+        name_or_path, split, revision, columns, sentences_file, preferred_split=DEFAULT_SPLIT
+    )
     return list(dataset), dataset.split
 
 
@@ -82,6 +112,16 @@ def _sequence(reference) -> TrackingSequence:
     boxes = np.nan_to_num(found.boxes).astype(np.float32)
     return TrackingSequence(
         found.name, found.text or DEFAULT_SENTENCE, boxes, found.visible, PictureFiles(found.pictures)
+    )
+
+
+def alike(sequences: list, texts: list[str]) -> str | None:
+    """What to say where all sequences are tracked with one sentence, so that language can tell nothing; or None."""
+    if len(sequences) < 2 or len(set(texts)) > 1:
+        return None
+    return (
+        f"All {len(sequences)} sequences have the same sentence, {texts[0]!r}, so that this measures a tracker without "
+        "language. Give each its own with --sentences FILE (GOT-10k's test set ships none)."
     )
 
 

@@ -34,18 +34,20 @@ def track_sequence(
     max_frames: int | None = None,
     on_frame: Callable[[], None] = lambda: None,
     session: TargetSession | None = None,
+    lost_score: float = 0.0,
 ) -> Tracks:
     """Track a sequence once for each of `texts`, all in one session, which changes nothing about each of them.
 
     Args:
         sequence: has `boxes`, `frame(index)` and a length.
         max_frames: look at no more than these. on_frame: called after each frame.
-        session: without targets yet; by default a [`TrackingSession`] of model and processor.
+        session: without targets yet; by default a [`TrackingSession`] of model and processor, with this `lost_score`:
+            0, as in the paper, searches every target around its last box, however low its score.
 
     Raises `ValueError` for a first box that is none or a frame that cannot be decoded.
     """
     length = len(sequence) if max_frames is None else min(len(sequence), max_frames)
-    session = TrackingSession(model, processor) if session is None else session
+    session = TrackingSession(model, processor, lost_score=lost_score) if session is None else session
     started = time.perf_counter()
     first = sequence.frame(0)
     decoding = time.perf_counter() - started

@@ -89,7 +89,9 @@ def success_auc(models: dict[str, OnnxModel], sequences: list, label: str) -> di
     scores = {name: [] for name in models}
     for sequence in tqdm(sequences, desc=label, unit="clip", disable=None):
         for name, model in models.items():
-            tracks = track_sequence(None, None, sequence, {"own": sequence.text}, session=OnnxTracker(model))
+            tracks = track_sequence(
+                None, None, sequence, {"own": sequence.text}, session=OnnxTracker(model, lost_score=0)
+            )
             scores[name].append(visible_auc(tracks.boxes["own"], sequence))
     return {name: float(np.mean(values)) for name, values in scores.items()}
 

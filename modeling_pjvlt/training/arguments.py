@@ -1,5 +1,6 @@
 """What a training run can be told. A recipe is a YAML file of these fields; the command line overrides it."""
 
+import copy
 import json
 import math
 import sys
@@ -11,8 +12,8 @@ from transformers import HfArgumentParser
 
 from ..cli.parser import CommandParser
 
-PROCEDURAL, PHOTOGRAPHS = "procedural", "photographs"  # stand for datasets
-DRAWN = {PROCEDURAL, PHOTOGRAPHS}
+PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES = "procedural", "photographs", "boxed_images"  # stand for datasets
+DRAWN = {PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES}
 STABLE = "warmup_stable_decay"  # a schedule that a longer run can share: its rate stays high until the end is known
 ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # what may then be told later
 REPORTS = ["tensorboard", "wandb", "trackio"]
@@ -20,12 +21,12 @@ REPORTS = ["tensorboard", "wandb", "trackio"]
 FREE_ON_RESUME = {
     "output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps", "checkpoints_total_limit",
     "dataloader_num_workers", "validation_steps", "validation_dataset_name", "validation_split",
-    "num_validation_sequences", "max_validation_frames", "report_to", "push_to_hub", "hub_model_id",
+    "validation_phrases", "num_validation_sequences", "max_validation_frames", "report_to", "push_to_hub", "hub_model_id",
     "hub_private_repo", "model_name_or_path", "tokenizer_name_or_path", "vision_backbone", "text_backbone", "gradient_checkpointing",
 }  # fmt: skip
 
 POSITIVE = (
-    "max_train_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
+    "max_train_steps", "per_device_train_batch_size", "global_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
     "checkpoints_total_limit", "logging_steps", "validation_steps", "num_validation_sequences", "lr_drop_step",
     "num_decay_steps",
 )  # fmt: skip
@@ -42,8 +43,19 @@ class TrainArguments:
     model_config: dict | str | None = field(
         default=None, metadata={"help": "Fields of PJVLTConfig for a model with random weights (in YAML, or as JSON)."}
     )
+    image_processor_config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Fields of PJVLTImageProcessor for a new model, such as search_factor and image_mean (in YAML, or as "
+            "JSON)."
+        },
+    )
     vision_backbone: str | None = field(
-        default=None, metadata={"help": "Start from a plain timm ViT of this name, and from --text_backbone."}
+        default=None,
+        metadata={
+            "help": "Start from a timm network of this name, a plain ViT or one whose first stages become a convolutional "
+            "stem, and from --text_backbone."
+        },
     )
     text_backbone: str | None = field(
         default=None, metadata={"help": "The BERT that goes with --vision_backbone: a Hub id or a folder."}
@@ -55,7 +67,8 @@ class TrainArguments:
         default=None,
         metadata={
             "help": "Tracking datasets: Hub ids or folders, `procedural` for procedural clips, the default, or "
-            "`photographs` for clips made of the pictures in --photographs. Several are mixed."
+            "`photographs` for clips made of the pictures in --photographs, or `boxed_images` for pairs from the images in "
+            "--boxed_images. Several are mixed."
         },
     )
     dataset_weights: list[float] | None = field(
@@ -91,9 +104,50 @@ class TrainArguments:
     pasted_share: float = field(
         default=0.5, metadata={"help": "Share of those clips whose target moves over another photograph."}
     )
+    boxed_images: list[str] | None = field(
+        default=None,
+        metadata={"help": "Folders of images with a `boxes.jsonl`, for `--dataset_name boxed_images`."},
+    )
+    boxed_words_share: float = field(
+        default=0.35, metadata={"help": "Share of those pairs in which only the phrase tells which object is meant."}
+    )
+    alike_share: float = field(
+        default=0.4, metadata={"help": "Share of these in which both objects are of one category, which is harder."}
+    )
+    kind_share: float = field(
+        default=0.2,
+        metadata={"help": "Share of the others whose template is another object of the same name, in another image."},
+    )
+    hidden_share: float = field(
+        default=0.0, metadata={"help": "Share of a dataset's pairs without a template: only the sentence tells."}
+    )
+    absent_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of a dataset's and of boxed pairs whose search region does not show the target."},
+    )
     max_gap: int = field(default=200, metadata={"help": "Frames between template and search frame, at most."})
+    min_box_side: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Frames are left out whose box is not wider and higher than so many pixels: one number for all "
+            "datasets, or one for each; by default 0."
+        },
+    )
+    exclude_sequences: str | None = field(
+        default=None, metadata={"help": "File with names of sequences, one a line, that are not trained on."}
+    )
     max_train_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs per device and step."})
+    per_device_train_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Pairs per device and batch; by default 32, or what --global_batch_size gives."},
+    )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs per optimizer step on all devices together: divided by the number of processes and by "
+            "--gradient_accumulation_steps, which must come out even."
+        },
+    )
     learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the whole model, where the next two do not say another."}
     )
@@ -141,10 +195,33 @@ class TrainArguments:
     )
     wrong_text_share: float = field(default=0.1, metadata={"help": "Other drawn pairs with a wrong sentence."})
     no_text_share: float = field(default=0.1, metadata={"help": "Other drawn pairs without a sentence."})
+    dataset_wrong_text_share: float = field(
+        default=0.0, metadata={"help": "Share of a dataset's pairs with another sequence's sentence."}
+    )
+    dataset_no_text_share: float = field(default=0.0, metadata={"help": "And without a sentence."})
     centre_jitter: float = field(default=3.0, metadata={"help": "Shift of the search crop, in target sizes."})
     scale_jitter: float = field(default=0.25, metadata={"help": "Spread of the search crop's size (log-normal)."})
+    scale_jitter_per_axis: bool = field(
+        default=False, metadata={"help": "Draw that spread once for width and once for height, as OSTrack does."}
+    )
     flip_probability: float = field(
         default=0.5, metadata={"help": "Share of pairs seen in a mirror, with their words."}
+    )
+    aspect_jitter: float = field(
+        default=0.0, metadata={"help": "The search crop's aspect changes by a factor of up to e to ± this."}
+    )
+    template_flip_probability: float = field(
+        default=0.0, metadata={"help": "Share of pairs whose template alone is seen in a mirror."}
+    )
+    degrade_probability: float = field(
+        default=0.0, metadata={"help": "Share of search crops that lose detail, light or colour."}
+    )
+    stem_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of a convolutional stem; 0 leaves it as it is. By default as the encoder's."},
+    )
+    text_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of BERT; by default as the encoder's."}
     )
     brightness_jitter: float = field(
         default=0.2, metadata={"help": "Crops become brighter or darker by a factor of up to 1 ± this."}
@@ -179,6 +256,13 @@ class TrainArguments:
     validation_split: str | None = field(
         default=None, metadata={"help": "Part of that dataset; by default `validation`, or the only one."}
     )
+    validation_phrases: str | None = field(
+        default=None,
+        metadata={
+            "help": "Table of phrase pairs (.jsonl): also print in how many of them the phrase chooses its box (see "
+            "`python -m modeling_pjvlt.evaluation.phrase_pairs --help`)."
+        },
+    )
     num_validation_sequences: int = field(default=8, metadata={"help": "Sequences tracked in a validation."})
     max_validation_frames: int = field(default=60, metadata={"help": "Frames of each that are tracked, at most."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between lines of the log."})
@@ -194,8 +278,9 @@ class TrainArguments:
     seed: int = field(default=0, metadata={"help": "Decides weights and samples."})
 
     def __post_init__(self):
-        if isinstance(self.model_config, str):
-            self.model_config = json.loads(self.model_config)
+        for name in ("model_config", "image_processor_config"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, json.loads(getattr(self, name)))
         self._spread_over_datasets()
         self._check_start()
         self._set_rates()
@@ -208,6 +293,8 @@ class TrainArguments:
         for name in POSITIVE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
+        if self.per_device_train_batch_size is None and self.global_batch_size is None:
+            self.per_device_train_batch_size = 32
         for name in (
             "flip_probability",
             "words_share",
@@ -215,6 +302,15 @@ class TrainArguments:
             "no_text_share",
             "brightness_jitter",
             "photograph_difficulty",
+            "boxed_words_share",
+            "alike_share",
+            "kind_share",
+            "dataset_wrong_text_share",
+            "dataset_no_text_share",
+            "hidden_share",
+            "absent_share",
+            "template_flip_probability",
+            "degrade_probability",
             "pasted_share",
         ):
             if not 0 <= getattr(self, name) <= 1:
@@ -235,8 +331,12 @@ class TrainArguments:
         if self.validation_dataset_name and not self.validation_steps:
             raise ValueError("--validation_dataset_name does nothing without --validation_steps.")
 
+        if self.validation_phrases and not self.validation_steps:
+            raise ValueError("--validation_phrases does nothing without --validation_steps.")
         if (PHOTOGRAPHS in self.dataset_name) != bool(self.photographs):
             raise ValueError("--dataset_name photographs and --photographs need each other.")
+        if (BOXED_IMAGES in self.dataset_name) != bool(self.boxed_images):
+            raise ValueError("--dataset_name boxed_images and --boxed_images need each other.")
 
     def _set_rates(self) -> None:
         """One rate for both parts where only one is given; then each part has its own."""
@@ -274,11 +374,41 @@ class TrainArguments:
             values = values * len(self.dataset_name) if len(values) == 1 else values
             setattr(self, name, values)
         self.dataset_weights = _as_list(self.dataset_weights) or [1.0] * len(self.dataset_name)
-        for name in ("dataset_split", "dataset_revision", "dataset_weights"):
+        sides = _as_list(self.min_box_side) or [0.0]
+        self.min_box_side = sides * len(self.dataset_name) if len(sides) == 1 else sides
+        if any(not 0 <= side < math.inf for side in sides):
+            raise ValueError(f"--min_box_side must not be negative, got {sides}.")
+        if DRAWN.issuperset(self.dataset_name) and (any(sides) or self.exclude_sequences):
+            raise ValueError("--min_box_side and --exclude_sequences are about datasets, and none is read.")
+        for name in ("dataset_split", "dataset_revision", "dataset_weights", "min_box_side"):
             if len(getattr(self, name)) != len(self.dataset_name):
                 raise ValueError(
                     f"--{name} has {len(getattr(self, name))} values for {len(self.dataset_name)} datasets."
                 )
+
+
+def share_batch(args: TrainArguments, num_processes: int) -> TrainArguments:
+    """The arguments with the batch of one device, as `--global_batch_size` asks for it.
+
+    Raises `ValueError` where the processes and accumulated batches cannot share it evenly, or where both fields are given
+    and do not fit together.
+    """
+    whole, steps = args.global_batch_size, args.gradient_accumulation_steps
+    if whole is None:
+        return args
+    shares = f"{num_processes} processes x {steps} --gradient_accumulation_steps"
+    if whole % (num_processes * steps):
+        raise ValueError(f"--global_batch_size {whole} cannot be shared evenly by {shares}: choose a multiple.")
+    share = whole // (num_processes * steps)
+    if args.per_device_train_batch_size not in (None, share):
+        given = args.per_device_train_batch_size
+        raise ValueError(
+            f"--per_device_train_batch_size {given} x {shares} is {given * num_processes * steps}, but "
+            f"--global_batch_size is {whole}: leave the first out, or change --gradient_accumulation_steps."
+        )
+    shared = copy.copy(args)
+    shared.per_device_train_batch_size = share
+    return shared
 
 
 def columns_of(args: TrainArguments) -> dict[str, str]:

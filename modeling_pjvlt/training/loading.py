@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from ..configuration_pjvlt import PJVLTConfig
+from ..data.boxed_images import BoxedImagePairs, BoxedImages
+from ..data.crops import WindowJitter
 from ..data.dataset import load_tracking_dataset
 from ..data.photographs import PhotographFolder
 from ..data.sampling import (
@@ -23,8 +26,10 @@ from ..data.streamed_pairs import StreamedPairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
-from .arguments import DRAWN, PHOTOGRAPHS, PROCEDURAL, TrainArguments, columns_of
+from .arguments import BOXED_IMAGES, DRAWN, PHOTOGRAPHS, PROCEDURAL, TrainArguments, columns_of
 from .run_folders import find_checkpoint
+
+STEM = "embeddings.stem."
 
 
 def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
@@ -36,7 +41,12 @@ def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
         processor = PJVLTProcessor.from_pretrained(checkpoint)
     else:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
-        config = None if args.model_config is None else PJVLTConfig(**args.model_config)
+        config = None
+        if args.model_config is not None:
+            text = (
+                {} if args.text_backbone is None else {"text_config": AutoConfig.from_pretrained(args.text_backbone)}
+            )
+            config = PJVLTConfig(**{**text, **args.model_config})
         if args.vision_backbone is not None:
             model = PJVLTModel.from_backbones(args.vision_backbone, args.text_backbone, config)
             if args.attn_implementation:
@@ -45,37 +55,66 @@ def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
             if config.uses_language:
                 config.text_config.vocab_size = len(tokenizer)
             model = PJVLTModel._from_config(config, **attention)
-        images = PJVLTImageProcessor(template_size=model.config.template_size, search_size=model.config.search_size)
+        sizes = {"template_size": model.config.template_size, "search_size": model.config.search_size}
+        images = PJVLTImageProcessor(**sizes, **(args.image_processor_config or {}))
         processor = PJVLTProcessor(images, tokenizer)
     if args.freeze_text_encoder and model.config.uses_language:
         model.text_encoder.requires_grad_(False)
+    if args.stem_learning_rate == 0:
+        model.embeddings.stem.requires_grad_(False)
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
     return model, processor
 
 
 def parameter_groups(model: nn.Module, args: TrainArguments) -> list[dict]:
-    """The paper's two groups: the box head, and everything else (ViT, BERT, SAIELs, CCPILs); frozen ones left out."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return [
-        {"params": [p for name, p in trained if not name.startswith("head.")], "lr": args.encoder_learning_rate},
-        {"params": [p for name, p in trained if name.startswith("head.")], "lr": args.head_learning_rate},
-    ]
+    """The paper's two groups, the box head and everything else (ViT, BERT, SAIELs, CCPILs).
+
+    A convolutional stem and the BERT are groups of their own where they have rates of their own. Frozen parameters are left
+    out.
+    """
+    rates = {"": args.encoder_learning_rate, "head.": args.head_learning_rate}
+    own = {STEM: args.stem_learning_rate, "text_encoder.": args.text_learning_rate}
+    rates |= {prefix: rate for prefix, rate in own.items() if rate is not None}
+    groups = {prefix: {"params": [], "lr": rate} for prefix, rate in rates.items()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[max(filter(name.startswith, groups), key=len)]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
 
 
 def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) -> TrackingPairs | StreamedPairs:
     """The training samples: one dataset or a mixture, read at will or streamed."""
-    cropper = PairCropper(images, args.centre_jitter, args.scale_jitter, args.flip_probability, args.brightness_jitter)
+    cropper = PairCropper(
+        images,
+        WindowJitter(args.centre_jitter, args.scale_jitter, args.aspect_jitter, args.scale_jitter_per_axis),
+        args.flip_probability,
+        args.brightness_jitter,
+        args.template_flip_probability,
+        args.degrade_probability,
+    )
     weights = dict(zip(args.dataset_name, args.dataset_weights, strict=True))
     loaded = {
         name: load_tracking_dataset(name, split, revision, columns_of(args), streaming=args.streaming)
         for name, split, revision in zip(args.dataset_name, args.dataset_split, args.dataset_revision, strict=True)
         if name not in DRAWN
     }
+    sides = dict(zip(args.dataset_name, args.min_box_side, strict=True))
+    excluded = read_excluded(args, loaded)
     if args.streaming:
-        batch_size = args.per_device_train_batch_size
-        return StreamedPairs(loaded, cropper, length, batch_size, args.seed, weights, args.max_gap)
-    sources = {name: SequencePairs(dataset, args.max_gap) for name, dataset in loaded.items()}
+        batch_size, gap = args.per_device_train_batch_size, args.max_gap
+        return StreamedPairs(
+            loaded, cropper, length, batch_size, args.seed, weights, gap, min_box_sides=sides, excluded=excluded
+        )
+    spoiled = {"wrong_text_share": args.wrong_text_share, "no_text_share": args.no_text_share}
+    shares = args.dataset_wrong_text_share, args.dataset_no_text_share, args.hidden_share, args.absent_share
+    sources = {
+        name: SequencePairs(dataset, args.max_gap, sides[name], excluded, *shares) for name, dataset in loaded.items()
+    }
+    if BOXED_IMAGES in args.dataset_name:
+        shares = {name: getattr(args, name) for name in ("alike_share", "kind_share", "absent_share")}
+        words = args.boxed_words_share
+        sources[BOXED_IMAGES] = BoxedImagePairs(BoxedImages(args.boxed_images), words, **shares, **spoiled)
     if PROCEDURAL in args.dataset_name:
         sources[PROCEDURAL] = ProceduralPairs(
             words_share=args.words_share,
@@ -93,6 +132,26 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
         )
     sources = {name: sources[name] for name in args.dataset_name}  # in the order of their weights
     return TrackingPairs(sources, cropper, length, args.seed, weights, args.twins)
+
+
+def read_excluded(args: TrainArguments, loaded: dict) -> frozenset[str]:
+    """The sequences that `--exclude_sequences` names, a line each.
+
+    Raises `FileNotFoundError` without the file, `ValueError` where it names no sequence of the datasets (of streamed ones
+    nobody knows).
+    """
+    if args.exclude_sequences is None:
+        return frozenset()
+    path = Path(args.exclude_sequences)
+    if not path.is_file():
+        raise FileNotFoundError(f"--exclude_sequences: no file at {path}; it lists sequences, one name a line.")
+    names = frozenset(path.read_text(encoding="utf-8-sig").split())
+    if not args.streaming and not any(names.intersection(dataset.names) for dataset in loaded.values()):
+        raise ValueError(
+            f"--exclude_sequences: none of the {len(names)} names in {path} is a sequence of "
+            f"{', '.join(args.dataset_name)}; expected one name a line, as in the datasets' column `sequence`."
+        )
+    return names
 
 
 class BatchesOfRank(Sampler):

@@ -17,8 +17,10 @@ from transformers import get_scheduler
 
 from ..data.sampling import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
-from .arguments import STABLE, TrainArguments
+from ..signals_pjvlt import terminations
+from .arguments import STABLE, TrainArguments, share_batch
 from .checkpoints import Checkpoints, extends
+from .health_checks import HealthCheck
 from .loading import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .run_log import RunLog
 from .summary import describe_run
@@ -52,7 +54,7 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
     """Train, from the start or from where a checkpoint left off.
 
     `wrap_pairs` is given the dataset of the training samples and returns one of as many to be used instead.
-    A signal (Ctrl-C, SIGTERM) ends the run after the step under way, with a checkpoint. Raises `ValueError` or
+    A signal (Ctrl-C, SIGTERM, SIGHUP) ends the run after the step under way, with a checkpoint. Raises `ValueError` or
     `FileNotFoundError` naming the flag for arguments that cannot be, `FloatingPointError` for a loss that is not
     finite, `OSError` where the last checkpoint cannot be written.
     """
@@ -63,6 +65,7 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
         project_dir=args.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    args = share_batch(args, accelerator.num_processes)
     warn_of_emulation(accelerator)
     set_seed(args.seed)
     model, processor = build_model(args)
@@ -91,16 +94,21 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
     if accelerator.is_main_process:
         print(describe_run(args, accelerator, model, pairs, scheduler, started["step"]))
     step, metrics, log = started["step"], {}, RunLog(args, accelerator, started["step"])
+    health = HealthCheck(args, accelerator, step)
     model.train()
     try:
         with interruptible(accelerator) as interrupted:
             for batches in grouped(loader, args.gradient_accumulation_steps):
-                loss, norm = _gradients(args, accelerator, model, processor.image_processor, batches, log)
+                loss, norm, labels, outputs = _gradients(
+                    args, accelerator, model, processor.image_processor, batches, log
+                )
                 try:
                     check_finite(accelerator, loss, norm)
                 except FloatingPointError:
                     save_failure(args, accelerator, model, processor, batches, step, rank)
                     raise
+                if health.due(step):
+                    health.write(step, model, outputs, labels, norm)
                 optimizer.step()
                 if not accelerator.optimizer_step_was_skipped:
                     scheduler.step()  # not prepared: Accelerate would step it once per process
@@ -162,7 +170,10 @@ def _gradients(
     batches: list[dict],
     log: RunLog,
 ):
-    """Gradients of one optimizer step, clipped. Returns the sum of the batches' losses, and the gradient's norm."""
+    """Gradients of one optimizer step, clipped.
+
+    Returns the sum of the batches' losses, the gradient's norm, and labels and outputs of the last batch.
+    """
     total = 0
     for batch in batches:
         batch = normalize_pairs(send_to_device(batch, accelerator.device, non_blocking=True), images)
@@ -171,7 +182,8 @@ def _gradients(
             accelerator.backward(outputs.loss)
         log.add(outputs, batch["labels"])
         total = total + outputs.loss.detach()
-    return total, accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+    norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+    return total, norm, batch["labels"], outputs
 
 
 def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, last: bool) -> None:
@@ -190,7 +202,7 @@ def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, 
 
 @contextmanager
 def interruptible(accelerator: Accelerator) -> Iterator:
-    """Within it, SIGINT and SIGTERM only make the function that it gives return True, on all processes at once.
+    """Within it, SIGINT, SIGTERM and SIGHUP only make the function that it gives return True, on all processes.
 
     A second signal acts as usual, but not within `ECHO_SECONDS`: Ctrl-C in a terminal reaches a launcher and its
     processes alike, and the launcher sends them another one.
@@ -215,8 +227,8 @@ def interruptible(accelerator: Accelerator) -> Iterator:
         return bool(accelerator.reduce(flag, "sum") > 0)
 
     try:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            before[name] = signal.signal(name, note)
+        for number in (signal.SIGINT, *terminations()):
+            before[number] = signal.signal(number, note)
     except ValueError:  # not in the main thread, where signals do not come
         pass
     try:

@@ -1,4 +1,4 @@
-"""Validation by tracking: success AUC with the right sentence and with another sequence's."""
+"""Validation by tracking: success AUC with the right sentence and with another sequence's; and phrases that choose."""
 
 import numpy as np
 import torch
@@ -6,6 +6,7 @@ from accelerate import Accelerator
 
 from ..data.dataset import load_tracking_dataset
 from ..data.procedural import KINDS, ProceduralClip
+from ..evaluation.phrase_pairs import choices, read_phrase_pairs
 from ..evaluation.procedural import FIRST_SEED
 from ..evaluation.tracking import track_sequence, visible_auc
 from .arguments import TrainArguments, columns_of
@@ -27,9 +28,11 @@ class Validation:
     def __init__(self, args: TrainArguments, processor, best_score: float | None = None):
         self.processor, self.best_score = processor, best_score
         self.max_frames = args.max_validation_frames
-        self.sequences, self.shuffled = [], []
+        self.sequences, self.shuffled, self.phrases = [], [], []
         if args.validation_steps is None:
             return
+        if args.validation_phrases is not None:
+            self.phrases = read_phrase_pairs(args.validation_phrases)
         number = args.num_validation_sequences
         if args.validation_dataset_name is None:
             kinds = [KINDS[i % len(KINDS)] for i in range(number)]
@@ -55,7 +58,8 @@ class Validation:
     def run(self, accelerator: Accelerator, model) -> tuple[dict[str, float], bool]:
         """Mean success AUC in [0, 1] with the right and the shuffled sentence, and whether the right one is the best yet.
 
-        Sequences are shared among the processes. Random states are left as they were.
+        With phrase pairs also the share of them in which the phrase chooses its box. Sequences and pairs are shared among
+        the processes. Random states are left as they were.
         """
         plain = accelerator.unwrap_model(model, keep_torch_compile=False)
         plain.eval()
@@ -63,12 +67,16 @@ class Validation:
         with torch.random.fork_rng(), torch.inference_mode(), accelerator.autocast():
             for number in range(accelerator.process_index, len(self.sequences), accelerator.num_processes):
                 scores[number] = torch.tensor(self._score(plain, number), device=scores.device)
+            mine = self.phrases[accelerator.process_index :: accelerator.num_processes]
+            chosen = torch.tensor(sum(choices(plain, self.processor, mine)), dtype=torch.float32, device=scores.device)
         plain.train()
         right, shuffled = accelerator.reduce(scores, "sum").mean(dim=0).tolist()
+        chosen = float(accelerator.reduce(chosen, "sum"))
         better = self.best_score is None or right > self.best_score
         if better:
             self.best_score = right
-        return {"auc": right, "auc_shuffled": shuffled}, better
+        phrases = {"phrase_accuracy": chosen / len(self.phrases)} if self.phrases else {}
+        return {"auc": right, "auc_shuffled": shuffled, **phrases}, better
 
     def _score(self, model, number: int) -> list[float]:
         sequence = self.sequences[number]

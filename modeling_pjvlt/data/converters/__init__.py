@@ -5,11 +5,13 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ...signals_pjvlt import Stopped, stopped_by_signals
+from ..dataset import read_sentences
 from .folders import FOLDERS, OTB99, TNL2K
 from .got10k import GOT10K
 from .lasot import LASOT, LASOTEXT
@@ -43,6 +45,7 @@ def convert(
     check: str = "fast",
     license: str = "unknown",
     progress: bool = True,
+    sentences: str | Path | None = None,
 ) -> dict[str, ConversionReport]:
     """Write a benchmark's folder as a tracking dataset: `output/data/{split}-00000-of-00012.parquet` and a card.
 
@@ -56,10 +59,12 @@ def convert(
         splits: by default all that `root` holds.
         num_proc: processes that write files.
         sequences_per_shard: sequences in a file; by default a few hundred megabytes.
-        class_map: classes by sequence (TrackingNet) or by number (YOLO), which the benchmark does not ship.
+        class_map: classes by sequence (TrackingNet, whose training parts need it) or by number (YOLO), which the
+            benchmark does not ship.
         check: `"fast"` reads the beginning and the end of every picture, `"full"` decodes it.
         license: for the card.
         progress: show a bar.
+        sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a sequence.
 
     Returns a report for each split. Raises `FileNotFoundError` or `ValueError` for a folder that is not of this
     benchmark, for an unknown benchmark or split, and for an `output` that holds something else.
@@ -74,19 +79,33 @@ def convert(
     root, output = Path(root).expanduser().resolve(), Path(output).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{benchmark}: no folder at {root}")
+    if output.exists() and output.samefile(root):
+        raise ValueError(f"{benchmark}: {output} is the folder to read; choose another one for the dataset.")
     class_map = None if class_map is None else Path(class_map)
+    sentences = None if sentences is None else Path(sentences)
+    if sentences is not None:
+        read_sentences(sentences)  # a mistake in it is said now
     try:
         found = {split: kind.find(root, split, class_map) for split in wanted}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{benchmark}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{benchmark}: {error}") from error
     found = {split: references for split, references in found.items() if references}
     _refuse_twins(benchmark, found)
     if not found:
         raise ValueError(f"{benchmark}: {root} holds no sequence of {', '.join(wanted)}.")
-    data = output / "data"
+    data = (output / "data").absolute()  # pyarrow takes what stands before a colon for a protocol
     shards = {
         split: _plan(
-            data, benchmark, split, references, sequences_per_shard or kind.sequences_per_shard, check, class_map
+            data,
+            benchmark,
+            split,
+            references,
+            sequences_per_shard or kind.sequences_per_shard,
+            check,
+            class_map,
+            sentences,
         )
         for split, references in found.items()
     }
@@ -114,12 +133,15 @@ def _plan(
     size: int,
     check: str,
     class_map: Path | None,
+    sentences: Path | None,
 ) -> list[Shard]:
     """The files of a split; which sequence goes where depends on the list and the size alone."""
     if size < 1:
         raise ValueError(f"sequences_per_shard must be at least 1, got {size}.")
     if class_map is not None:
         check = f"{check} {hashlib.sha256(class_map.read_bytes()).hexdigest()}"
+    if sentences is not None:
+        check = f"{check} sentences {hashlib.sha256(sentences.read_bytes()).hexdigest()}"
     total = -(-len(references) // size)
     return [
         Shard(
@@ -127,6 +149,7 @@ def _plan(
             benchmark,
             tuple(references[number * size : (number + 1) * size]),
             check,
+            sentences,
         )
         for number in range(total)
     ]
@@ -185,21 +208,35 @@ def _write_all(
 
 
 def _write_in_processes(benchmark: str, left: list[Shard], num_proc: int, done: dict, bar) -> None:
-    with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+    others = active_children()
+    with ProcessPoolExecutor(num_proc, get_context("spawn")) as pool:
         running = {pool.submit(_write_named, benchmark, shard): shard for shard in left}
         try:
             for future in as_completed(running):
                 shard = running[future]
                 done[shard.path] = future.result()
                 bar.update(len(shard.references))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, Stopped):  # Ctrl-C reaches the workers by itself
+                _terminate(set(active_children()) - set(others))
             raise
+
+
+def _terminate(workers: set) -> None:
+    """End processes, each after it has cleared its file away; one may have a next file waiting, so again and again."""
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        while worker.is_alive():
+            worker.join(0.5)
+            worker.terminate()
 
 
 def _write_named(benchmark: str, shard: Shard) -> ConversionReport:
     """In another process, to which functions of a benchmark are not sent."""
-    return write_shard(shard, BENCHMARKS[benchmark])
+    with stopped_by_signals():
+        return write_shard(shard, BENCHMARKS[benchmark])
 
 
 def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, ConversionReport]) -> None:

@@ -1,11 +1,14 @@
 """Photographs with labelled objects: COCO 2017, and folders in the layout of YOLO. Each object is a sequence."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ...pixels_pjvlt import ORIENTATION, upright_size
+from ..frames import DECODING_ERRORS
 from .sources import (
     PICTURE_SUFFIXES,
     Benchmark,
@@ -13,6 +16,7 @@ from .sources import (
     PictureFile,
     Reference,
     SourceSequence,
+    all_lines,
     has_area,
     natural_key,
 )
@@ -50,27 +54,76 @@ def find_coco(root: Path, split: str, class_map: Path | None) -> list[Reference]
         if any((root / "annotations").glob("instances_*2017.json")):
             return []
         raise NotFound(f"no annotations in {root}: looked for annotations/instances_train2017.json")
-    content = json.loads(annotations.read_text(encoding="utf-8"))
-    names = {c["id"]: (c["name"], c.get("supercategory", "")) for c in content["categories"]}
-    objects: dict[int, list] = {}
-    for a in sorted(content["annotations"], key=lambda a: a["id"]):
-        if not a.get("iscrowd", 0):
-            objects.setdefault(a["image_id"], []).append((a["id"], a["bbox"], *names.get(a["category_id"], ("", ""))))
-    files = {image["id"]: image["file_name"] for image in content["images"]}
+    content = json.loads(annotations.read_text(encoding="utf-8-sig"))
+    for name in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise ValueError(f"{annotations}: expected a list `{name}`")
+    names = {c.get("id"): (c.get("name") or "", c.get("supercategory") or "") for c in content.get("categories") or []}
+    images = {str(image.get("id")): image for image in content["images"]}
     folder = root / COCO_SPLITS[split]
+    found: dict[str, _CocoImage] = {}
+    for row, annotation in enumerate(content["annotations"]):
+        if not annotation.get("iscrowd", 0):
+            key = str(annotation.get("image_id"))
+            found.setdefault(key, _CocoImage(images.get(key), [], [])).add(annotation, row, names)
     return [
-        Reference(f"{number:012d}", folder, (files[number], objects[number]))
-        for number in sorted(objects)
-        if number in files
+        Reference(f"{int(key):012d}" if key.isdecimal() else key, folder, found[key])
+        for key in sorted(found, key=natural_key)
     ]
 
 
+@dataclass(frozen=True)
+class _CocoImage:
+    """An image as it is listed, None where it is not, with its objects (see [`_objects`]) and what cannot be used."""
+
+    listed: dict | None
+    objects: list[tuple]
+    notes: list[str]
+
+    def add(self, annotation: dict, row: int, names: dict) -> None:
+        """Tools leave out ids or give them twice; the row in the list then stands for it."""
+        number = annotation.get("id")
+        if number is None or number in (o[0] for o in self.objects):
+            number = f"row{row}"
+        try:
+            box = np.array(annotation.get("bbox"), np.float64)
+        except (TypeError, ValueError):
+            box = np.zeros(0)
+        if box.shape == (4,) and np.isfinite(box).all():
+            self.objects.append((number, box.tolist(), *names.get(annotation.get("category_id"), ("", ""))))
+        else:
+            self.notes.append(f"annotation {number}: expected `bbox` [x, y, w, h], got {annotation.get('bbox')!r}")
+
+
 def read_coco(reference: Reference) -> list[SourceSequence]:
-    file_name, objects = reference.details
-    path = reference.folder / file_name
+    image: _CocoImage = reference.details
+    if image.listed is None:
+        raise ValueError(f"{len(image.objects) + len(image.notes)} annotations of an image that is not listed")
+    if not image.objects:
+        raise ValueError("; ".join(image.notes))
+    file_name = image.listed.get("file_name")
+    path = reference.folder / str(file_name)
     if not path.is_file():
         raise ValueError(f"no picture {file_name}")
-    return _objects(reference.name, PictureFile(path), objects)
+    listed_size = image.listed.get("width"), image.listed.get("height")
+    objects = [(number, _upright_box(path, box, listed_size), *words) for number, box, *words in image.objects]
+    sequences = _objects(reference.name, PictureFile(path), sorted(objects, key=lambda o: natural_key(str(o[0]))))
+    sequences[0].notes.extend(image.notes)
+    return sequences
+
+
+def _upright_box(path: Path, box: list[float], listed_size: tuple) -> list[float]:
+    """A box of the image as it is seen, where the listed size says that it was drawn on the image as it is stored."""
+    try:
+        with Image.open(path) as image:
+            stored, upright, orientation = image.size, upright_size(image), image.getexif().get(ORIENTATION, 1)
+    except DECODING_ERRORS:  # is told where the image is read
+        return box
+    if listed_size != stored or stored == upright:
+        return box
+    x, y, w, h = box
+    (width, height), mirrored_x, mirrored_y = upright, orientation in (6, 7), orientation in (7, 8)
+    return [width - y - h if mirrored_x else y, height - x - w if mirrored_y else x, h, w]
 
 
 def find_yolo(root: Path, split: str, class_map: Path | None) -> list[Reference]:
@@ -95,17 +148,21 @@ def find_yolo(root: Path, split: str, class_map: Path | None) -> list[Reference]
 
 
 def _read_yolo_classes(path: Path) -> dict[int, tuple[str, str]]:
-    """Lines of index, name and supercategory, apart by tabs; or one name a line. Nothing where there is no file."""
+    """Lines of index, name and supercategory, apart by tabs; or one name a line, where an empty one counts, too.
+
+    Nothing where there is no file.
+    """
     if not path.is_file():
         return {}
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split("\t") for line in all_lines(path)]
     if all(len(parts) == 1 for parts in lines):
         return {number: (parts[0].strip(), "") for number, parts in enumerate(lines)}
+    lines = [parts for parts in lines if parts != [""]]
     return {int(parts[0]): (parts[1].strip(), parts[2].strip() if len(parts) > 2 else "") for parts in lines}
 
 
 def read_yolo(reference: Reference) -> list[SourceSequence]:
-    """Lines of class, centre x and y, width and height as fractions of the picture."""
+    """Lines of class, centre x and y, width and height as fractions of the upright image."""
     path, labels, classes = reference.details
     if path is None:
         raise ValueError("labels, but no picture")
@@ -113,17 +170,19 @@ def read_yolo(reference: Reference) -> list[SourceSequence]:
         raise ValueError("a picture, but no labels")
     try:
         with Image.open(path) as picture:
-            width, height = picture.size
+            width, height = upright_size(picture)
     except OSError as error:
         raise ValueError(f"{path.name} is no picture ({error})") from error
     objects = []
-    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines()):
-        parts = line.split()
-        if len(parts) != 5:
-            raise ValueError(f"{labels.name}, line {number + 1}: expected class, cx, cy, w, h, got {line!r}")
-        cx, cy, w, h = (float(v) for v in parts[1:])
+    for number, line in enumerate(all_lines(labels), start=1):
+        if not line:
+            continue
+        try:
+            category, cx, cy, w, h = (float(v) for v in line.split())
+        except ValueError:
+            raise ValueError(f"{labels.name}, line {number}: expected class, cx, cy, w, h, got {line!r}") from None
         box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
-        objects.append((number, box, *classes.get(int(parts[0]), ("", ""))))
+        objects.append((len(objects), box, *classes.get(int(category), ("", ""))))
     return _objects(reference.name, PictureFile(path), objects)
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 from PIL import Image as PILImage
 
+from ..dataset import read_sentences
 from ..frames import DECODING_ERRORS
 from .sources import Benchmark, PictureFile, Reference, SourceSequence
 
@@ -65,6 +66,7 @@ class Shard:
     benchmark: str
     references: tuple[Reference, ...]
     check: str
+    sentences: Path | None = None  # a file of them, whose content `check` knows
 
     @property
     def fingerprint(self) -> str:
@@ -147,7 +149,8 @@ def write_shard(shard: Shard, benchmark: Benchmark, on_sequence=lambda: None) ->
 
 def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_sequence) -> Iterator[dict]:
     """Rows of all sequences that can be read. A picture that the row before already shows is not repeated."""
-    pictures = _PictureReader(shard.check == "full")
+    pictures = _PictureReader(shard.check.split()[0] == "full")
+    texts = {} if shard.sentences is None else read_sentences(shard.sentences)
     for reference in shard.references:
         try:
             sequences = benchmark.read(reference)
@@ -155,6 +158,7 @@ def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_seque
             report.skipped.append([reference.name, str(error)])
             sequences = []
         for sequence in sequences:
+            sequence.text = texts.get(sequence.name, sequence.text)
             report.skipped += [[sequence.name, note] for note in sequence.notes]
             count = 0
             for row in _sequence_rows(sequence, pictures, report):
@@ -168,7 +172,7 @@ def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_seque
 
 
 def _sequence_rows(sequence: SourceSequence, pictures: "_PictureReader", report: ConversionReport) -> Iterator[dict]:
-    known = ~np.isnan(sequence.boxes).any(axis=1)
+    known = np.isfinite(sequence.boxes).all(axis=1)
     for i, number in enumerate(sequence.frame_numbers()):
         picture = sequence.pictures[i]
         try:

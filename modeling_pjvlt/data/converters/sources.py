@@ -1,17 +1,27 @@
 """What a benchmark's folder is read into, and the small files that all benchmarks have: boxes, flags, sentences."""
 
 import itertools
+import os
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...video_pjvlt import natural_key, sort_frames
+
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")  # the last run of digits in a file's name
+_DECIMAL = re.compile(r"\d+\.\d+")
+MAX_FRAME_NUMBER = 2**31 - 1  # of a row's `frame`; names that are times in nanoseconds are larger
+
+
+def _valid_text(name: str) -> str:
+    """The name of a file or folder, which may not be UTF-8, as text that a table can hold."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -24,13 +34,15 @@ class PictureFile:
     @property
     def name(self) -> str:
         """Of the file, without folders."""
-        return Path(self.member or self.path).name
+        return _valid_text(Path(self.member or self.path).name)
 
     @property
     def number(self) -> int | None:
-        """The number in its name; None without one."""
-        found = _NUMBER.search(Path(self.name).stem)
-        return int(found.group()) if found else None
+        """The number of the frame in its name; None without one, or where it is a time with a point or too large."""
+        stem = Path(self.name).stem
+        found = None if _DECIMAL.fullmatch(stem) else _NUMBER.search(stem)
+        number = int(found.group()) if found else None
+        return None if number is None or number > MAX_FRAME_NUMBER else number
 
 
 @dataclass
@@ -67,6 +79,9 @@ class Reference:
     folder: Path
     details: Any = None
 
+    def __post_init__(self):
+        object.__setattr__(self, "name", _valid_text(self.name))
+
 
 class NotFound(FileNotFoundError):
     """The folder holds nothing of this benchmark."""
@@ -94,17 +109,12 @@ class Benchmark:
     one_split: bool = False
 
 
-def natural_key(name: str) -> tuple:
-    """For sorting: a-2 before a-10."""
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)), name
-
-
 def list_pictures(folder: Path) -> list[PictureFile]:
-    """Pictures of a folder by the number in their names; hidden files and other things are passed over."""
+    """Pictures of a folder in the order of their frames; hidden files and other things are passed over."""
     if not folder.is_dir():
         return []
     paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
-    return _by_number(PictureFile(path) for path in paths)
+    return _in_order(PictureFile(path) for path in paths)
 
 
 def list_zipped_pictures(archive: Path) -> list[PictureFile]:
@@ -115,11 +125,13 @@ def list_zipped_pictures(archive: Path) -> list[PictureFile]:
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{archive.name} is not a whole zip archive ({error})") from error
     pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES and not Path(n).name.startswith(".")]
-    return _by_number(PictureFile(archive, name) for name in pictures)
+    return _in_order(PictureFile(archive, name) for name in pictures)
 
 
-def _by_number(pictures) -> list[PictureFile]:
-    return sorted(pictures, key=lambda p: (-1 if p.number is None else p.number, natural_key(p.name)))
+def _in_order(pictures: Iterable[PictureFile]) -> list[PictureFile]:
+    pictures = list(pictures)
+    places = {name: place for place, name in enumerate(sort_frames({picture.name for picture in pictures}))}
+    return sorted(pictures, key=lambda picture: places[picture.name])
 
 
 def read_text(path: Path) -> str:
@@ -130,15 +142,16 @@ def read_text(path: Path) -> str:
 def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
     """(n, 4) boxes of a text file: four numbers a line, apart by commas, semicolons, tabs or blanks.
 
-    Of a polygon, eight numbers x1, y1, …, x4, y4 as in VOT, the upright rectangle around it. Raises `ValueError` for a
-    file that is missing or empty, or naming the first line that is neither.
+    Of a polygon, eight numbers x1, y1, …, x4, y4 as in VOT, the upright rectangle around it. A line without a number,
+    where the target is absent, gives a row of NaN. Raises `ValueError` for a file that is missing or empty, or naming
+    the first line that is neither.
     """
     if not path.is_file():
         raise ValueError(f"{path.name} is missing")
     boxes = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_frame_lines(path), start=1):
         try:
-            box = [float(part) for part in re.split(r"[,;\s]+", line.strip(" ,;\t"))]
+            box = [float(part) for part in re.split(r"\s*[,;]\s*|\s+", line.rstrip(" ,;\t"))] if line else [np.nan] * 4
         except ValueError:
             box = []
         if len(box) == 8:
@@ -153,10 +166,19 @@ def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
 
 
 def read_flags(path: Path) -> np.ndarray | None:
-    """Whole numbers of a file, by commas, blanks or lines; None where there is no such file."""
+    """Whole numbers of a file, by commas, blanks or lines; None where there is no such file.
+
+    Raises `ValueError` naming the first line with something else, or with nothing where a number belongs.
+    """
     if not path.is_file():
         return None
-    return np.array([int(float(v)) for v in re.split(r"[,\s]+", " ".join(_lines(path))) if v], np.int64)
+    flags = []
+    for number, line in enumerate(_frame_lines(path), start=1):
+        try:
+            flags += [int(float(part)) for part in re.split(r"\s*,\s*|\s+", line.rstrip(" ,\t"))]
+        except ValueError:
+            raise ValueError(f"{path.name}, line {number}: expected whole numbers, got {line[:60]!r}") from None
+    return np.array(flags, np.int64)
 
 
 def fit_flags(flags: np.ndarray | None, length: int, missing: int, what: str, notes: list[str]) -> np.ndarray:
@@ -218,9 +240,25 @@ def read_class_map(path: Path | None) -> dict[str, str]:
 
 def _lines(path: Path) -> list[str]:
     """Lines with something on them, without blanks at their ends."""
+    return [line for line in all_lines(path) if line]
+
+
+def _frame_lines(path: Path) -> list[str]:
+    """A line for each frame: one without numbers is empty, and only those at the end are left out.
+
+    Where every other line is empty, it is the file that has its line ends twice.
+    """
+    lines = ["" if not line.strip(" ,;\t") else line for line in all_lines(path)]
+    if len(lines) > 4 and not any(lines[1::2]) and all(lines[::2]):
+        return lines[::2]
+    return lines
+
+
+def all_lines(path: Path) -> list[str]:
+    """Lines without blanks at their ends, up to the last one with something on it."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")  # what Windows editors wrote when these benchmarks were made
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.rstrip().splitlines()]

@@ -28,11 +28,20 @@ def write_json(path: Path, value) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What all variants of one call share. settings: fields of TrainArguments. folder: where all of it is kept."""
+    """What all variants of one call share.
+
+    settings: fields of TrainArguments. folder: where all of it is kept. ours: whether variants count that the paper has
+    not. Of the base preset: dataset is `lasot` or `got10k`, num_processes those of `accelerate launch`, scoring the
+    `protocol` and the file of `sentences` of `pjvlt-eval`.
+    """
 
     preset: str
     settings: dict
     folder: Path
+    dataset: str | None = None
+    num_processes: int = 1
+    scoring: dict | None = None
+    ours: bool = False
 
     @cached_property
     def depth(self) -> int:
@@ -53,7 +62,7 @@ class Plan:
     def protocol(self) -> str:
         """Fingerprint of what two results must share to be compared."""
         shared = {name: value for name, value in self.settings.items() if name not in {*NOT_PRINTED, "seed"}}
-        scoring = {"tiny": [TINY_CLIPS, TINY_FRAMES], "base": "test"}[self.preset]
+        scoring = self.scoring or [TINY_CLIPS, TINY_FRAMES]
         return fingerprint([self.preset, shared, scoring])
 
     def fingerprint(self, variant: Variant, seed: int) -> str:

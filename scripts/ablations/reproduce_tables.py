@@ -1,13 +1,19 @@
 """Train and score every variant of the paper's ablation tables, and print the tables beside the paper's numbers.
 
-python scripts/reproduce_tables.py                           all tables with tiny models, two seeds, on the CPU
-python scripts/reproduce_tables.py --table 2 5 --seeds 0     two of them, one seed
-python scripts/reproduce_tables.py --print                   the tables from what is finished
-python scripts/reproduce_tables.py --preset base --dry_run   what the paper's setting would train, and the commands
-python scripts/reproduce_tables.py --preset base --dataset_name converted/lasot
+python scripts/ablations/reproduce_tables.py                           with tiny models, two seeds, on the CPU
+python scripts/ablations/reproduce_tables.py --table 2 5 --seeds 0     two of the tables, one seed
+python scripts/ablations/reproduce_tables.py --print                   the tables from what is finished
+python scripts/ablations/reproduce_tables.py --preset base --dataset lasot --num_processes 8
+python scripts/ablations/reproduce_tables.py --preset base --dataset got10k --num_processes 8 --dry_run
 
-Tables: 2 fusion mode, 3 number of fused layers, 4 SAIEL and CCPIL, 5 integration operator, 6 CCM and PIM, and
-`residual`: our `fusion_residual` against the literal equations, from the start and added to a trained no-language model.
+Tables: 2 fusion mode, 3 number of fused layers, 4 SAIEL and CCPIL, 5 integration operator, 6 CCM and PIM: the paper's 14
+variants. With --ours also `residual` (our `fusion_residual` against the literal equations, from the start and added to a
+trained no-language model), `modulation` (our start of the words' modulation against the paper's), and the depths that
+table 3 leaves out.
+
+The base preset runs `pjvlt-train` and `pjvlt-eval` through `accelerate launch`, with the global batch of its recipe shared
+by the processes. LaSOT is scored by the named protocol; the boxes of GOT-10k's test set are its server's, so each variant
+leaves an archive to submit.
 
 A variant that stands in several tables is trained once. Killed and started again with the same settings, finished
 variants are kept, and a variant that had saved a checkpoint goes on from it.
@@ -15,10 +21,8 @@ variants are kept, and a variant that had saved a checkpoint goes on from it.
 
 import argparse
 import copy
-import json
 import multiprocessing
 import os
-import shlex
 import shutil
 import signal
 import statistics
@@ -28,11 +32,21 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
+from table_launch import (
+    PROTOCOLS,
+    STARTS,
+    command_line,
+    evaluate_words,
+    launch,
+    read_evaluation,
+    train_words,
+)
 from table_plan import Plan, fingerprint, write_json
 from table_report import report, write_results
-from table_scores import last_loss, score_sequences
+from table_scores import last_loss
 from table_variants import (
-    BASE_RECIPE,
+    BASE_RECIPES,
+    PAPERS,
     TABLES,
     TINY,
     TINY_CLIPS,
@@ -41,8 +55,7 @@ from table_variants import (
     build_tables,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
-STARTS = ("model_config", "vision_backbone", "text_backbone", "tokenizer_name_or_path")
+ROOT = Path(__file__).resolve().parents[2]
 PAIR_FIELDS = (
     *("seed", "words_share", "wrong_text_share", "no_text_share", "centre_jitter", "scale_jitter"),
     *("flip_probability", "brightness_jitter"),
@@ -65,19 +78,6 @@ def training_arguments(plan: Plan, variant: Variant, seed: int, anew: bool = Fal
     if (folder / "checkpoints" / "last").exists() and not anew:
         settings["resume_from_checkpoint"] = "last"
     return TrainArguments(**settings)
-
-
-def command_line(args) -> str:
-    """`pjvlt-train` with every setting that is not the default."""
-    from modeling_pjvlt.training.arguments import TrainArguments
-
-    words, default = ["pjvlt-train"], TrainArguments(output_dir="", model_config={}, tokenizer_name_or_path="-")
-    for name, value in vars(args).items():
-        if value is None or (value == getattr(default, name) and name not in STARTS):
-            continue
-        values = [json.dumps(value)] if isinstance(value, dict) else value if isinstance(value, list) else [value]
-        words += [f"--{name}", *(shlex.quote(str(v)) for v in values)]
-    return " ".join(words)
 
 
 def graft(source, target) -> set[str]:
@@ -126,23 +126,15 @@ def pairs_folder(plan: Plan, seed: int) -> Path:
 
 
 def score(plan: Plan, checkpoint: Path) -> dict[str, float]:
-    """Success AUC in [0, 1] by tracking, under the keys of COLUMNS."""
+    """Success AUC in [0, 1] of a tiny variant on procedural clips, under the keys of COLUMNS."""
     import torch
 
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+    from modeling_pjvlt.evaluation.procedural import evaluate_procedural
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = PJVLTModel.from_pretrained(checkpoint, dtype=torch.float32).to(device)
-    processor = PJVLTProcessor.from_pretrained(checkpoint)
-    if plan.preset == "base":
-        from modeling_pjvlt.data import load_tracking_dataset
-
-        names = plan.settings["dataset_name"]
-        name = names[0] if isinstance(names, list) else names
-        return score_sequences(model, processor, load_tracking_dataset(name, split="test"))
-    from modeling_pjvlt.evaluation.procedural import evaluate_procedural
-
-    found = evaluate_procedural(model, processor, TINY_CLIPS, TINY_FRAMES)
+    found = evaluate_procedural(model, PJVLTProcessor.from_pretrained(checkpoint), TINY_CLIPS, TINY_FRAMES)
     scores = {f"{kind}_{s}": found.mean(kind, s) for kind in found.auc for s in ("right", "wrong")}
     means = {s: statistics.fmean(found.mean(kind, s) for kind in found.auc) for s in ("right", "wrong")}
     return {**means, **scores}
@@ -165,11 +157,19 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
     args = training_arguments(plan, variant, seed)
     checkpoint = Path(args.output_dir) / "checkpoints" / f"{args.max_train_steps:06d}" / "pretrained_model"
     if not checkpoint.is_dir():  # or it was killed while being scored, or trained by hand
-        last = train(args, pairs_folder(plan, seed) if plan.preset == "tiny" else None)
-        if last.resolve() != checkpoint.resolve():  # a signal makes `train` return early
-            raise KeyboardInterrupt(f"{name}, seed {seed}, was interrupted")
+        if plan.preset == "base":
+            launch("modeling_pjvlt.cli.train", train_words(args), plan.num_processes)
+        else:
+            last = train(args, pairs_folder(plan, seed))
+            if last.resolve() != checkpoint.resolve():  # a signal makes `train` return early
+                raise KeyboardInterrupt(f"{name}, seed {seed}, was interrupted")
     trained = time.perf_counter()
-    scores = score(plan, checkpoint)
+    if plan.preset == "base":
+        folder = Path(args.output_dir) / "evaluation"
+        launch("modeling_pjvlt.cli.evaluate", evaluate_words(plan, checkpoint, folder), plan.num_processes)
+        found = read_evaluation(folder)
+    else:
+        found = {"scores": score(plan, checkpoint)}
     result = {
         "variant": name,
         "seed": seed,
@@ -178,8 +178,9 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
         "fingerprint": plan.fingerprint(variant, seed),
         "protocol": plan.protocol(),
         "steps": args.max_train_steps,
-        "batch_size": args.per_device_train_batch_size,
-        "scores": {key: round(value, 4) for key, value in scores.items()},
+        "batch_size": args.global_batch_size or args.per_device_train_batch_size,
+        **found,
+        "scores": {key: round(value, 4) for key, value in found["scores"].items()},
         "loss": round(last_loss(Path(args.output_dir) / "log.jsonl", args.max_train_steps), 4),
         "checkpoint": os.path.relpath(checkpoint, plan.folder),
         "training_seconds": round(trained - started, 1),
@@ -191,7 +192,7 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
 
 def wanted_variants(plan: Plan, tables: list[str]) -> list[Variant]:
     """The variants of some tables, each once, those that others start from first."""
-    built, variants, names = build_tables(plan.depth), plan.variants, []
+    built, variants, names = build_tables(plan.depth, plan.ours), plan.variants, []
     for _, name in (row for table in tables for row in built[table].rows):
         names += [n for n in (variants[name].start, name) if n is not None and n not in names]
     return [variants[name] for name in names]
@@ -231,7 +232,8 @@ class Progress:
         self.done += 1
         if isinstance(outcome, dict):
             said = f"{outcome['training_seconds']:.0f} s of training, {outcome['scoring_seconds']:.0f} s of scoring, "
-            said += f"loss {outcome['loss']:.3f}, AUC {outcome['scores']['right']:.3f}"
+            said += ", ".join([f"loss {outcome['loss']:.3f}", *(f"{k} {v:.4g}" for k, v in outcome["scores"].items())])
+            said += f", to submit: {outcome['archive']}" if outcome.get("archive") else ""
         else:
             said = f"failed: {outcome}"
         left = (time.perf_counter() - self.started) / self.done * (self.total - self.done) / 60
@@ -288,7 +290,7 @@ def no_start(variant: Variant) -> FloatingPointError:
 
 def dry_run(plan: Plan, tables: list[str], tasks: list[tuple[Variant, int]]) -> str:
     """What would be trained, and how to train it by hand."""
-    built, lines = build_tables(plan.depth), []
+    built, lines = build_tables(plan.depth, plan.ours), []
     for variant, seed in tasks:
         places = [key for key in tables if variant.name in dict(built[key].rows).values()]
         changes = ", ".join(f"{name}={value}" for name, value in variant.overrides.items())
@@ -296,7 +298,8 @@ def dry_run(plan: Plan, tables: list[str], tasks: list[tuple[Variant, int]]) -> 
         done = "; finished" if plan.finished(variant, seed) else ""
         where = f"table {', '.join(places)}" if places else "to start from"
         lines.append(f"{variant.name}, seed {seed} ({where}{done}): {changes}{start}")
-        lines.append(f"  {command_line(training_arguments(plan, variant, seed))}")
+        number = plan.num_processes if plan.preset == "base" else None
+        lines.append(f"  {command_line(training_arguments(plan, variant, seed), number)}")
     return "\n".join([*lines, f"{len(tasks)} trainings"])
 
 
@@ -310,18 +313,31 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="reproduce_tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--table", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE", help="2, 3, 4, 5, 6, residual"
+        "--table",
+        nargs="+",
+        choices=TABLES,
+        metavar="TABLE",
+        help="2, 3, 4, 5, 6, residual, modulation (default: the first five)",
     )
+    parser.add_argument("--ours", action="store_true", help="also our own variants, which the paper has not")
     parser.add_argument(
         "--preset", choices=("tiny", "base"), default="tiny",
         help="tiny: small models and procedural clips, all of it in about 40 minutes on two CPU cores; base: the paper's "
-        "models and LaSOT, for GPUs (default: tiny)",
+        "models and LaSOT or GOT-10k, for GPUs (default: tiny)",
     )  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, help="one run for each (default: tiny 0 1, base 0)")
     parser.add_argument("--output", type=Path, default=Path("outputs/tables"), help="folder (default: outputs/tables)")
     parser.add_argument("--max_train_steps", type=int, help="steps of every variant, instead of the preset's")
-    parser.add_argument("--config", help=f"recipe, instead of the preset's (base: {BASE_RECIPE})")
-    parser.add_argument("--dataset_name", help="base: LaSOT as pjvlt-convert wrote it, with its test split")
+    parser.add_argument(
+        "--config", help="recipe, instead of the preset's (base: scripts/recipes/pjvlt_base_DATASET.yaml)"
+    )
+    parser.add_argument(
+        "--dataset", choices=BASE_RECIPES, default="lasot", help="base: what is trained and tested on (default: lasot)"
+    )
+    parser.add_argument("--dataset_name", help="base: that dataset as pjvlt-convert wrote it (default: the recipe's)")
+    parser.add_argument("--num_processes", type=int, help="base: of accelerate launch (default: one for each GPU)")
+    parser.add_argument("--protocol", help=f"base: of pjvlt-eval (default: {PROTOCOLS})")
+    parser.add_argument("--sentences", metavar="FILE", help="base: of pjvlt-eval; GOT-10k's test set ships none")
     parser.add_argument("--num_proc", type=int, help="variants at a time (default: tiny one for each core, base 1)")
     parser.add_argument("--dry_run", action="store_true", help="only say what would be trained, and the commands")
     parser.add_argument("--print", action="store_true", help="only print the tables from what is finished")
@@ -334,7 +350,7 @@ def build_plan(args: argparse.Namespace) -> Plan:
 
     settings = copy.deepcopy(TINY) if args.preset == "tiny" and not args.config else None
     if settings is None:
-        path = args.config or BASE_RECIPE
+        path = args.config or BASE_RECIPES[args.dataset]
         settings = read_recipe(path if args.config or Path(path).is_file() else str(ROOT / path))
         if settings.get("model_name_or_path"):
             raise ValueError("--config: a recipe that starts from a checkpoint cannot change its fusion")
@@ -345,23 +361,34 @@ def build_plan(args: argparse.Namespace) -> Plan:
     if args.dataset_name:
         settings["dataset_name"] = args.dataset_name
     if args.preset == "base" and not settings.get("dataset_name"):
-        raise ValueError("--preset base needs --dataset_name: LaSOT as pjvlt-convert wrote it")
+        raise ValueError("--preset base needs --dataset_name: LaSOT or GOT-10k as pjvlt-convert wrote it")
     if args.max_train_steps is not None:
         before = settings.get("max_train_steps", args.max_train_steps)
         settings["max_train_steps"] = args.max_train_steps
         if settings.get("lr_drop_step"):  # keeps its share of the run
             settings["lr_drop_step"] = max(round(settings["lr_drop_step"] * args.max_train_steps / before), 1)
-    return Plan(args.preset, settings, args.output / args.preset)
+    if args.preset == "tiny":
+        return Plan("tiny", settings, args.output / "tiny", ours=args.ours)
+    import torch
+
+    from modeling_pjvlt.training.arguments import TrainArguments, share_batch
+
+    number = args.num_processes or max(torch.cuda.device_count(), 1)
+    share_batch(TrainArguments(**{**settings, "output_dir": ""}), number)
+    scoring = {"protocol": args.protocol or PROTOCOLS[args.dataset], "sentences": args.sentences}
+    return Plan("base", settings, args.output / f"base-{args.dataset}", args.dataset, number, scoring, args.ours)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 2 for a mistake of the user's, 1 if a variant failed, 130 when interrupted."""
     args = build_parser().parse_args(argv)
-    tables = [key for key in TABLES if key in args.table]
+    default = TABLES if args.ours else PAPERS
+    tables = [key for key in TABLES if key in (args.table or default)]
     seeds = list(dict.fromkeys(args.seeds or ([0, 1] if args.preset == "tiny" else [0])))
     try:
-        if args.num_proc is not None and args.num_proc < 1:
-            raise ValueError(f"--num_proc must be at least 1, got {args.num_proc}")
+        for flag in ("num_proc", "num_processes"):
+            if getattr(args, flag) is not None and getattr(args, flag) < 1:
+                raise ValueError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
         plan = build_plan(args)
         if args.print:
             print(report(plan, tables, args.seeds))

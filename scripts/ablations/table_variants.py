@@ -21,10 +21,10 @@ class Table:
     rows: list[tuple[str, str]]
 
 
-TABLES = ("2", "3", "4", "5", "6", "residual")
+PAPERS = ("2", "3", "4", "5", "6")
+TABLES = (*PAPERS, "residual", "modulation")  # the last two are ours
 
-# PAPER[table][variant] is what the paper prints there. Its numbers have not been entered: never fill in a guess.
-PAPER: dict[str, dict[str, str]] = {}
+PAPER_DEPTHS = (1, 3, 6, 9, 12)  # the rows of Table III
 
 
 def build_variants(depth: int) -> dict[str, Variant]:
@@ -43,14 +43,20 @@ def build_variants(depth: int) -> dict[str, Variant]:
         Variant("without-ccm", {"use_ccm": False}),
         Variant("residual", {"fusion_residual": True}),
         Variant("literal-on-none", {"fusion_residual": False}, start="none"),
+        Variant("identity", {"modulation_init": "identity"}),
+        Variant("zero", {"modulation_init": "zero"}),
         Variant("residual-on-none", {"fusion_residual": True}, start="none"),
     ]
     return {variant.name: variant for variant in variants}
 
 
-def build_tables(depth: int) -> dict[str, Table]:
-    """The tables by what `--table` calls them; a variant may stand in several."""
-    layers = [(f"last {k} of {depth}", f"last-{k}" if k < depth else "progressive") for k in range(1, depth + 1)]
+def build_tables(depth: int, ours: bool = True) -> dict[str, Table]:
+    """The tables by what `--table` calls them; a variant may stand in several.
+
+    ours: of a model as deep as the paper's, table 3 has a row for each depth, not only the paper's five.
+    """
+    depths = range(1, depth + 1) if ours or depth != PAPER_DEPTHS[-1] else PAPER_DEPTHS
+    layers = [(f"last {k} of {depth}", f"last-{k}" if k < depth else "progressive") for k in depths]
     return {
         "2": Table("Table II: fusion mode", "`fusion`", [(n, n) for n in ("none", "early", "late", "progressive")]),
         "3": Table("Table III: number of fused layers", "`num_fusion_layers`", layers),
@@ -88,6 +94,11 @@ def build_tables(depth: int) -> dict[str, Table]:
                 ("literal, added to the trained `none`", "literal-on-none"),
                 ("residual, added to the trained `none`", "residual-on-none"),
             ],
+        ),
+        "modulation": Table(
+            "Ours: how the words' modulation starts",
+            "`modulation_init`",
+            [("identity (ours)", "identity"), ("zero (the paper)", "zero")],
         ),
     }
 
@@ -142,4 +153,7 @@ TINY = {
 }
 TINY_CLIPS, TINY_FRAMES = 48, 8  # what a tiny variant is scored on, half of each kind
 
-BASE_RECIPE = "scripts/recipes/pjvlt_base_lasot.yaml"
+BASE_RECIPES = {
+    "lasot": "scripts/recipes/pjvlt_base_lasot.yaml",
+    "got10k": "scripts/recipes/pjvlt_base_got10k.yaml",
+}

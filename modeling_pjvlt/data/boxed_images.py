@@ -1,0 +1,253 @@
+"""Images with boxes and phrases, and the training pairs that are made of them.
+
+A folder of boxed images holds `boxes.jsonl`, one image a line:
+
+    {"file": "dog.jpg", "objects": [{"box": [x, y, w, h], "phrases": ["a brown dog"], "category": "animals"}, ...]}
+
+`file` lies beside it or in `images/`; boxes are in pixels of the image. `phrases` are what people call the object, most
+telling or not; without any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two
+dogs"): they do not tell it. A `split` other than "train" leaves the image out.
+"""
+
+import json
+from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..processing_pjvlt import DEFAULT_SENTENCE
+from .pairs_common import FramePair, spoil_text
+
+CACHE_BYTES = 2**30  # decoded images that a process keeps
+MIN_SIDE = 12  # pixels; smaller objects are left out
+MAX_SHARE = 0.85  # of the image; larger objects are left out: their edges are the image's
+SCENERY = "scene"  # a category of places, not of things
+MAX_OVERLAP = 0.5  # IoU above which two boxes may be one thing
+
+
+@dataclass(frozen=True)
+class BoxedObject:
+    """One object. box: (4,) xywh in pixels of its image. phrases: what tells it. name: the phrases' last word, or category."""
+
+    box: np.ndarray
+    phrases: tuple[str, ...]
+    category: str
+    name: str
+
+
+class BoxedImages:
+    """The images of some folders and their objects; decoded when they are needed and then kept, up to `cache_bytes`.
+
+    Raises `FileNotFoundError` for a folder without `boxes.jsonl`, `ValueError` naming file and line for one that cannot
+    be read, or where no object is left.
+    """
+
+    def __init__(self, folders: Sequence[str | Path], cache_bytes: int = CACHE_BYTES):
+        self.paths: list[Path] = []
+        self.objects: list[list[BoxedObject]] = []  # of each image, at least one
+        for folder in folders:
+            for path, objects in read_boxes(Path(folder)):
+                self.paths.append(path)
+                self.objects.append(objects)
+        if not self.paths:
+            raise ValueError(f"No image in {', '.join(map(str, folders))} has an object to train on.")
+        self.cache_bytes, self._cached = cache_bytes, 0
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def pixels(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8. Raises `ValueError` naming an image that cannot be decoded."""
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        try:
+            with Image.open(self.paths[index]) as image:
+                pixels = np.array(image.convert("RGB"))
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"The image {self.paths[index]} cannot be decoded: {error}") from error
+        self._cache[index] = pixels
+        self._cached += pixels.nbytes
+        while self._cached > self.cache_bytes and len(self._cache) > 1:
+            self._cached -= self._cache.popitem(last=False)[1].nbytes
+        return pixels
+
+
+def read_boxes(folder: Path) -> list[tuple[Path, list[BoxedObject]]]:
+    """The images of a folder that are to be trained on, each with its objects that are neither tiny nor all of it."""
+    table = folder / "boxes.jsonl"
+    if not table.is_file():
+        raise FileNotFoundError(f"{folder} holds no boxes.jsonl, which lists the boxes of its images.")
+    root = folder / "images" if (folder / "images").is_dir() else folder
+    found = []
+    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if row.get("split", "train") != "train":
+                continue
+            objects = [o for o in map(_read_object, row["objects"]) if o is not None]
+            path = root / row["file"].removeprefix("images/")
+            area = row["width"] * row["height"] if "width" in row else _area(path)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{table}, line {number}: {error!r}; expected the fields that boxes.jsonl has."
+            ) from error
+        objects = [o for o in objects if o.box[2:].min() >= MIN_SIDE and o.box[2:].prod() <= MAX_SHARE * area]
+        if objects:
+            found.append((path, objects))
+    return found
+
+
+def _area(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.width * image.height
+
+
+def _read_object(row: dict) -> BoxedObject | None:
+    """An object, or None for scenery, and for a box that a detector gave."""
+    category = row.get("category", "")
+    if category == SCENERY or row.get("pseudo"):
+        return None
+    phrases = () if "group" in row else tuple(row.get("phrases") or ((f"the {category}",) if category else ()))
+    box = np.array(row["box"], np.float32)
+    if box.shape != (4,):
+        raise ValueError(f"a box must be x, y, w, h, got {row['box']}")
+    named = min(row.get("phrases") or [category], key=len)
+    return BoxedObject(box, phrases, category, named.split()[-1].lower() if named else "")
+
+
+class BoxedImagePairs:
+    """Pairs from images with boxes: one object seen twice, two of one kind, or one that only its phrase tells.
+
+    Args:
+        images: what the pairs are drawn from.
+        words_share: share of pairs whose search image shows other things, too, and whose template does not tell which
+            is meant.
+        kind_share: share of the others whose template is another object of the same name, from another image: it teaches
+            how far things of a kind reach.
+        absent_share: share of the others whose search image is another one, without the target.
+        wrong_text_share, no_text_share: share of the others with another image's phrase, and with "the target".
+        alike_share: share of the pairs that words decide in which both objects are of one category, which is harder.
+        surrounded_share: share of pairs whose search image goes on as another one outside its frame, because objects fill
+            photographs.
+    """
+
+    def __init__(
+        self,
+        images: BoxedImages,
+        words_share: float = 0.35,
+        kind_share: float = 0.2,
+        absent_share: float = 0.15,
+        wrong_text_share: float = 0.15,
+        no_text_share: float = 0.15,
+        alike_share: float = 0.4,
+        surrounded_share: float = 0.8,
+    ):
+        self.images = images
+        self.words_share, self.kind_share, self.absent_share = words_share, kind_share, absent_share
+        self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
+        self.alike_share, self.surrounded_share = alike_share, surrounded_share
+        self.of_name: dict[str, list[tuple[int, int]]] = defaultdict(list)  # image and object, by name
+        self.rivals: list[tuple[int, int, int]] = []  # image and two of its objects that their phrases tell apart
+        self.alike: list[tuple[int, int, int]] = []  # those of one category
+        for i, objects in enumerate(images.objects):
+            for j, one in enumerate(objects):
+                self.of_name[one.name].append((i, j))
+                for k, other in enumerate(objects[:j]):
+                    if told_apart(one, other):
+                        self.rivals.append((i, k, j))
+                        if one.category == other.category:
+                            self.alike.append((i, k, j))
+
+    def draw(self, rng: np.random.Generator) -> FramePair:
+        """One pair. Raises `ValueError` for an image that cannot be decoded."""
+        if self.rivals and rng.random() < self.words_share:
+            return self._draw_words(rng)[0]
+        return self._draw_appearance(rng)
+
+    def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
+        """Two pairs; where only the phrase tells, they share their image and differ in the phrase and in the box."""
+        if self.rivals and rng.random() < self.words_share:
+            return self._draw_words(rng)
+        return self._draw_appearance(rng), self._draw_appearance(rng)
+
+    def _draw_words(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
+        """Both objects of an image as targets, with a template that is hidden, or of a third object of the name."""
+        some = self.alike if self.alike and rng.random() < self.alike_share else self.rivals
+        i, *both = some[int(rng.integers(len(some)))]
+        objects = [self.images.objects[i][j] for j in both]
+        if rng.random() < 0.5:
+            objects.reverse()
+        search, around = self.images.pixels(i), self._surroundings(rng)
+        template, box = None, objects[0].box
+        if objects[0].name == objects[1].name and rng.random() < 0.4:
+            template, box = self._same_name(rng, i, objects[0].name)
+        shown = rng.random() < 0.15  # a clear template and its phrase agree
+        pairs = []
+        for target in objects:
+            seen = (search, target.box) if shown else (template, box)
+            pairs.append(FramePair(*seen, search, target.box, _phrase(rng, target), surroundings=around))
+        return tuple(pairs)
+
+    def _draw_appearance(self, rng: np.random.Generator) -> FramePair:
+        i, target = self._draw_object(rng)
+        template, box, text = self.images.pixels(i), target.box, _phrase(rng, target)
+        around = self._surroundings(rng)
+        if rng.random() < self.absent_share:
+            other, elsewhere = self._draw_object(rng)
+            if other != i and elsewhere.name != target.name:
+                search = self.images.pixels(other)
+                return FramePair(template, box, search, elsewhere.box, text, present=False, surroundings=around)
+        search = template
+        if rng.random() < self.kind_share:
+            template, box = self._same_name(rng, i, target.name)
+            if template is None:
+                template, box = search, target.box
+        text = spoil_text(
+            rng, text, lambda: _phrase(rng, self._draw_object(rng)[1]), self.wrong_text_share, self.no_text_share
+        )
+        return FramePair(template, box, search, target.box, text, surroundings=around)
+
+    def _draw_object(self, rng: np.random.Generator) -> tuple[int, BoxedObject]:
+        i = int(rng.integers(len(self.images)))
+        return i, self.images.objects[i][int(rng.integers(len(self.images.objects[i])))]
+
+    def _same_name(self, rng: np.random.Generator, image: int, name: str) -> tuple[np.ndarray | None, np.ndarray]:
+        """Another image and the box of its object of that name; None where there is none."""
+        others = self.of_name[name]
+        for _ in range(4):
+            i, j = others[int(rng.integers(len(others)))]
+            if i != image:
+                return self.images.pixels(i), self.images.objects[i][j].box
+        return None, np.array([0, 0, 1, 1], np.float32)
+
+    def _surroundings(self, rng: np.random.Generator) -> np.ndarray | None:
+        if rng.random() >= self.surrounded_share:
+            return None
+        return self.images.pixels(int(rng.integers(len(self.images))))
+
+
+def told_apart(one: BoxedObject, other: BoxedObject) -> bool:
+    """Whether two objects of an image have phrases that differ, and lie in two places."""
+    if not one.phrases or not other.phrases or set(one.phrases) & set(other.phrases):
+        return False
+    return _iou(one.box, other.box) < MAX_OVERLAP
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[:2] + one[2:], other[:2] + other[2:])
+    inner = float(np.clip(high - low, 0, None).prod())
+    return inner / float(one[2:].prod() + other[2:].prod() - inner)
+
+
+def _phrase(rng: np.random.Generator, target: BoxedObject) -> str:
+    return str(rng.choice(target.phrases)) if target.phrases else DEFAULT_SENTENCE
+
+
+__all__ = ["BoxedImagePairs", "BoxedImages", "BoxedObject", "read_boxes", "told_apart"]

@@ -1,0 +1,126 @@
+"""Does the phrase choose on real images? Two objects of one kind in one photograph, told apart by their phrases alone.
+
+python -m modeling_pjvlt.evaluation.phrase_pairs pairs_val.jsonl --model outputs/mine
+
+A table of phrase pairs is JSON lines: `file` (in `images/` beside the table, or beside it), `box` and `other` (x, y, w, h in
+pixels), and `phrases` that mean the first one. The search region shows both objects, the template is hidden, and the
+longest phrase has to make the score higher at the first box than at the other. Chance is 50 %.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..data.crops import Window, cut
+from ..image_processing_pjvlt import hidden_template
+from ..modeling_pjvlt import PJVLTModel
+from ..processing_pjvlt import PJVLTProcessor
+
+MARGIN = 1.25  # of the search region's side, over the longer side of what holds both boxes
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class PhrasePair:
+    """One decision. box, other: (4,) xywh in pixels of the image at `path`. phrase: means the first box."""
+
+    path: Path
+    box: np.ndarray
+    other: np.ndarray
+    phrase: str
+
+
+def read_phrase_pairs(table: str | Path) -> list[PhrasePair]:
+    """The pairs of a table. Raises `FileNotFoundError`, or `ValueError` naming the first line that is none."""
+    table, pairs = Path(table), []
+    root = table.parent / "images" if (table.parent / "images").is_dir() else table.parent
+    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            boxes = np.array([row["box"], row["other"]], float).reshape(2, 4)
+            pairs.append(PhrasePair(root / row["file"], *boxes, max(row["phrases"], key=len)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{table}, line {number} is not a phrase pair: {error!r}") from error
+    return pairs
+
+
+@torch.inference_mode()
+def choices(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair]) -> Iterator[bool]:
+    """Of each pair, whether the score is higher at its box than at the other one."""
+    images, grid = processor.image_processor, model.config.search_grid
+    device = model.device
+    for start in range(0, len(pairs), BATCH):
+        batch = pairs[start : start + BATCH]
+        windows = [_window(pair) for pair in batch]
+        crops = torch.stack([_crop(p, w, images.search_size) for p, w in zip(batch, windows, strict=True)])
+        templates = hidden_template(images)[None].expand(len(batch), -1, -1, -1)
+        words = processor.encode_text([pair.phrase for pair in batch]).to(device)
+        pixels = {
+            "pixel_values": images.normalize_crops(crops.float()).to(device),
+            "template_pixel_values": images.normalize_crops(templates.float()).to(device),
+        }
+        scores = model(**pixels, **words).score_map[:, 0].cpu()
+        for pair, window, score in zip(batch, windows, scores, strict=True):
+            yield _peak(score, pair.box, window, grid) > _peak(score, pair.other, window, grid)
+
+
+def phrase_accuracy(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair]) -> float:
+    """Share of pairs in [0, 1] in which the phrase chooses its box."""
+    return float(np.mean(list(choices(model, processor, pairs))))
+
+
+def _window(pair: PhrasePair) -> Window:
+    """A square around both boxes."""
+    low = np.minimum(pair.box[:2], pair.other[:2])
+    high = np.maximum(pair.box[:2] + pair.box[2:], pair.other[:2] + pair.other[2:])
+    side = max(int(np.ceil((high - low).max() * MARGIN)), 1)
+    left, top = ((low + high) / 2 - side / 2).round().astype(int).tolist()
+    return Window(left, top, side, side)
+
+
+def _crop(pair: PhrasePair, window: Window, size: int) -> torch.Tensor:
+    with Image.open(pair.path) as image:
+        pixels = np.array(image.convert("RGB"))
+    return cut(pixels, window, size)
+
+
+def _peak(scores: torch.Tensor, box: np.ndarray, window: Window, grid: int) -> float:
+    """The highest score in the cells next to the middle of a box."""
+    x = (box[0] + box[2] / 2 - window.left) / window.width * grid
+    y = (box[1] + box[3] / 2 - window.top) / window.height * grid
+    column, row = (min(max(int(v), 0), grid - 1) for v in (x, y))
+    return float(scores[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the accuracy on a table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling_pjvlt.evaluation.phrase_pairs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", help="a table of phrase pairs (.jsonl)")
+    parser.add_argument("--model", help="checkpoint: folder or Hub id (default: bundled)")
+    args = parser.parse_args(argv)
+    from .. import DEFAULT_CHECKPOINT
+
+    name = args.model or DEFAULT_CHECKPOINT
+    try:
+        pairs = read_phrase_pairs(args.table)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    model, processor = PJVLTModel.from_pretrained(name).eval(), PJVLTProcessor.from_pretrained(name)
+    chosen = list(choices(model, processor, pairs))
+    print(f"the phrase chooses its box in {100 * np.mean(chosen):.1f} % of {len(chosen)} pairs (chance: 50 %)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The convolutional stem of a hybrid ViT: the first stages of a published network in front of the vision layers.
+
+A hybrid ViT (Dosovitskiy et al., 2021, section 3.1) cuts its patches from the feature map of a convolutional network
+instead of the image. The stages here are those of MobileNetV2 (Sandler et al., 2018) and EfficientNet-Lite: inverted
+residuals with ReLU6 and without squeeze-and-excitation. Batch norm is part of the weights: `from_backbones` folds it
+into the convolutions, so that a stem behaves alike in training and in inference.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .configuration_pjvlt import PJVLTConfig
+
+CACHED_CROPS = 4  # crops that a CPU takes at once: more of them do not fit its caches, and cost half as much again
+
+
+class PJVLTSameConv(nn.Conv2d):
+    """A convolution that pads as TensorFlow's "same": where the padding is odd, right and bottom get the larger part.
+
+    Takes maps whose sides are multiples of the stride, as all maps of a stem are.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
+        self.uneven = (kernel - stride) % 2
+        super().__init__(inputs, outputs, kernel, stride, padding=(kernel - stride) // 2, groups=groups)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.uneven:
+            return super().forward(inputs)
+        low = self.padding[0]
+        padded = functional.pad(inputs, (low, low + 1, low, low + 1))
+        return functional.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class PJVLTInvertedResidual(nn.Module):
+    """Expand the channels, filter each of them, project back; with a residual where the shape stays."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
+        super().__init__()
+        width = inputs * expansion
+        self.expand = PJVLTSameConv(inputs, width, 1) if expansion > 1 else None
+        self.depthwise = PJVLTSameConv(width, width, kernel, stride, groups=width)
+        self.project = PJVLTSameConv(width, outputs, 1)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, inputs: Tensor) -> Tensor:  # (B, c, S, S) to (B, c', S / stride, S / stride)
+        hidden = inputs if self.expand is None else functional.relu6(self.expand(inputs))
+        outputs = self.project(functional.relu6(self.depthwise(hidden)))
+        return inputs + outputs if self.residual else outputs
+
+
+class PJVLTConvStem(nn.Module):
+    """One convolution of stride 2 and the stages of `stem_stages`."""
+
+    def __init__(self, config: PJVLTConfig):
+        super().__init__()
+        channels, self.fine_stage = config.stem_channels[0], config.stem_fine_stage
+        self.first = PJVLTSameConv(config.num_channels, channels, 3, 2)
+        self.stages = nn.ModuleList()
+        for repeats, kernel, stride, expansion, outputs in config.stem_stages:
+            blocks = []
+            for number in range(repeats):
+                blocks.append(
+                    PJVLTInvertedResidual(channels, outputs, kernel, stride if number == 0 else 1, expansion)
+                )
+                channels = outputs
+            self.stages.append(nn.Sequential(*blocks))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, 3, S, S) to the map of the last stage and, where the config names one, that of a finer stage."""
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if torch.compiler.is_compiling() or pixels.device.type != "cpu":
+            return self._maps(pixels)
+        trained = torch.is_grad_enabled() and self.first.weight.requires_grad
+        if trained or len(pixels) <= CACHED_CROPS:
+            return self._maps(pixels)
+        maps = [self._maps(part) for part in pixels.split(CACHED_CROPS)]
+        last, fine = zip(*maps, strict=True)
+        return torch.cat(last), None if self.fine_stage is None else torch.cat(fine)
+
+    def _maps(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        hidden, fine = functional.relu6(self.first(pixels)), None
+        for number, stage in enumerate(self.stages):
+            hidden = stage(hidden)
+            if number == self.fine_stage:
+                fine = hidden
+        return hidden, fine
+
+
+__all__ = ["PJVLTConvStem", "PJVLTInvertedResidual", "PJVLTSameConv"]

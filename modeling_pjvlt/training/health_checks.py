@@ -1,0 +1,106 @@
+"""What a run's first steps tell before the rest is paid for: `health.jsonl`, a line every `logging_steps`, from step 0.
+
+The main risk of the paper's equations is that SAIEL, which has no residual around it, makes all tokens alike and so erases
+the features of a pretrained backbone: at initialisation the search tokens' mean cosine is 0.96 after twelve layers, 0.25
+without fusion and 0.24 with `fusion_residual`. `scripts/ablations/probe.py` decides by these lines.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ..loss_pjvlt import target_cells
+from .arguments import TrainArguments
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("vision", "text", "fusion", "head")
+ALIKE = 0.9  # mean cosine of the search tokens, above which a run is warned of
+
+
+def token_similarity(tokens: Tensor) -> Tensor:
+    """Mean cosine of any two different tokens of a sample, in [-1, 1]. (B, N, C) to a scalar."""
+    directions = nn.functional.normalize(tokens.float(), dim=-1)
+    number = tokens.shape[1]
+    pairs = directions.sum(dim=1).square().sum(dim=-1) - number  # of all ordered pairs but each token with itself
+    return pairs.mean() / (number * (number - 1))
+
+
+def target_share(score_map: Tensor, labels: Tensor) -> Tensor:
+    """Share of the score that lies in the target's cell: 1 / G² where all cells are alike, 1 at best.
+
+    (B, 1, G, G) and (B, 4) cx, cy, w, h in fractions of the crop to a scalar.
+    """
+    cells = target_cells(labels, score_map.shape[-1])
+    scores = score_map.float().flatten(1)
+    at_target = scores.gather(1, (cells[:, 1] * score_map.shape[-1] + cells[:, 0])[:, None])[:, 0]
+    return (at_target / scores.sum(dim=1)).mean()
+
+
+def gradient_norms(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """Norm of the gradient of each of `PARTS` that the model has."""
+    squares: dict[str, Tensor] = {}
+    for name, parameter in named_parameters:
+        if parameter.grad is not None:
+            part = part_of(name)
+            squares[part] = squares.get(part, 0) + parameter.grad.float().square().sum()
+    return {part: squares[part].sqrt() for part in PARTS if part in squares}
+
+
+def part_of(name: str) -> str:
+    """Which of `PARTS` a parameter belongs to: ViT with its embeddings, BERT, SAIELs and CCPILs, or the box head."""
+    if name.startswith("head."):
+        return "head"
+    if name.startswith("text_encoder."):
+        return "text"
+    return "fusion" if ".fusion." in name else "vision"
+
+
+class HealthCheck:
+    """Writes `health.jsonl` of a run, and warns at step 0 of tokens that are alike.
+
+    A line says `step`, how many were made before it; `token_similarity` of the search tokens after the last norm;
+    `target_share`; and `gradient_vision` and so on, before clipping. All are of one batch of the main process.
+    """
+
+    def __init__(self, args: TrainArguments, accelerator: Accelerator, first_step: int):
+        self.args, self.accelerator = args, accelerator
+        self.path = Path(args.output_dir) / "health.jsonl"
+        if accelerator.is_main_process:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self.path.read_text(encoding="utf-8").splitlines() if first_step and self.path.exists() else []
+            kept = [line + "\n" for line in kept if json.loads(line)["step"] < first_step]
+            self.path.write_text("".join(kept), encoding="utf-8")
+
+    def due(self, step: int) -> bool:
+        return self.accelerator.is_main_process and step % self.args.logging_steps == 0
+
+    @torch.no_grad()
+    def write(self, step: int, model: nn.Module, outputs, labels: Tensor, norm: Tensor) -> None:
+        """After a backward pass whose gradients were clipped. norm: of all gradients together, before that."""
+        plain = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        clipped = max(float(norm) / self.args.max_grad_norm, 1.0)
+        tokens = outputs.last_hidden_state[:, -(outputs.score_map.shape[-1] ** 2) :]
+        found = {
+            "token_similarity": token_similarity(tokens),
+            "target_share": target_share(outputs.score_map, labels),
+            **{f"gradient_{part}": clipped * n for part, n in gradient_norms(plain.named_parameters()).items()},
+        }
+        values = {name: float(f"{float(value):.6g}") for name, value in found.items()}
+        # With fp16 the gradients of the first steps are infinite until the scaler has found its scale.
+        line = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **line}) + "\n")
+        if self.args.report_to:
+            self.accelerator.log({f"health/{name}": value for name, value in values.items()}, step=step)
+        if step == 0 and values["token_similarity"] > ALIKE:
+            logger.warning(
+                f"The search tokens are nearly alike at the start (mean cosine {values['token_similarity']:.2f}): what a "
+                "pretrained backbone knows is lost. `scripts/ablations/probe.py` tells whether the run recovers."
+            )

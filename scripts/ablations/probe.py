@@ -1,0 +1,143 @@
+"""Which form of the fusion is worth 300 epochs? One epoch of each, and a rule that decides.
+
+python scripts/ablations/probe.py --num_processes 1                          an hour on one GPU
+python scripts/ablations/probe.py --config scripts/recipes/probe_tiny.yaml   minutes on a CPU, to see it work
+
+Trains three models on the same pairs: `literal` (the paper's equations), `residual` (`fusion_residual`) and `none` (no
+language: what the backbone gives by itself). At initialisation the literal form makes all search tokens alike, so that a
+pretrained backbone must be learned again, at a rate of 1e-5.
+
+The rule looks at the last fifth of the steps: `overlap`, the mean IoU of the boxes as the tracker reads them, as
+differences from `none` on the same pairs, and at the last `token_similarity` of `health.jsonl`. A form keeps up if its
+overlap is below that of `none` by at most the margin, the larger of 0.01 and two standard errors, and its tokens are not
+alike (mean cosine at most 0.9).
+1. If `none` has not gained two standard errors since the first fifth, the probe was too short: more steps.
+2. If the literal form keeps up, train it: it is the paper.
+3. Else, if the residual form keeps up, train that one, and say so beside every number.
+4. Else train neither yet: repeat the probe with three times the steps.
+Finished runs are kept: killed and started again, it goes on where it was.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+
+from table_launch import launch, train_words
+
+RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "probe_base.yaml"
+FORMS = {"literal": {"fusion_residual": False}, "residual": {"fusion_residual": True}, "none": {"fusion": "none"}}
+MARGIN, ALIKE = 0.01, 0.9
+SHARE = 0.2  # of the steps, at the end and at the beginning
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error. Raises `ValueError` for fewer than three values."""
+    if len(values) < 3:
+        raise ValueError(
+            f"the log has {len(values)} lines in a fifth of the steps; it needs 3: a smaller logging_steps"
+        )
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+
+
+def measure(folders: dict[str, Path], steps: int) -> dict[str, dict[str, float]]:
+    """Of each form `overlap`, `behind` (mean overlap less that of `none`), `error` (of that), `similarity`; of `none`
+    also `gained` since the first fifth, with the error of that."""
+    logs = {name: [x for x in read_lines(folder / "log.jsonl") if "overlap" in x] for name, folder in folders.items()}
+    late = {
+        name: {x["step"]: x["overlap"] for x in log if x["step"] > (1 - SHARE) * steps} for name, log in logs.items()
+    }
+    measured = {}
+    for name, folder in folders.items():
+        behind, error = mean_and_error([value - late["none"][step] for step, value in late[name].items()])
+        similarity = read_lines(folder / "health.jsonl")[-1]["token_similarity"]
+        overlap = statistics.fmean(late[name].values())
+        measured[name] = {"overlap": overlap, "behind": behind, "error": error, "similarity": similarity}
+    early = mean_and_error([x["overlap"] for x in logs["none"] if x["step"] <= SHARE * steps])
+    end = mean_and_error(list(late["none"].values()))
+    measured["none"] |= {"gained": end[0] - early[0], "error": math.hypot(early[1], end[1])}
+    return measured
+
+
+def decide(measured: dict[str, dict[str, float]]) -> tuple[str, str]:
+    """The form to train (or `none yet`), and why, by the rule of this module."""
+
+    def verdict(name: str) -> tuple[bool, str]:
+        one = measured[name]
+        margin = max(MARGIN, 2 * one["error"])
+        told = f"{name}: overlap {one['behind']:+.3f} of none's (margin {margin:.3f}), tokens {one['similarity']:.2f} alike"
+        return one["behind"] >= -margin and one["similarity"] <= ALIKE, told
+
+    none = measured["none"]
+    if none["gained"] < 2 * none["error"]:
+        return "none yet", f"too short: none's overlap gained {none['gained']:+.3f} ± {none['error']:.3f}; more steps"
+    (literal, first), (residual, second) = verdict("literal"), verdict("residual")
+    if literal:
+        return "literal", f"it keeps up. {first}"
+    if residual:
+        return "residual", f"the literal form does not keep up, this one does. {first}; {second}"
+    return "none yet", f"neither keeps up; repeat with three times the steps. {first}; {second}"
+
+
+def run_form(settings: dict, name: str, folder: Path, num_processes: int) -> None:
+    """Train one form, or go on with it, unless it is finished."""
+    from modeling_pjvlt.training.arguments import TrainArguments
+
+    config = {**(settings.get("model_config") or {}), **FORMS[name]}
+    settings = {**settings, "model_config": config, "output_dir": str(folder)}
+    checkpoints = folder / "checkpoints"
+    if (checkpoints / f"{settings['max_train_steps']:06d}").is_dir():
+        return
+    if (checkpoints / "last").exists():
+        settings["resume_from_checkpoint"] = "last"
+    launch("modeling_pjvlt.cli.train", train_words(TrainArguments(**settings)), num_processes)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 2 for a mistake of the user's, 1 if a training failed, 130 when interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", type=Path, default=RECIPE, help="recipe (default: scripts/recipes/probe_base.yaml)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("outputs/probe"), help="folder (default: outputs/probe)")
+    parser.add_argument("--max_train_steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--num_processes", type=int, default=1, help="of accelerate launch (default: 1)")
+    args = parser.parse_args(argv)
+    from modeling_pjvlt.training.arguments import read_recipe
+
+    try:
+        settings = read_recipe(str(args.config))
+        settings["max_train_steps"] = args.max_train_steps or settings["max_train_steps"]
+        folders = {name: args.output / name for name in FORMS}
+        for name, folder in folders.items():
+            run_form(settings, name, folder, args.num_processes)
+        measured = measure(folders, settings["max_train_steps"])
+    except (ValueError, OSError) as error:
+        print(f"probe: error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"probe: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nprobe: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    form, why = decide(measured)
+    for name, values in measured.items():
+        print(f"{name:<8}  " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    print(f"Train: {form} ({why})")
+    (args.output / "probe.json").write_text(
+        json.dumps({"train": form, "why": why, "measured": measured}, indent=2) + "\n", encoding="utf-8"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Trainings and evaluations that `reproduce_tables.py` runs through `accelerate launch`, and the scores they leave."""
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+INTERRUPTED = (130, -2, -15)  # exit codes after Ctrl-C or SIGTERM
+FINDINGS = {"lasot": ("auc", "normalized_precision", "precision"), "got10k": ("ao", "sr50", "sr75")}  # as in the paper
+PROTOCOLS = {"lasot": "pytracking_lasot", "got10k": "got10k"}  # by default; the paper names none
+STARTS = ("model_config", "vision_backbone", "text_backbone", "tokenizer_name_or_path")
+
+
+def launcher(num_processes: int) -> list[str]:
+    """The words before `-m MODULE ...` that start so many processes on this machine."""
+    shared = ["--num_processes", str(num_processes), "--num_machines", "1"]
+    shared += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # ours to say, and else accelerate warns
+    return ["accelerate", "launch", *(["--multi_gpu"] if num_processes > 1 else []), *shared]
+
+
+def train_words(args) -> list[str]:
+    """Flags of `pjvlt-train` for every setting that is not the default."""
+    from modeling_pjvlt.training.arguments import TrainArguments
+
+    words, default = [], TrainArguments(output_dir="", model_config={}, tokenizer_name_or_path="-")
+    for field in fields(args):
+        value = getattr(args, field.name)
+        if value is None or (value == getattr(default, field.name) and field.name not in STARTS):
+            continue
+        values = [json.dumps(value)] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        words += [f"--{field.name}", *map(str, values)]
+    return words
+
+
+def evaluate_words(plan, checkpoint: Path, folder: Path) -> list[str]:
+    """Flags of `pjvlt-eval` for the test set of the plan's dataset. GOT-10k's boxes are its server's: an archive."""
+    names = plan.settings["dataset_name"]
+    words = ["--model", str(checkpoint), "--dataset_name", names[0] if isinstance(names, list) else names]
+    words += ["--split", "test", "--protocol", plan.scoring["protocol"], "--output_dir", str(folder)]
+    if plan.dataset == "got10k":
+        words += ["--submission", "got10k"]
+    if plan.scoring["sentences"]:
+        words += ["--sentences", plan.scoring["sentences"]]
+    return words
+
+
+def command_line(args, num_processes: int | None = None) -> str:
+    """The training as one would type it."""
+    first = ["pjvlt-train"]
+    if num_processes is not None:
+        first = [*launcher(num_processes), "-m", "modeling_pjvlt.cli.train"]
+    return shlex.join([*first, *train_words(args)])
+
+
+def launch(module: str, words: list[str], num_processes: int) -> None:
+    """Run a module of ours in so many processes, with this Python.
+
+    Ctrl-C reaches them too: they save, and then this raises `KeyboardInterrupt`; a second one does not wait. Raises
+    `FloatingPointError` for one that failed, so that its variant fails alone.
+    """
+    start = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launcher(num_processes)[1:]]
+    process, interrupted = subprocess.Popen([*start, "-m", module, *words]), False
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        code, interrupted = process.wait(), True
+    if interrupted or code in INTERRUPTED:
+        raise KeyboardInterrupt(f"{module} was interrupted")
+    if code:
+        raise FloatingPointError(f"{module} ended with code {code}; what it said is above")
+
+
+def read_evaluation(folder: Path) -> dict:
+    """What `pjvlt-eval` wrote: `scores` in percent, by metric, and `archive`, for a server that keeps the boxes."""
+    reports, archives = sorted(folder.glob("*/report.json")), sorted(folder.glob("*/*.zip"))
+    scores = {}
+    if reports:
+        scores = json.loads(reports[0].read_text(encoding="utf-8"))["results"][0]["scores"]
+    return {"scores": scores, "archive": str(archives[0]) if archives else None}

@@ -1,0 +1,87 @@
+"""The tables that `reproduce_tables.py` prints and writes, made of the results that are finished."""
+
+import json
+import statistics
+from pathlib import Path
+
+from table_launch import FINDINGS
+from table_plan import Plan, write_json
+from table_variants import Table, build_tables
+
+TINY_NOTE = "Tiny preset: this checks that each variant learns and that the code tells them apart, and no more."
+COLUMNS = {  # key of a tiny result's scores, and what its column is called
+    "right": "AUC, right sentence",
+    "wrong": "AUC, wrong sentence",
+    "words_right": "only words tell: right",
+    "words_wrong": "only words tell: wrong",
+}
+LABELS = {"auc": "AUC", "normalized_precision": "NP", "precision": "P", "ao": "AO", "sr50": "SR50", "sr75": "SR75"}
+
+
+def read_results(plan: Plan) -> dict[str, dict[int, dict]]:
+    """All finished results: `results[variant][seed]`."""
+    results: dict[str, dict[int, dict]] = {}
+    for path in sorted((plan.folder / "variants").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        results.setdefault(result["variant"], {})[result["seed"]] = result
+    return results
+
+
+def cell(values: list[float], digits: int = 3) -> str:
+    """Mean ± half of what lies between the lowest and the highest; "open" where nothing is finished."""
+    if not values:
+        return "open"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.{digits}f}"
+
+
+def table_markdown(plan: Plan, key: str, table: Table, results: dict, seeds: list[int] | None) -> str:
+    """One table; of the base preset with the paper's three numbers beside ours. seeds: that count; None is all."""
+    columns, published, digits = COLUMNS, {}, 3
+    if plan.preset == "base":
+        from modeling_pjvlt.evaluation.published import published_ablations
+
+        columns = {metric: f"{LABELS[metric]}, here" for metric in FINDINGS[plan.dataset]}
+        published, digits = published_ablations(plan.dataset), 1
+    paper = [f"{LABELS[metric]}, paper" for metric in columns] if published else []
+    heads = [table.head, *columns.values(), *paper, "last loss", "seeds"]
+    lines = [f"**{table.title}**", "", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    for label, name in table.rows:
+        found = [r for seed, r in sorted(results.get(name, {}).items()) if seeds is None or seed in seeds]
+        cells = [cell([r["scores"][c] for r in found if c in r["scores"]], digits) for c in columns]
+        cells += [str(published.get(name, {}).get(metric, "-")) for metric in columns] if published else []
+        number = str(len(found)) if seeds is None else f"{len(found)} of {len(seeds)}"
+        lines.append(f"| {' | '.join([label, *cells, cell([r['loss'] for r in found]), number])} |")
+    return "\n".join(lines)
+
+
+def report(plan: Plan, tables: list[str], seeds: list[int] | None) -> str:
+    """The tables, and what to know when reading them."""
+    results, built = read_results(plan), build_tables(plan.depth, plan.ours)
+    names = {name for key in tables for _, name in built[key].rows}
+    used = [r for name in sorted(names) for seed, r in results.get(name, {}).items() if seeds is None or seed in seeds]
+    notes = [TINY_NOTE] if plan.preset == "tiny" else []
+    spread = "± is half of what lies between the seeds; open: not trained, or not scored yet."
+    if plan.preset == "tiny":
+        notes.append(f"AUC: success AUC, 0 to 1, by tracking. {spread}")
+    else:
+        notes.append(f"Percent, on the test set of {plan.dataset}, protocol {plan.scoring['protocol']}. {spread}")
+        notes += [f"To submit: {r['variant']}, seed {r['seed']}: {r['archive']}" for r in used if r.get("archive")]
+    for steps, batch in sorted({(r["steps"], r["batch_size"]) for r in used}):
+        added = "; those added to the trained `none` come after as many of its own" if "residual" in tables else ""
+        notes.append(f"{steps} steps of {batch} pairs{added}.")
+    if len({r["protocol"] for r in used}) > 1:
+        notes.append("Careful: these results were made with different settings; they must not be compared.")
+    parts = [table_markdown(plan, key, built[key], results, seeds) for key in tables]
+    return "\n\n".join([*parts, "\n".join(notes)])
+
+
+def write_results(plan: Plan) -> Path:
+    """All finished results in one file."""
+    results = read_results(plan)
+    path = plan.folder / "results.json"
+    tables = {key: dict(table.rows) for key, table in build_tables(plan.depth, plan.ours).items()}
+    found = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.items()}
+    note = TINY_NOTE if plan.preset == "tiny" else None
+    write_json(path, {"preset": plan.preset, "note": note, "tables": tables, "variants": found})
+    return path

