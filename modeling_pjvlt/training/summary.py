@@ -5,7 +5,7 @@ from accelerate import Accelerator
 
 from ..data.sampling import SequencePairs, TrackingPairs
 from ..data.streamed_pairs import StreamedPairs
-from .arguments import PHOTOGRAPHS, PROCEDURAL, TrainArguments
+from .arguments import BOXED_IMAGES, PHOTOGRAPHS, PROCEDURAL, TrainArguments
 
 
 def describe_run(
@@ -65,7 +65,7 @@ def _size(name: str, pairs: TrackingPairs | StreamedPairs) -> str:
         return f" (split {pairs.datasets[name].split}), streamed"
     source = getattr(pairs, "sources", {}).get(name)
     if not isinstance(source, SequencePairs):
-        drawn = {PROCEDURAL: "drawn clips", PHOTOGRAPHS: "clips drawn from photographs"}
+        drawn = {PROCEDURAL: "drawn clips", PHOTOGRAPHS: "clips drawn from photographs", BOXED_IMAGES: "boxed images"}
         return f", {drawn[name]}" if name in drawn else ""
     table = source.sequences
     return f" (split {table.split}): {len(table)} sequences, {table.num_frames} frames"
