@@ -271,21 +271,6 @@ def _open_iterable(frames) -> FrameReader:
     return FrameReader(lambda: (_decoded(frames[i]) for i in range(num_frames)), _decoder_fps(frames), num_frames)
 
 
-def _read_if_path(frame):
-    """A frame as it is, or the image at a path."""
-    if not isinstance(frame, str | os.PathLike):
-        return frame
-    path = Path(local_path(frame)).expanduser()
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
-        raise ValueError(
-            f"{path}: a list is one video, and its items are frames or paths of images "
-            f"({', '.join(sorted(PICTURE_SUFFIXES))}); give one video file as it is"
-        )
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such image")
-    return _read_picture(path)
-
-
 def _length(frames) -> int | None:
     """How many frames there are, where that is known: `len` of a wrapper raises where what it wraps has no length."""
     try:

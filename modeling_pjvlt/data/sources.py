@@ -20,7 +20,6 @@ HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of the HTTP library that huggingface
 SIDES = ("x", "y", "w", "h")
 LARGE = 1 << 30  # bytes of Parquet files that several processes copy into the cache
 SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
-LARGE = 1 << 30  # bytes of Parquet files that several processes copy into the cache
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 # What others call our columns.
 ALIASES = {

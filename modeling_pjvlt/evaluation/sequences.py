@@ -37,7 +37,6 @@ def load_sequences(
     name_or_path: str,
     split: str | None = None,
     revision: str | None = None,
-    sentences_file: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     sentences_file: str | Path | None = None,
 ) -> list:
