@@ -210,7 +210,7 @@ def test_sentences_of_a_file_replace_the_datasets_own(command, clips, tmp_path, 
     assert main(command) == 0
     printed = capsys.readouterr()
     assert "warning: clips: All 3 sequences have the same sentence, 'the target'" in printed.err
-    assert "All 3 sequences" in json.loads((tmp_path / "out/clips/report.json").read_text())["notes"][0]
+    assert "All 3 sequences" in json.loads((tmp_path / "out/clips/pytracking/report.json").read_text())["notes"][0]
     path = tmp_path / "sentences.tsv"
     path.write_text("cat\tsmall cat\na, b\ta thing, or two\n")
     assert main([*command[:-1], str(tmp_path / "own"), "--sentences", str(path)]) == 0
@@ -229,7 +229,7 @@ def test_what_the_paper_reports_for_the_dataset_stands_beside(command, clips, tm
     printed = capsys.readouterr().out
     row = r"PJVLT +auc 69.0  precision 74.8  normalized_precision 78.4  fps 54.0  \(the paper, Table I\)"
     assert re.search(row, printed)
-    rows = json.loads((tmp_path / "out/LaSOT-converted/report.json").read_text())["published"]
+    rows = json.loads((tmp_path / "out/LaSOT-converted/lasot/report.json").read_text())["published"]
     assert {row["dataset"] for row in rows} == {"lasot"} and len(rows) == 5
     other = clips.with_name("mine")
     lasot.rename(other)
@@ -245,7 +245,7 @@ def test_lost_targets_are_searched_again_only_when_asked_and_both_numbers_are_re
     assert main(command) == 0
     plain = raw(tmp_path / "out")
     assert main([*command, "--lost_score", "0.9"]) == 0  # the untrained model is never that sure
-    report = json.loads((tmp_path / "out/clips/report.json").read_text())
+    report = json.loads((tmp_path / "out/clips/pytracking/report.json").read_text())
     assert [r["name"] for r in report["results"]] == ["tiny", "tiny, lost below 0.9"]
     assert raw(tmp_path / "out") == plain and raw(tmp_path / "out", "own-lost-0.9") != plain
     assert any(
@@ -253,7 +253,7 @@ def test_lost_targets_are_searched_again_only_when_asked_and_both_numbers_are_re
         for note in report["notes"]
     )
     assert main([*command, "--lost_score", "1e-9"]) == 0
-    report = json.loads((tmp_path / "out/clips/report.json").read_text())
+    report = json.loads((tmp_path / "out/clips/pytracking/report.json").read_text())
     assert len(report["results"]) == 1 and any("changes 0 of 3 sequences" in note for note in report["notes"])
     assert main([*command, "--lost_score", "1.5"]) == 2
 
