@@ -81,8 +81,8 @@ class TrackingPipeline(Pipeline):
 
         Args:
             video: a video file, a folder of pictures, a camera's index, a stream's address (rtsp://, http://,
-                rtmp://, https://, udp://, …), a decoder of torchcodec or decord (such as `datasets` gives for a video),
-                or frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
+                rtmp://, https://, udp://, …), a decoder of torchcodec or decord (such as `datasets` gives for a video), or
+                frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
             box: x, y, w, h of the target in the first frame, in pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
                 Without it the sentence has to do: `detector` finds what it says in the first frame.
             text: a sentence about the target; empty or missing reads as "the target", with a warning.
@@ -156,9 +156,7 @@ class TrackingPipeline(Pipeline):
             self._detector = loaded = detector, load_detector(detector, self.device)
         return find_target(frame, text, loaded[1])[0]
 
-    def _track(
-        self, reader: FrameReader, box, text: str | None, detector: str, max_frames, raw: bool
-    ) -> Iterator[dict]:
+    def _track(self, reader: FrameReader, box, text, detector: str, max_frames, raw: bool) -> Iterator[dict]:
         check_sentence(text)
         if box is None and not (text or "").strip():
             raise ValueError(

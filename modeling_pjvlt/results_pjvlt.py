@@ -152,11 +152,10 @@ class TrackingResults(list):
                 "These frames cannot be read again; draw the boxes while they come, as `pjvlt-track` does."
             )
         with VideoWriter(path, self.fps or DEFAULT_FPS) as writer:
-            results = {result["frame"]: result for result in self}
-            drawn = 0
-            for index, frame in zip(range(max(results, default=-1) + 1), self.frames, strict=False):
-                if index in results:
-                    writer.write(_draw(frame, results[index]), results[index].get("time"))
+            results, drawn = {result["frame"]: result for result in self}, 0
+            for number, frame in zip(range(max(results, default=-1) + 1), self.frames, strict=False):
+                if number in results:
+                    writer.write(_draw(frame, results[number]), results[number].get("time"))
                     drawn += 1
             if drawn < len(self):
                 raise ValueError(f"Only {drawn} of the {len(self)} frames could be read again.")

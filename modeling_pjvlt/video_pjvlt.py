@@ -100,21 +100,6 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
     return _open_iterable(source)
 
 
-def local_path(source: str | os.PathLike) -> str | os.PathLike:
-    """The path that a `file://` address names; anything else as it is.
-
-    Raises `ValueError` for an empty one, and for a file of another machine.
-    """
-    if not os.fspath(source):
-        raise ValueError("the path of the video is empty")
-    if not (isinstance(source, str) and source.lower().startswith("file://")):
-        return source
-    host, slash, path = source[len("file://") :].partition("/")
-    if host not in ("", "localhost"):
-        raise ValueError(f"{source}: a file of another machine; three slashes begin a path of this one (file:///...)")
-    return url2pathname(slash + path)
-
-
 def refuse_outputs_over(source, *outputs: str | os.PathLike) -> None:
     """Raises `ValueError` for an output that would replace a source of frames, or become one of its images.
 
@@ -130,6 +115,21 @@ def refuse_outputs_over(source, *outputs: str | os.PathLike) -> None:
         is_image = output.suffix.lower() in PICTURE_SUFFIXES
         if source.is_dir() and is_image and output.parent.exists() and output.parent.samefile(source):
             raise ValueError(f"{output} would be an image of {source}, the video to read; write the results elsewhere")
+
+
+def local_path(source: str | os.PathLike) -> str | os.PathLike:
+    """The path that a `file://` address names; anything else as it is.
+
+    Raises `ValueError` for an empty one, and for a file of another machine.
+    """
+    if not os.fspath(source):
+        raise ValueError("the path of the video is empty")
+    if not (isinstance(source, str) and source.lower().startswith("file://")):
+        return source
+    host, slash, path = source[len("file://") :].partition("/")
+    if host not in ("", "localhost"):
+        raise ValueError(f"{source}: a file of another machine; three slashes begin a path of this one (file:///...)")
+    return url2pathname(slash + path)
 
 
 class VideoWriter:
@@ -255,34 +255,20 @@ def _open_iterable(frames) -> FrameReader:
     if isinstance(frames, Image.Image):
         raise ValueError(f"expected many frames, got one image of {frames.width} x {frames.height}; put it in a list")
     num_frames, is_indexed = _length(frames), hasattr(type(frames), "__getitem__")
-    is_mapping = isinstance(frames, Mapping)
-    if is_mapping or (not isinstance(frames, Iterable) and (num_frames is None or not is_indexed)):
+    is_iterable = isinstance(frames, Iterable) and not isinstance(frames, Mapping)
+    if not is_iterable and (num_frames is None or not is_indexed or isinstance(frames, Mapping)):
         raise TypeError(
             f"expected a path, a camera index, an address or an iterable of frames, got {type(frames).__name__}"
         )
     if getattr(frames, "ndim", 4) < 4:
         raise ValueError(f"expected many frames, got a single array of shape {tuple(frames.shape)}; put it in a list")
-    if isinstance(frames, Iterable):
+    if is_iterable:
         # Only what has a length is taken for a collection; all else may be used up by reading it once.
-        is_repeatable = num_frames is not None
-        return FrameReader(lambda: map(_read_if_path, frames), num_frames=num_frames, is_repeatable=is_repeatable)
+        return FrameReader(
+            lambda: map(_read_if_path, frames), num_frames=num_frames, is_repeatable=num_frames is not None
+        )
     # Decoders (torchcodec, decord) and map-style datasets can be indexed, and that is all.
     return FrameReader(lambda: (_decoded(frames[i]) for i in range(num_frames)), _decoder_fps(frames), num_frames)
-
-
-def _read_if_path(frame):
-    """A frame as it is, or the image at a path."""
-    if not isinstance(frame, str | os.PathLike):
-        return frame
-    path = Path(local_path(frame)).expanduser()
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
-        raise ValueError(
-            f"{path}: a list is one video, and its items are frames or paths of images "
-            f"({', '.join(sorted(PICTURE_SUFFIXES))}); give one video file as it is"
-        )
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such image")
-    return _read_picture(path)
 
 
 def _length(frames) -> int | None:
@@ -303,6 +289,21 @@ def _decoder_fps(decoder) -> float:
     if hasattr(decoder, "get_avg_fps"):
         return float(decoder.get_avg_fps()) or DEFAULT_FPS
     return float(getattr(getattr(decoder, "metadata", None), "average_fps", None) or DEFAULT_FPS)
+
+
+def _read_if_path(frame):
+    """A frame as it is, or the image at a path."""
+    if not isinstance(frame, str | os.PathLike):
+        return frame
+    path = Path(local_path(frame)).expanduser()
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ValueError(
+            f"{path}: a list is one video, and its items are frames or paths of images "
+            f"({', '.join(sorted(PICTURE_SUFFIXES))}); give one video file as it is"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such image")
+    return _read_picture(path)
 
 
 def _open_folder(folder: Path) -> FrameReader:

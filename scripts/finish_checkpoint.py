@@ -38,9 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     ):
         parser.add_argument(f"--{name}", type=float, help=f"{what} (default: as in the last checkpoint)")
     args = parser.parse_args(argv)
+    args.checkpoints = [find_checkpoint(name) for name in args.checkpoints]
     if args.output_dir.resolve() in [Path(name).resolve() for name in args.checkpoints]:
         parser.error(f"--output_dir {args.output_dir} is a checkpoint to read; choose another folder")
-    args.checkpoints = [find_checkpoint(name) for name in args.checkpoints]
     models = [PJVLTModel.from_pretrained(name, dtype=torch.float32) for name in args.checkpoints]
     try:
         weights = mean_weights(models)

@@ -96,9 +96,9 @@ def main(argv: list[str] | None = None) -> None:
     sizes = {name: size for name, size in sizes.items() if size is not None}
     if not sizes:
         parser.error("nothing to do: give --patch_size, --template_size or --search_size")
+    args.checkpoint = find_checkpoint(args.checkpoint)
     if args.output_dir.resolve() == Path(args.checkpoint).resolve():
         parser.error(f"--output_dir {args.output_dir} is the checkpoint to read; choose another folder")
-    args.checkpoint = find_checkpoint(args.checkpoint)
     old = PJVLTModel.from_pretrained(args.checkpoint, dtype=torch.float32)
     try:
         model = resize_model(old, **sizes)

@@ -36,7 +36,7 @@ def test_every_command_knows_its_version(name, capsys):
     [
         ("pjvlt-track", "--max-frames", "; did you mean --max_frames?"),
         ("pjvlt-track", "-box", "; did you mean --box or --boxes?"),
-        ("pjvlt-train", "--max-train-stps=1", "; did you mean --max_train_steps?"),
+        ("pjvlt-train", "--learning-rte=1", "; did you mean --learning_rate or --text_learning_rate?"),
         ("pjvlt-eval", "--datset_name", "; did you mean --dataset_name?"),
         ("pjvlt-convert", "--splitts", "; did you mean --splits?"),
         ("pjvlt-export", "--ouput_dir", "; did you mean --output_dir?"),

@@ -217,7 +217,7 @@ def test_times_are_kept_in_every_table_and_set_the_pace_of_the_video(tmp_path):
     results = TrackingResults(
         [make_result(n, [10, 8, 20, 12], 0.5, at) for n, at in zip(numbers, times, strict=True)],
         fps=25.0,
-        frames=[np.zeros((40, 60, 3), np.uint8)] * 3,
+        frames=[np.zeros((40, 60, 3), np.uint8)] * 15,
     )
     told = json.loads(results.save(tmp_path / "a.json").read_text())["frames"]
     assert [(row["frame"], row["time"]) for row in told] == list(zip(numbers, times, strict=True))

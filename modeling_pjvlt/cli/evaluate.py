@@ -151,9 +151,9 @@ def _run(args: argparse.Namespace) -> None:
     from ..training.run_folders import checkpoint_name, find_checkpoint
 
     others = dict(_split_word(word, "--others takes NAME=FOLDER") for word in args.others)
-    columns = dict(_split_word(word, "--columns takes OURS=THEIRS, such as box=bbox") for word in args.columns)
     attributes = {} if args.attributes is None else _read_json(args.attributes)
     published = [] if args.published is None else _read_published(args.published)
+    columns = dict(_split_word(word, "--columns takes OURS=THEIRS, such as box=bbox") for word in args.columns)
     args.model = find_checkpoint(args.model)
     state = PartialState(cpu=args.device == "cpu")
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device or state.device)
@@ -163,7 +163,7 @@ def _run(args: argparse.Namespace) -> None:
     if len(set(folders.values())) < len(folders):
         raise ValueError(f"Two datasets would be written to the same folder of {output}; evaluate them one by one.")
     for name, folder in folders.items():
-        sequences, split = load_split(name, args.split, args.revision, args.sentences, columns)
+        sequences, split = load_split(name, args.split, args.revision, columns, args.sentences)
         protocol, reason = choose_protocol(args.protocol, name)
         of_this = argparse.Namespace(**{**vars(args), "protocol": protocol, "reason": reason, "split": split})
         sequences = sequences[: args.max_sequences]

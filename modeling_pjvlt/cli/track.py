@@ -55,9 +55,9 @@ boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h
 for each frame; mot has frame (from 1),id,x,y,w,h,score,-1,-1,-1. The JSON file:
   {"video": "clip.mp4", "model": "...", "text": "white dog", "fps": 30.0,
    "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0, "time": 0.0}, ...]}
-  box is x, y, width, height in pixels, inside the frame and to hundredths (--raw: as found); score is the confidence
-  in [0, 1]; the first box is the one you gave. frame and time (seconds) are those of the source, from 0: skipped
-  frames of a live one count, too.
+  box is x, y, width, height in pixels, inside the frame and to hundredths (--raw: as found); score is the confidence in
+  [0, 1]; the first box is the one you gave. frame and time (seconds) are those of the source, from 0: skipped frames of
+  a live one count, too.
 """
 VIDEO_HELP = "video file, folder of pictures, index of a camera, or address of a stream; without it a clip is made"
 

@@ -18,8 +18,8 @@ logger = logging.get_logger(__name__)
 
 HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of the HTTP library that huggingface_hub uses, whichever that is
 SIDES = ("x", "y", "w", "h")
-SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
 LARGE = 1 << 30  # bytes of Parquet files that several processes copy into the cache
+SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 # What others call our columns.
 ALIASES = {

@@ -37,19 +37,19 @@ def load_sequences(
     name_or_path: str,
     split: str | None = None,
     revision: str | None = None,
-    sentences_file: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
+    sentences_file: str | Path | None = None,
 ) -> list:
     """Sequences to evaluate on, with their frames undecoded; see [`load_split`]."""
-    return load_split(name_or_path, split, revision, sentences_file, columns)[0]
+    return load_split(name_or_path, split, revision, columns, sentences_file)[0]
 
 
 def load_split(
     name_or_path: str,
     split: str | None = None,
     revision: str | None = None,
-    sentences_file: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
+    sentences_file: str | Path | None = None,
 ) -> tuple[list, str]:
     """Sequences to evaluate on, with their frames undecoded, and the split that they are of.
 
@@ -64,7 +64,7 @@ def load_split(
     """
     if name_or_path == PROCEDURAL and sentences_file is not None:
         raise ValueError("--sentences is for datasets; the sentences of procedural clips describe their figures.")
-    sequences, split = _load(name_or_path, split, revision, sentences_file, columns)
+    sequences, split = _load(name_or_path, split, revision, columns, sentences_file)
     if sentences_file is not None:
         given = read_sentences(sentences_file)
         named = [given.get(sequence.name) for sequence in sequences]
@@ -77,13 +77,7 @@ def load_split(
     return sequences, split
 
 
-def _load(
-    name_or_path: str,
-    split: str | None,
-    revision: str | None,
-    sentences_file: str | Path | None,
-    columns: Mapping[str, str] | None,
-) -> tuple[list, str]:
+def _load(name_or_path: str, split, revision, columns, sentences_file) -> tuple[list, str]:
     if name_or_path == PROCEDURAL:
         clips = [
             ProceduralClip(FIRST_SEED + i, PROCEDURAL_FRAMES, kind=KINDS[i % len(KINDS)])
@@ -99,7 +93,7 @@ def _load(
         if references:
             return [_sequence(reference) for reference in references], split or DEFAULT_SPLIT
     dataset = load_tracking_dataset(
-        name_or_path, split, revision, columns, sentences_file, preferred_split=DEFAULT_SPLIT
+        name_or_path, split, revision, columns, sentences=sentences_file, preferred_split=DEFAULT_SPLIT
     )
     return list(dataset), dataset.split
 
