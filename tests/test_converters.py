@@ -377,7 +377,7 @@ def test_files_that_a_mac_leaves_beside_all_others_change_nothing(benchmark, tmp
 def test_large_folders_are_read_by_several_processes_and_give_the_same_rows(tmp_path, monkeypatch):
     lasot = convert_miniature(build_lasot(tmp_path / "raw"), tmp_path / "converted", sequences_per_shard=1)
     monkeypatch.setattr("modeling_pjvlt.data.sources.LARGE", 0)
-    monkeypatch.setattr("modeling_pjvlt.data.dataset.available_cores", lambda: 2)
+    monkeypatch.setattr("modeling_pjvlt.data.sources.available_cores", lambda: 2)
     sequences = load_tracking_dataset(str(lasot.output), split="train")
     expected = lasot.miniature.splits["train"].videos
     assert len(shards(lasot.output, "train")) > 2
