@@ -104,8 +104,9 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+_registration = AfterImport("transformers", __name__, register)
 if find_spec("torch") is not None:
     if "transformers" in sys.modules:
         register()
     else:
-        sys.meta_path.insert(0, AfterImport("transformers", __name__, register))
+        sys.meta_path.insert(0, _registration)

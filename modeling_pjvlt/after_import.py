@@ -1,7 +1,8 @@
 """Doing something as soon as another package has been imported, by whomever, without importing it for that."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 
 
@@ -28,6 +29,15 @@ class AfterImport(MetaPathFinder):
         if spec is not None and spec.loader is not None:
             spec.loader = _WatchedLoader(spec.loader, self)
         return spec
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it nothing is done; the next watched import after it sets the action off."""
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
 
     def look(self) -> None:
         """A watched module has been imported: is it time?"""

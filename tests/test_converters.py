@@ -376,8 +376,8 @@ def test_files_that_a_mac_leaves_beside_all_others_change_nothing(benchmark, tmp
 
 def test_large_folders_are_read_by_several_processes_and_give_the_same_rows(tmp_path, monkeypatch):
     lasot = convert_miniature(build_lasot(tmp_path / "raw"), tmp_path / "converted", sequences_per_shard=1)
-    monkeypatch.setattr("modeling_pjvlt.data.dataset.LARGE", 0)
-    monkeypatch.setattr("modeling_pjvlt.data.dataset.available_cores", lambda: 2)
+    monkeypatch.setattr("modeling_pjvlt.data.sources.LARGE", 0)
+    monkeypatch.setattr("modeling_pjvlt.data.sources.available_cores", lambda: 2)
     sequences = load_tracking_dataset(str(lasot.output), split="train")
     expected = lasot.miniature.splits["train"].videos
     assert len(shards(lasot.output, "train")) > 2
@@ -500,7 +500,8 @@ def test_boxes_meet_their_frames_whatever_these_are_called(names, numbers, zippe
             for path in frames.iterdir():
                 archive.write(path, path.name)
         shutil.rmtree(frames)
-    convert("trackingnet", tmp_path / "in", tmp_path / "out", progress=False)
+    (tmp_path / "classes.tsv").write_text("clip\tdog\n")
+    convert("trackingnet", tmp_path / "in", tmp_path / "out", class_map=tmp_path / "classes.tsv", progress=False)
     (video,) = read_videos(tmp_path / "out", "train")
     assert [row.frame for row in video.rows] == numbers
     assert [(decode(row.image)[0, 0, 0], row.box[0]) for row in video.rows] == [(0, 0), (50, 1), (100, 2)]

@@ -225,7 +225,7 @@ BAD_BOXES = {
     "words": (["a", "b", "c", "d"], "four numbers"),
     "a word": ("left", "four numbers"),
     "complex": ([5j, 5, 8, 8], "four numbers"),
-    "a dict": ({"xmin": 1}, "four numbers"),
+    "a dict": ({"xmin": 1}, "xmin, ymin, xmax, ymax, got xmin"),
 }
 
 

@@ -269,7 +269,8 @@ def base(tmp_path, monkeypatch):
             (folder / "got10k.zip").write_bytes(b"")
         else:
             scores = {"auc": 60.04, "precision": 50.0, "normalized_precision": 55.5}
-            (folder / "report.json").write_text(json.dumps({"results": [{"scores": scores}]}))
+            (folder / "lasot").mkdir()
+            (folder / "lasot" / "report.json").write_text(json.dumps({"results": [{"scores": scores}]}))
 
     call.calls = []
     monkeypatch.setattr(script, "launch", launch)

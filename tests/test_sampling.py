@@ -154,7 +154,7 @@ def test_scale_jitter_per_axis_spreads_and_shifts_as_ostracks():
 def spread_of_middles(draw, centre, jitter: float, target: float) -> None:
     """The windows' middles lie around `centre`, uniformly in both directions, and one direction does not tell the other."""
     windows = [draw(np.random.default_rng(seed)) for seed in range(600)]
-    middles = np.array([[w.left + w.side / 2, w.top + w.side / 2] for w in windows]) - centre
+    middles = np.array([[w.left + w.width / 2, w.top + w.height / 2] for w in windows]) - centre
     reach = jitter * target / 2
     assert np.abs(middles).max() <= reach + 1
     assert middles.mean(axis=0) == pytest.approx([0, 0], abs=0.1 * reach)
@@ -164,14 +164,16 @@ def spread_of_middles(draw, centre, jitter: float, target: float) -> None:
 
 def test_search_region_is_shifted_both_ways_and_changes_in_size():
     box, target = (300.0, 200.0, 50.0, 32.0), 40.0
-    spread_of_middles(lambda rng: search_window(rng, box, 4.0, 64, 3.0, 0.0), (325, 216), 3.0, target)
-    sides = [search_window(np.random.default_rng(seed), box, 4.0, 64, 3.0, 0.25).side for seed in range(600)]
+    spread_of_middles(lambda rng: search_window(rng, box, 4.0, 64, WindowJitter(3.0, 0.0)), (325, 216), 3.0, target)
+    sides = [search_window(np.random.default_rng(seed), box, 4.0, 64, WindowJitter()).width for seed in range(600)]
     assert np.log(np.array(sides) / (4 * target)).std() == pytest.approx(0.25, rel=0.1)
 
 
 def test_shared_search_region_is_shifted_both_ways():
     boxes = [(300.0, 200.0, 40.0, 40.0), (301.0, 201.0, 40.0, 40.0)]  # so near that both may be its middle
-    spread_of_middles(lambda rng: shared_window(rng, boxes, 4.0, 64, 3.0, 0.0), (320.5, 220.5), 3.0, 40.0)
+    spread_of_middles(
+        lambda rng: shared_window(rng, boxes, 4.0, 64, WindowJitter(3.0, 0.0)), (320.5, 220.5), 3.0, 40.0
+    )
 
 
 def test_search_crops_show_the_target_all_over_and_templates_do_not():

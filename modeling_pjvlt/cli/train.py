@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 
+from .. import _registration
 from ..signals import exit_code
 from . import print_any_name
 from .parser import silent_when_piped
@@ -18,10 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     Returns the exit code: 2 for a mistake of the user's, 1 for a run that broke off, 130 for one that was interrupted.
     """
     print_any_name()
-    from ..training.arguments import parse_arguments
-
     try:
-        args = parse_arguments(argv)
+        with _registration.held():  # --help needs no model, and so no torch
+            from ..training.arguments import parse_arguments
+
+            args = parse_arguments(argv)
         from ..training.trainer import run
 
         result = run(args)

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from ..data.pairs.mixture import TrackingPairs
 from ..data.pairs.sources import SequencePairs
 from ..data.pairs.streamed import StreamedPairs
-from .arguments import PHOTOGRAPHS, PROCEDURAL, TrainArguments
+from .arguments import BOXED_IMAGES, PHOTOGRAPHS, PROCEDURAL, TrainArguments
 
 
 def describe_run(
@@ -66,7 +66,7 @@ def _size(name: str, pairs: TrackingPairs | StreamedPairs) -> str:
         return f" (split {pairs.datasets[name].split}), streamed"
     source = getattr(pairs, "sources", {}).get(name)
     if not isinstance(source, SequencePairs):
-        drawn = {PROCEDURAL: "drawn clips", PHOTOGRAPHS: "clips drawn from photographs"}
+        drawn = {PROCEDURAL: "drawn clips", PHOTOGRAPHS: "clips drawn from photographs", BOXED_IMAGES: "boxed images"}
         return f", {drawn[name]}" if name in drawn else ""
     table = source.sequences
     return f" (split {table.split}): {len(table)} sequences, {table.num_frames} frames"

@@ -74,7 +74,7 @@ def launch(module: str, words: list[str], num_processes: int) -> None:
 
 def read_evaluation(folder: Path) -> dict:
     """What `pjvlt-eval` wrote: `scores` in percent, by metric, and `archive`, for a server that keeps the boxes."""
-    reports, archives = sorted(folder.glob("*/report.json")), sorted(folder.glob("*/*.zip"))
+    reports, archives = sorted(folder.glob("*/*/report.json")), sorted(folder.glob("*/*.zip"))
     scores = {}
     if reports:
         scores = json.loads(reports[0].read_text(encoding="utf-8"))["results"][0]["scores"]
