@@ -161,10 +161,13 @@ def test_weight_decay_pulls_every_weight_towards_zero_by_its_share_of_the_rate(r
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_signal_saves_and_ends_the_run_and_it_can_go_on(recipe, tmp_path, monkeypatch, capsys, name):
+def test_signal_saves_and_ends_the_run_and_it_can_go_on(recipe, tmp_path, monkeypatch, capsys, request, name):
     number = getattr(signal, name, None)
     if number is None:
         pytest.skip(f"this system has no {name}")
+    if signal.getsignal(number) is signal.SIG_IGN:  # under nohup, where a run rightly goes on
+        request.addfinalizer(lambda: signal.signal(number, signal.SIG_IGN))
+        signal.signal(number, signal.SIG_DFL)
     draw, drawn = ProceduralPairs.draw, []
 
     def draw_and_signal(self, rng):
