@@ -155,32 +155,32 @@ class BoxedImagePairs:
         self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
         self.alike_share, self.surrounded_share = alike_share, surrounded_share
         self.of_name: dict[str, list[tuple[int, int]]] = defaultdict(list)  # image and object, by name
-        self.rivals: list[tuple[int, int, int]] = []  # image and two of its objects that their phrases tell apart
+        self.distinct: list[tuple[int, int, int]] = []  # image and two of its objects that their phrases tell apart
         self.alike: list[tuple[int, int, int]] = []  # those of one category
         for i, objects in enumerate(images.objects):
             for j, one in enumerate(objects):
                 self.of_name[one.name].append((i, j))
                 for k, other in enumerate(objects[:j]):
                     if told_apart(one, other):
-                        self.rivals.append((i, k, j))
+                        self.distinct.append((i, k, j))
                         if one.category == other.category:
                             self.alike.append((i, k, j))
 
     def draw(self, rng: np.random.Generator) -> FramePair:
         """One pair. Raises `ValueError` for an image that cannot be decoded."""
-        if self.rivals and rng.random() < self.words_share:
+        if self.distinct and rng.random() < self.words_share:
             return self._draw_words(rng)[0]
         return self._draw_appearance(rng)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
         """Two pairs; where only the phrase tells, they share their image and differ in the phrase and in the box."""
-        if self.rivals and rng.random() < self.words_share:
+        if self.distinct and rng.random() < self.words_share:
             return self._draw_words(rng)
         return self._draw_appearance(rng), self._draw_appearance(rng)
 
     def _draw_words(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
         """Both objects of an image as targets, with a template that is hidden, or of a third object of the name."""
-        some = self.alike if self.alike and rng.random() < self.alike_share else self.rivals
+        some = self.alike if self.alike and rng.random() < self.alike_share else self.distinct
         i, *both = some[int(rng.integers(len(some)))]
         objects = [self.images.objects[i][j] for j in both]
         if rng.random() < 0.5:
