@@ -155,7 +155,8 @@ def _run(args: argparse.Namespace) -> None:
     published = [] if args.published is None else _read_published(args.published)
     columns = dict(_split_word(word, "--columns takes OURS=THEIRS, such as box=bbox") for word in args.columns)
     args.model = find_checkpoint(args.model)
-    state = PartialState(cpu=args.device == "cpu")
+    # On a machine without an accelerator too: several processes would each take themselves for the only one.
+    state = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device or state.device)
     processor = PJVLTProcessor.from_pretrained(args.model)
     output = Path(args.output_dir or f"evaluations/{checkpoint_name(args.model).replace('/', '--')}")
@@ -226,7 +227,7 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
         environment=_environment(model, state),
     )
     paths = write_report(report, folder / args.protocol)
-    _print(report, paths, args.reason)
+    _print(report, paths)
 
 
 def _submit(server: str, run, folder: Path) -> None:
@@ -277,7 +278,7 @@ def _environment(model, state) -> dict[str, str]:
     }
 
 
-def _print(report, paths: dict[str, Path], reason: str) -> None:
+def _print(report, paths: dict[str, Path]) -> None:
     """The overall scores, what the sentences change, and where the report is."""
     from ..evaluation.language import language_table
 
@@ -297,7 +298,7 @@ def _print(report, paths: dict[str, Path], reason: str) -> None:
         if math.isnan(row["low"]):
             interval = f"{row['sequences']} sequences give no interval"
         print(f"  own minus {row['text']} sentences: {row['difference']:+.1f} {row['metric']} ({interval})")
-    print(f"  {reason}\n  report: {paths['html']}")
+    print(f"  report: {paths['html']}")
 
 
 def _read_published(path: str) -> list[dict]:
