@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate import PartialState
 from PIL import Image
 from test_training_runs import subprocess_environment
@@ -125,9 +126,11 @@ def test_two_processes_give_what_one_gives(command, tmp_path):
         env=environment, check=True, timeout=300, capture_output=True,
     )  # fmt: skip
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch += ["-m", "modeling_pjvlt.cli.evaluate", *command, "--device", "cpu"]
+    launch += ["-m", "modeling_pjvlt.cli.evaluate", *command]  # without --device, where there is only the CPU
+    launch += ["--device", "cpu"] if torch.accelerator.is_available() else []
     together = subprocess.run(launch, env=environment, timeout=300, capture_output=True, text=True)
     assert together.returncode == 0, together.stderr
+    assert together.stdout.count("report: ") == 1
     assert raw(tmp_path / "out") == raw(tmp_path / "alone")
     reports = [
         json.loads((tmp_path / name / "clips" / "pytracking" / "report.json").read_text()) for name in ("out", "alone")
