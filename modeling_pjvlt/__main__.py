@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("train", "train or fine-tune a model"),
     "eval": ("evaluate", "evaluate a model on tracking datasets"),
     "convert": ("convert", "make a tracking dataset of a benchmark's folder"),
+    "convert-weights": ("convert_weights", "make a model of the weights that others have published"),
     "export": ("export", "write a model as ONNX"),
 }
 

@@ -23,7 +23,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
-from .backbones_pjvlt import load_backbones
+from .backbones_pjvlt import load_backbones, load_tracker
 from .configuration_pjvlt import PJVLTConfig
 from .decoding_pjvlt import SCORE_EPS, decode_boxes
 from .inference_pjvlt import PJVLTInferenceModel
@@ -670,19 +670,33 @@ class PJVLTModel(PJVLTPreTrainedModel):
         )
 
     @classmethod
-    def from_backbones(cls, vision: str, text: str, config: PJVLTConfig | None = None, pretrained: bool = True):
-        """A PJVLT whose vision stream comes from a timm ViT and whose text stream comes from a BERT.
+    def from_backbones(
+        cls,
+        vision: str | None = None,
+        text: str | None = None,
+        config: PJVLTConfig | None = None,
+        pretrained: bool = True,
+        tracker: str | None = None,
+    ):
+        """A PJVLT whose vision stream comes from a timm ViT or a tracker, and whose text stream comes from a BERT.
 
         Args:
             vision: any plain timm ViT by its name, such as `"vit_base_patch16_224.mae"`.
             text: a BERT by Hub id or folder, such as `"google-bert/bert-base-uncased"`.
             config: crop sizes, fusion and head; its stream sizes must fit the backbones. Default: the backbones' own
-                sizes and the paper's fusion.
+                sizes and the paper's fusion; with `tracker` also `fusion_residual`, so that the model starts close to
+                the tracker.
             pretrained: False builds the same architecture with random weights and downloads nothing.
+            tracker: instead of `vision`, a PJVLT without language by Hub id or folder, such as `pjvlt-convert-weights`
+                makes of OSTrack: its vision stream and its box head.
 
-        Logs which weights are new. Raises `ImportError` without timm, `ValueError` for sizes that do not fit or a ViT
-        with parts that PJVLT has not.
+        Logs which weights are new. Raises `ImportError` without timm, `ValueError` for sizes that do not fit, for a ViT
+        with parts that PJVLT has not, and unless `text` and one of `vision` and `tracker` are given.
         """
+        if text is None or (vision is None) == (tracker is None):
+            raise ValueError("from_backbones needs `text` and either `vision` or `tracker`.")
+        if tracker is not None:
+            return load_tracker(cls, tracker, text, config, pretrained)
         return load_backbones(cls, vision, text, config, pretrained)
 
 
