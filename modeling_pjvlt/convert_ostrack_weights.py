@@ -38,8 +38,8 @@ BRANCHES = {"ctr": "score", "offset": "offset", "size": "size"}
 CARD = """---
 license: mit
 library_name: transformers
-pipeline_tag: object-detection
-tags: [visual-object-tracking, pjvlt, ostrack]
+pipeline_tag: other
+tags: [object-tracking, visual-object-tracking, single-object-tracking, pjvlt, ostrack]
 ---
 
 # OSTrack-{size}

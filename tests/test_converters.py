@@ -22,6 +22,7 @@ from PIL import Image as PILImage
 from modeling_pjvlt.cli.convert import main as command
 from modeling_pjvlt.data import load_tracking_dataset
 from modeling_pjvlt.data.converters import convert
+from modeling_pjvlt.hub.benchmarks import BENCHMARK_PROTOCOLS
 
 FEATURES = {
     "sequence": Value("string"),
@@ -171,7 +172,9 @@ def test_rows_are_what_the_authors_files_say(conversion):
 
 def test_nothing_but_shards_card_and_report_is_written(conversion):
     output, splits = conversion.output, conversion.miniature.splits
-    assert {path.name for path in output.iterdir()} == {"data", "README.md", "conversion_report.json"}
+    evaluated = conversion.miniature.benchmark in BENCHMARK_PROTOCOLS and "test" in splits
+    tasks = {"eval.yaml"} if evaluated else set()
+    assert {path.name for path in output.iterdir()} == {"data", "README.md", "conversion_report.json"} | tasks
     names = {path.name for path in (output / "data").iterdir()}
     assert names == {path.name for split in splits for path in shards(output, split)}
     for split in splits:

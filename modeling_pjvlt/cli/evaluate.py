@@ -103,6 +103,12 @@ def build_parser() -> CommandParser:
         "protocol, scores and perhaps the dataset it is about",
     )
     parser.add_argument("--submission", choices=SERVERS, help="also write the archive that this server takes")
+    parser.add_argument(
+        "--push_to_hub",
+        metavar="REPO",
+        help="also add the scores with own sentences to this model on the Hub: to its card (model-index) and, where the "
+        "data are a repository there, to .eval_results",
+    )
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     return parser
@@ -129,6 +135,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not 0 <= args.lost_score < 1:
             raise ValueError(f"--lost_score must lie between 0 and 1, got {args.lost_score}.")
+        if args.push_to_hub:
+            _check_push(args)
         with stopped_by_signals():
             _run(args)
     except ModuleNotFoundError as error:
@@ -169,6 +177,17 @@ def _run(args: argparse.Namespace) -> None:
         of_this = argparse.Namespace(**{**vars(args), "protocol": protocol, "reason": reason, "split": split})
         sequences = sequences[: args.max_sequences]
         _evaluate(of_this, model, processor, state, name, sequences, folder, others, attributes, published)
+
+
+def _check_push(args: argparse.Namespace) -> None:
+    """Raises `ValueError` for scores that should not stand in a card, and `OSError` where the model is not on the Hub."""
+    from ..hub.publishing import find_model
+
+    if args.max_sequences is not None:
+        raise ValueError("--push_to_hub: scores of some sequences only are no result; leave --max_sequences out.")
+    if "own" not in args.text:
+        raise ValueError("--push_to_hub adds the scores with own sentences: add own to --text.")
+    find_model(args.push_to_hub)
 
 
 def _evaluate(args, model, processor, state, name, sequences, folder, others, attributes, published) -> None:
@@ -228,6 +247,12 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     )
     paths = write_report(report, folder / args.protocol)
     _print(report, paths)
+    if args.push_to_hub:
+        from ..hub.eval_results import eval_results
+        from ..hub.publishing import push_results
+
+        told = eval_results(report.dataset, args.split, args.protocol, results[0].scores)
+        print(f"  pushed to {push_results(args.push_to_hub, told)}")
 
 
 def _submit(server: str, run, folder: Path) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from ..data.files import write_beside
+from .benchmarks import BENCHMARK_FILE
 from .dataset_card import dataset_card
 
-UPLOADED = ["data/*.parquet", "README.md", "conversion_report.json"]
+UPLOADED = ["data/*.parquet", "README.md", BENCHMARK_FILE, "conversion_report.json"]
 
 
 def push_folder(folder: str | Path, repo_id: str, private: bool | None = None, token: str | None = None) -> str:

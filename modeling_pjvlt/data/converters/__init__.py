@@ -241,6 +241,7 @@ def _write_named(benchmark: str, shard: Shard) -> ConversionReport:
 
 def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, ConversionReport]) -> None:
     """The card and the report; a split that an earlier run wrote keeps its part of the report."""
+    from ...hub.benchmarks import BENCHMARK_FILE, BENCHMARK_PROTOCOLS, benchmark_yaml
     from ...hub.dataset_card import dataset_card
     from ..files import write_beside
 
@@ -252,6 +253,8 @@ def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, C
     features = row_features(kind.has_cover)
     card = dataset_card(kind.title, told, features, license, kind.homepage, kind.citation)
     write_beside(output / "README.md", str(card))
+    if benchmark in BENCHMARK_PROTOCOLS and "test" in told:
+        write_beside(output / BENCHMARK_FILE, benchmark_yaml(benchmark, kind.title))
 
 
 __all__ = ["BENCHMARKS", "ConversionReport", "convert"]
