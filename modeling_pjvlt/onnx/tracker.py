@@ -23,6 +23,7 @@ from ..session_pjvlt import (
     TrackedTarget,
     weighted,
 )
+from . import openvino
 
 TRACKER_FILE, TEMPLATE_FILE, TEXT_FILE = "tracker.onnx", "template.onnx", "text.onnx"
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "pjvlt_onnx.json"
@@ -52,9 +53,9 @@ class OnnxModel:
         self._made_of = str(folder), num_threads, providers
         if not (folder / SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: make it with pjvlt-export.")
-        if not (folder / TEMPLATE_FILE).is_file():
-            raise FileNotFoundError(f"{folder} holds no {TEMPLATE_FILE}: it is of an older version, export it again.")
         self.settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        if not (folder / TEMPLATE_FILE).is_file() and self.settings.get("format") != "openvino":
+            raise FileNotFoundError(f"{folder} holds no {TEMPLATE_FILE}: it is of an older version, export it again.")
         self._tracker = _open_graph(folder / TRACKER_FILE, num_threads, providers)
         self._template = _open_graph(folder / TEMPLATE_FILE, num_threads, providers)
         self._text = self._tokenizer = None
@@ -132,6 +133,8 @@ def import_onnxruntime():
 
 
 def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None):
+    if path.with_suffix(openvino.SUFFIX).is_file():
+        return openvino.OpenVinoGraph(path.with_suffix(openvino.SUFFIX), num_threads)
     try:
         onnxruntime = import_onnxruntime()
     except ModuleNotFoundError as error:
