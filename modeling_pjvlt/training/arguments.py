@@ -14,6 +14,7 @@ from ..cli.parser import CommandParser
 
 PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES = "procedural", "photographs", "boxed_images"  # stand for datasets
 DRAWN = {PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES}
+RECIPES = Path(__file__).parent / "recipes"  # in an installed package: those of scripts/recipes
 STABLE = "warmup_stable_decay"  # a schedule that a longer run can share: its rate stays high until the end is known
 ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # what may then be told later
 REPORTS = ["tensorboard", "wandb", "trackio"]
@@ -425,12 +426,22 @@ def _as_list(value) -> list:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def find_recipe(path: str) -> str:
+    """A recipe's file: the one at `path`, or, where an installed package is used, the one of that name that came with it.
+
+    Raises `FileNotFoundError`.
+    """
+    for place in (Path(path), RECIPES / Path(path).name):
+        if place.is_file():
+            return str(place)
+    raise FileNotFoundError(f"--config: no recipe at {path}")
+
+
 def read_recipe(path: str) -> dict:
     """The fields of a YAML recipe. Raises `ValueError` naming the first one that does not exist."""
     import yaml
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config: no recipe at {path}")
+    path = find_recipe(path)
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"--config: {path} must hold `name: value` lines.")

@@ -95,7 +95,13 @@ class Checkpoints:
         """Point `last` or `best` to a checkpoint, in one step."""
         link = self.root / f".{name}.partial"
         link.unlink(missing_ok=True)
-        link.symlink_to(f"{step:06d}")
+        try:
+            link.symlink_to(f"{step:06d}", target_is_directory=True)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{self.root} takes no symbolic link for `{name}`: {error.strerror}. On Windows, switch on the developer mode.",
+            ) from error
         os.replace(link, self.root / name)
 
     def _drop_old(self) -> None:
