@@ -100,7 +100,8 @@ class Checkpoints:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{self.root} takes no symbolic link for `{name}`: {error.strerror}. On Windows, switch on the developer mode.",
+                f"{self.root} takes no symbolic link for `{name}`: {error.strerror}. On Windows, switch on "
+                "the developer mode.",
             ) from error
         os.replace(link, self.root / name)
 
