@@ -21,6 +21,7 @@ TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "pjvlt_onnx.json"
 SENTENCE = ("keys", "values", "mask")  # what text.onnx makes of a sentence and tracker.onnx takes
 TARGET_AXIS = {"template": 0, "keys": 1, "values": 1, "mask": 0}  # of what tracker.onnx takes of the targets
 MAPS = ("score_map", "offset_map", "size_map")
+SMALL_GRAPH = 120_000_000  # bytes; a model with fewer takes one thread
 BAND = 8  # rows or columns of a crop that are filtered by one matmul, too small for BLAS to wake its threads for
 
 
@@ -29,7 +30,8 @@ class OnnxModel:
 
     Args:
         folder: what `pjvlt-export` wrote.
-        num_threads: for each operation; default: onnxruntime's, one for each core.
+        num_threads: for each operation; default: one for a small model, as in a [`TrackingSession`], else one for each
+            core.
         providers: onnxruntime's execution providers in order of preference; default: the CPU.
 
     Attributes:
@@ -136,7 +138,8 @@ def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None
     except ModuleNotFoundError as error:
         raise ImportError("Running an exported model needs onnxruntime: pip install 'pjvlt[export]'.") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads or 0
+    small = path.stat().st_size < SMALL_GRAPH
+    options.intra_op_num_threads = num_threads or (1 if small else 0)
     # Threads that wait for work by spinning would take the cores from the decoder.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=providers or ["CPUExecutionProvider"])
