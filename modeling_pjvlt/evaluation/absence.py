@@ -8,6 +8,7 @@ With `--lookalike` another video's target stands in the frame meanwhile.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def _region(box, factor: float, size: tuple[int, int]) -> tuple[slice, slice]:
     x, y, w, h = box
     left, top = x + w / 2 - w * factor / 2, y + h / 2 - h * factor / 2
     spans = ((top, h * factor, size[0]), (left, w * factor, size[1]))
-    return tuple(slice(max(int(a), 0), max(min(int(a + b) + 1, length), 0)) for a, b, length in spans)
+    return tuple(slice(max(int(a), 0), max(min(math.ceil(a + b), length), 0)) for a, b, length in spans)
 
 
 def _paste(frame: np.ndarray, patch: np.ndarray, box, progress: float) -> None:

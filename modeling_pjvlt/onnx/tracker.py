@@ -6,12 +6,11 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ..geometry_pjvlt import Box, axis_taps, crop_geometry
+from ..geometry_pjvlt import Box, crop_array, crop_geometry
 from ..pixels_pjvlt import rgb_array
 from ..sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences, cut_warning, logger
 from ..session_pjvlt import LOST_AFTER, LOST_SCORE, TargetSession, weighted
@@ -22,7 +21,6 @@ SENTENCE = ("keys", "values", "mask")  # what text.onnx makes of a sentence and 
 TARGET_AXIS = {"template": 0, "keys": 1, "values": 1, "mask": 0}  # of what tracker.onnx takes of the targets
 MAPS = ("score_map", "offset_map", "size_map")
 SMALL_GRAPH = 120_000_000  # bytes; a model with fewer takes one thread
-BAND = 8  # rows or columns of a crop that are filtered by one matmul, too small for BLAS to wake its threads for
 
 
 class OnnxModel:
@@ -143,36 +141,6 @@ def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None
     # Threads that wait for work by spinning would take the cores from the decoder.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=providers or ["CPUExecutionProvider"])
-
-
-def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: int) -> np.ndarray:
-    """`crop_image` of `image_processing_pjvlt` in NumPy: (H, W, 3) uint8 to (3, size, size) float32, 0 to 255."""
-    y0, y1, *rows = axis_taps(top, scale, size, frame.shape[0])
-    x0, x1, *columns = axis_taps(left, scale, size, frame.shape[1])
-    if y1 <= y0 or x1 <= x0:
-        return np.zeros((3, size, size), dtype=np.float32)
-    height, width = y1 - y0, x1 - x0
-    pixels = frame[y0:y1, x0:x1].reshape(height, -1)
-    low = np.empty((size, width * 3), dtype=np.float32)
-    for part, seen, weights in _bands(*rows, height):
-        np.matmul(weights, pixels[seen].astype(np.float32), out=low[part])
-    low = np.ascontiguousarray(low.reshape(size, width, 3).transpose(2, 0, 1)).reshape(3 * size, width)
-    crop = np.empty((3 * size, size), dtype=np.float32)
-    for part, seen, weights in _bands(*columns, width):
-        np.matmul(low[:, seen], weights.T, out=crop[:, part])
-    return crop.reshape(3, size, size)
-
-
-def _bands(places: np.ndarray, weights: np.ndarray, length: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """A filter of `length` pixels, with `weights` (size, K) at `places` (size, K) that never fall, a few outputs at a time:
-    which outputs, which pixels they read, and the weights between them as a matrix."""
-    size = len(places)
-    dense = np.zeros((size, length), dtype=np.float32)
-    dense[np.arange(size)[:, None], places] = weights
-    for start in range(0, size, BAND):
-        stop = min(start + BAND, size)
-        part, seen = slice(start, stop), slice(places[start, 0], places[stop - 1, -1] + 1)
-        yield part, seen, dense[part, seen]
 
 
 def decode_maps(score_map, offset_map, size_map, window=None) -> tuple[np.ndarray, np.ndarray]:
