@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from modeling_pjvlt.data.pairs.mixture import TrackingPairs
+from modeling_pjvlt.files_pjvlt import replacing
 from modeling_pjvlt.image_processing_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.training.arguments import PHOTOGRAPHS, TrainArguments, parse_arguments
 from modeling_pjvlt.training.build import build_pairs
@@ -90,7 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     if not isinstance(pairs, TrackingPairs):
         raise SystemExit("A sheet of streamed data cannot be drawn; leave --streaming out.")
     own.output_file.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(pairs, own.rows, own.columns).save(own.output_file)
+    with replacing(own.output_file) as partial:
+        draw_sheet(pairs, own.rows, own.columns).save(partial)
     print(f"wrote {own.output_file}: {own.rows * own.columns} pairs of {', '.join(args.dataset_name)}")
 
 

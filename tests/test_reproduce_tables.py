@@ -116,7 +116,7 @@ def test_a_killed_run_leaves_no_half_result(plan, trained, monkeypatch, capsys):
     assert "run it again" in capsys.readouterr().err
     assert table_report.read_results(plan) == {} and not (plan.folder / "results.json").exists()
     monkeypatch.setattr(script, "train", whole)
-    monkeypatch.setattr(table_plan.os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(plan, "--table", "5", "--seeds", "0") == 130
     assert table_report.read_results(plan) == {}
 

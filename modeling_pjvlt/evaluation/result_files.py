@@ -5,7 +5,6 @@ the sequence is finished, and with what.
 """
 
 import json
-import os
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.converters.sources import read_boxes
-from ..data.files import write_beside
+from ..files_pjvlt import replacing, write_text
 
 SUBMISSIONS = ("got10k", "trackingnet")
 
@@ -62,9 +61,9 @@ def write_result(folder: Path, name: str, boxes: np.ndarray, times: np.ndarray, 
     """Write the three files of a sequence; boxes (n, 4) with four decimals, times (n,)."""
     folder.mkdir(parents=True, exist_ok=True)
     boxes_file, times_file, finished_file = _files_of(name)
-    write_beside(folder / boxes_file, _lines(boxes))
-    write_beside(folder / times_file, "".join(f"{seconds:.6f}\n" for seconds in times))
-    write_beside(folder / finished_file, json.dumps({"sequence": name, **asdict(finished)}, indent=1))
+    write_text(folder / boxes_file, _lines(boxes))
+    write_text(folder / times_file, "".join(f"{seconds:.6f}\n" for seconds in times))
+    write_text(folder / finished_file, json.dumps({"sequence": name, **asdict(finished)}, indent=1))
 
 
 def _lines(boxes: np.ndarray) -> str:
@@ -137,16 +136,11 @@ def write_submission(
             bad.append(f"{name}: a box that is not finite or has no area")
     if bad:
         raise ValueError(f"The archive was not written, because of {len(bad)} sequences: {'; '.join(bad[:5])}.")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in sorted(boxes):
-                text = "".join(",".join(f"{v:.3f}" for v in box) + "\n" for box in boxes[name])
-                if server == "trackingnet":
-                    archive.writestr(f"{name}.txt", text)
-                    continue
-                archive.writestr(f"{name}/{name}_001.txt", text)
-                archive.writestr(f"{name}/{name}_time.txt", "".join(f"{seconds:.8f}\n" for seconds in times[name]))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(boxes):
+            text = "".join(",".join(f"{v:.3f}" for v in box) + "\n" for box in boxes[name])
+            if server == "trackingnet":
+                archive.writestr(f"{name}.txt", text)
+                continue
+            archive.writestr(f"{name}/{name}_001.txt", text)
+            archive.writestr(f"{name}/{name}_time.txt", "".join(f"{seconds:.8f}\n" for seconds in times[name]))

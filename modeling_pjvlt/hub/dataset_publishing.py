@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from ..data.files import write_beside
+from ..files_pjvlt import write_text
 from .dataset_card import dataset_card
 
 UPLOADED = ["data/*.parquet", "README.md", "conversion_report.json"]
@@ -21,7 +21,7 @@ def push_folder(folder: str | Path, repo_id: str, private: bool | None = None, t
     api = HfApi(token=token)
     address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     card = (folder / "README.md").read_text(encoding="utf-8").replace("user/name", address.repo_id)
-    write_beside(folder / "README.md", card)
+    write_text(folder / "README.md", card)
     api.upload_folder(
         folder_path=folder,
         repo_id=address.repo_id,

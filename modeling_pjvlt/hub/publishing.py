@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..configuration_pjvlt import PJVLTConfig
+from ..files_pjvlt import replacing_folder
 from ..modeling_pjvlt import PJVLTModel
 from ..pipeline_pjvlt import TASK, TrackingPipeline
 from ..processing_pjvlt import PJVLTProcessor
@@ -60,7 +61,7 @@ def prepare_folder(checkpoint: str | Path, output: str | Path, card: ModelCard) 
     Returns `output`. Raises `FileNotFoundError` for what the checkpoint lacks, `ValueError` for what does not fit
     together, `FileExistsError` where there is something at `output`.
     """
-    return _write_beside(_read_checkpoint(checkpoint), Path(output).resolve(), card)
+    return _write_new(_read_checkpoint(checkpoint), Path(output).resolve(), card)
 
 
 def push_checkpoint(
@@ -101,7 +102,7 @@ def push_checkpoint(
     told.setdefault("config", read.model.config)
     card = render_card(repo_id, **told)
     if dry_run is not None:
-        return str(_write_beside(read, Path(dry_run).resolve(), card))
+        return str(_write_new(read, Path(dry_run).resolve(), card))
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="pjvlt-") as folder, _explain_failures(api.endpoint, repo_id):
         if "/" not in repo_id:
@@ -182,22 +183,14 @@ def _check_shapes(folder: Path, files: list[Path], model: PJVLTModel) -> None:
         )
 
 
-def _write_beside(read: _Checkpoint, output: Path, card: ModelCard) -> Path:
+def _write_new(read: _Checkpoint, output: Path, card: ModelCard) -> Path:
     """[`prepare_folder`], once the checkpoint has been read."""
     if output.is_relative_to(read.folder.resolve()):
         raise FileExistsError(f"{output} is in the checkpoint; write elsewhere")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise FileExistsError(f"{output} is not empty; remove it or write elsewhere")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing_folder(output) as partial:
         _write_folder(read, partial, card, shutil.copyfile)
-        if output.exists():
-            output.rmdir()  # empty; not every system renames onto a folder
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return output
 
 

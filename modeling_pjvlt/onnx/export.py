@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..files_pjvlt import replacing_folder
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
 from ..tracking_pjvlt import TrackingSession
@@ -39,7 +40,7 @@ def export(args: Namespace) -> Path:
     checkpoint = find_checkpoint(args.model)
     model = PJVLTModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
     processor = PJVLTProcessor.from_pretrained(checkpoint)
-    with written_beside(output) as folder:
+    with replacing_folder(output) as folder:
         write_export(folder, model, processor, checkpoint_name(checkpoint), args.format, args.dtype, args.int8)
         if args.format == "onnx":
             exported = OnnxModel(folder, args.num_threads)
@@ -115,23 +116,6 @@ def _check_free(output: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def written_beside(output: Path):
-    """A folder beside `output` that takes its place at the end, and goes away where something fails."""
-    partial, old = (output.with_name(f".{output.name}.{state}") for state in ("partial", "old"))
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if output.exists():
-            output.rename(old)
-        partial.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
 def said(what: str):
     """Say what is being done, and then how long it took."""
     print(f"{what} … ", end="", flush=True)
@@ -188,4 +172,4 @@ def _sequences(args: Namespace):
             yield Path(name).name, load_sequences(name, args.eval_split)
 
 
-__all__ = ["export", "write_export", "written_beside"]
+__all__ = ["export", "write_export"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers.utils import logging
 
+from ..files_pjvlt import PARTIAL, remove_partial, replacing
 from .arguments import ENDING, FREE_ON_RESUME, STABLE, TrainArguments
 
 LINKS = ("last", "best")
@@ -61,7 +62,7 @@ class Checkpoints:
 
         Raises `OSError` where it cannot be written; what was there before stays.
         """
-        final, partial = self.root / f"{step:06d}", self.root / f".{step:06d}.partial"
+        final, partial = self.root / f"{step:06d}", self.root / f".{step:06d}{PARTIAL}"
         main = self.accelerator.is_main_process
         if not final.exists():
             try:
@@ -93,10 +94,8 @@ class Checkpoints:
 
     def link(self, name: str, step: int) -> None:
         """Point `last` or `best` to a checkpoint, in one step."""
-        link = self.root / f".{name}.partial"
-        link.unlink(missing_ok=True)
-        link.symlink_to(f"{step:06d}")
-        os.replace(link, self.root / name)
+        with replacing(self.root / name) as link:
+            link.symlink_to(f"{step:06d}")
 
     def _drop_old(self) -> None:
         """All but the newest ones and what a link points to."""
@@ -106,7 +105,7 @@ class Checkpoints:
         steps = sorted(path for path in self.root.iterdir() if path.name.isdecimal() and not path.is_symlink())
         for path in steps[: -self.args.checkpoints_total_limit]:
             if path.name not in linked:
-                doomed = path.with_name(f".{path.name}.partial")
+                doomed = path.with_name(f".{path.name}{PARTIAL}")
                 os.rename(path, doomed)  # half-deleted folders must not look like checkpoints
                 shutil.rmtree(doomed)
 
@@ -132,8 +131,7 @@ class Checkpoints:
             raise FileNotFoundError(f"--resume_from_checkpoint: no training state in {folder}")
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            for leftover in self.root.glob(".*.partial"):  # of the run that was killed
-                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+            remove_partial(self.root)
         return folder.resolve()
 
     def read(self, folder: Path) -> dict:

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..files_pjvlt import write_text
 from ..loss_pjvlt import target_cells
 from .arguments import TrainArguments
 
@@ -76,7 +77,7 @@ class HealthCheck:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = self.path.read_text(encoding="utf-8").splitlines() if first_step and self.path.exists() else []
             kept = [line + "\n" for line in kept if json.loads(line)["step"] < first_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            write_text(self.path, "".join(kept))
 
     def due(self, step: int) -> bool:
         return self.accelerator.is_main_process and step % self.args.logging_steps == 0

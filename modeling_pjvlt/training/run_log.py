@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from ..files_pjvlt import write_text
 from ..loss_pjvlt import cxcywh_to_xyxy, paired_giou
 from .arguments import TrainArguments
 
@@ -28,10 +29,10 @@ class RunLog:
         self.count, self.last_step, self.first_step = 0, first_step, first_step
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "arguments.json").write_text(json.dumps(asdict(args), indent=2), encoding="utf-8")
+            write_text(self.folder / "arguments.json", json.dumps(asdict(args), indent=2))
             kept = self.path.read_text(encoding="utf-8").splitlines() if first_step and self.path.exists() else []
             kept = [line + "\n" for line in kept if json.loads(line)["step"] <= first_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            write_text(self.path, "".join(kept))
         if args.report_to:
             plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(args).items()}
             accelerator.init_trackers("pjvlt", config=plain)

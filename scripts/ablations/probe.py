@@ -27,6 +27,8 @@ from pathlib import Path
 
 from table_launch import launch, train_words
 
+from modeling_pjvlt.files_pjvlt import write_text
+
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "probe_base.yaml"
 FORMS = {"literal": {"fusion_residual": False}, "residual": {"fusion_residual": True}, "none": {"fusion": "none"}}
 MARGIN, ALIKE = 0.01, 0.9
@@ -133,9 +135,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, values in measured.items():
         print(f"{name:<8}  " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
     print(f"Train: {form} ({why})")
-    (args.output / "probe.json").write_text(
-        json.dumps({"train": form, "why": why, "measured": measured}, indent=2) + "\n", encoding="utf-8"
-    )
+    found = {"train": form, "why": why, "measured": measured}
+    write_text(args.output / "probe.json", json.dumps(found, indent=2) + "\n")
     return 0
 
 

@@ -99,6 +99,7 @@ def write_start(plan: Plan, variant: Variant, seed: int) -> Path:
     from accelerate.utils import set_seed
 
     from modeling_pjvlt import PJVLTModel
+    from modeling_pjvlt.files_pjvlt import replacing_folder
     from modeling_pjvlt.training.trainer import build_model
 
     folder = plan.run_folder(variant, seed, "starts")
@@ -111,10 +112,9 @@ def write_start(plan: Plan, variant: Variant, seed: int) -> Path:
     set_seed(seed)
     model, processor = build_model(training_arguments(plan, variant, seed, anew=True))
     graft(PJVLTModel.from_pretrained(trained, dtype=torch.float32), model)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    partial.rename(folder)
+    with replacing_folder(folder) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
     return folder
 
 

@@ -1,13 +1,14 @@
 """Training pairs that `reproduce_tables.py` draws once and gives to every variant."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
+
+from modeling_pjvlt.files_pjvlt import replacing
 
 PAIRS_IN_FILE = 320
 TENSORS = ("pixel_values", "template_pixel_values", "brightness", "labels")
@@ -42,9 +43,8 @@ class DrawnOnce(Dataset):
         samples = [self.pairs[index] for index in indices]
         tensors = {name: torch.stack([sample[name] for sample in samples]) for name in TENSORS}
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        save_file(tensors, partial, {"text": json.dumps([sample["text"] for sample in samples])})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, {"text": json.dumps([sample["text"] for sample in samples])})
 
     @staticmethod
     def _read(path: Path) -> list[dict]:

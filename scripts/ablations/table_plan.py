@@ -3,12 +3,13 @@
 import copy
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from table_variants import TINY_CLIPS, TINY_FRAMES, Variant, build_variants
+
+from modeling_pjvlt.files_pjvlt import write_text
 
 NOT_PRINTED = {"output_dir", "dataloader_num_workers", "tokenizer_name_or_path"}  # change nothing, or only a place
 
@@ -19,11 +20,9 @@ def fingerprint(value) -> str:
 
 
 def write_json(path: Path, value) -> None:
-    """Write beside the place, then rename, so that a kill leaves the old file or the new one."""
+    """Write a JSON file, so that a kill leaves the old file or the new one. Missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_pjvlt.files_pjvlt import write_text
+
 OPENCV = {"csrt": "CSRT", "kcf": "KCF", "mil": "MIL"}
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot")
 BORDER_PROTOCOLS = ("otb", "lasot", "tnl2k")  # written for frames that begin at 1
@@ -420,7 +422,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.per_sequence:
             print(f"\n{sequence_table(comparison)}")
         if args.output:
-            Path(args.output).write_text(json.dumps(as_json(comparison, args), indent=1), encoding="utf-8")
+            write_text(args.output, json.dumps(as_json(comparison, args), indent=1))
         if args.plot:
             plot_success(comparison, args.plot)
     except (ImportError, ValueError, OSError) as error:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from tracking_cases import EXPORTED
 
+from modeling_pjvlt.files_pjvlt import write_text
+
 STAGES = ("decode", "crop", "network", "box", "end to end")
 PAIRS = (("fast", "baseline"), ("compiled", "compiled-baseline"))  # a path, and what it is without language
 NETWORK_SHARE = {"fp32": 0.75, "bf16": 0.60}  # goals on a CPU
@@ -174,4 +176,4 @@ def report(
             "ratios": ratios,
         }
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(told, indent=2) + "\n")
+        write_text(output, json.dumps(told, indent=2) + "\n")

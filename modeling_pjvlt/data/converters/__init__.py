@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ...files_pjvlt import remove_partial, write_text
 from ...signals import Stopped, stopped_by_signals
 from ..dataset import read_sentences
 from .folders import FOLDERS, OTB99, TNL2K
@@ -170,8 +171,9 @@ def _refuse_strangers(benchmark: str, data: Path, shards: dict[str, list[Shard]]
     """Leftovers of a killed run go; files of another conversion are an error."""
     if not data.is_dir():
         return
-    for partial in data.glob(".*.parquet.partial"):
-        partial.unlink()
+    remove_partial(data)
+    for name in (REPORT_FILE, "README.md"):
+        remove_partial(data.parent, name)
     planned = {shard.path for split in shards.values() for shard in split}
     for path in sorted(data.glob("*.parquet")):
         if path not in planned and (path.name.split("-")[0] in shards or benchmark_of(path) != benchmark):
@@ -242,16 +244,15 @@ def _write_named(benchmark: str, shard: Shard) -> ConversionReport:
 def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, ConversionReport]) -> None:
     """The card and the report; a split that an earlier run wrote keeps its part of the report."""
     from ...hub.dataset_card import dataset_card
-    from ..files import write_beside
 
     kind, path = BENCHMARKS[benchmark], output / REPORT_FILE
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     told |= {split: asdict(report) for split, report in reports.items()}
     told = {split: told[split] for split in kind.splits if split in told}
-    write_beside(path, json.dumps(told, indent=2) + "\n")
+    write_text(path, json.dumps(told, indent=2) + "\n")
     features = row_features(kind.has_cover)
     card = dataset_card(kind.title, told, features, license, kind.homepage, kind.citation)
-    write_beside(output / "README.md", str(card))
+    write_text(output / "README.md", str(card))
 
 
 __all__ = ["BENCHMARKS", "ConversionReport", "convert"]

@@ -7,7 +7,6 @@ is all a conversion needs to go on after it was killed.
 import hashlib
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 from PIL import Image as PILImage
 
+from ...files_pjvlt import replacing, write_text
 from ..dataset import read_sentences
 from ..frames import DECODING_ERRORS
 from .sources import Benchmark, PictureFile, Reference, SourceSequence
@@ -75,11 +75,6 @@ class Shard:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
-    def partial(self) -> Path:
-        """Where it is while it is written; hidden, and not called `.parquet`."""
-        return self.path.with_name(f".{self.path.name}.partial")
-
-    @property
     def empty(self) -> Path:
         """Stands for a file in which there would be no row: such files cannot be streamed."""
         return self.path.with_name(f".{self.path.name}.empty")
@@ -127,24 +122,26 @@ def write_shard(shard: Shard, benchmark: Benchmark, on_sequence=lambda: None) ->
     """Read the shard's sequences and write the file. `on_sequence` is called after each of them."""
     report = ConversionReport()
     schema = row_features(benchmark.has_cover).arrow_schema
-    try:
-        with pq.ParquetWriter(shard.partial, schema, write_page_index=True) as writer:
-            rows: list[dict] = []
-            for row in _rows(shard, benchmark, report, on_sequence):
-                rows.append(row)
-                if len(rows) == ROWS_PER_GROUP:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows = []
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-            footer = {FINGERPRINT: shard.fingerprint, REPORT: json.dumps(asdict(report)), BENCHMARK: shard.benchmark}
-            footer = {name.decode(): value for name, value in footer.items()}
-            writer.add_key_value_metadata(footer)
-        if not report.frames:
-            shard.partial.write_text(json.dumps(footer))
-        os.replace(shard.partial, shard.path if report.frames else shard.empty)
-    finally:
-        shard.partial.unlink(missing_ok=True)
+    rows = _rows(shard, benchmark, report, on_sequence)
+    first = next(rows, None)
+    if first is None:
+        write_text(shard.empty, json.dumps(_footer(shard, report)))
+        return report
+    with replacing(shard.path) as partial, pq.ParquetWriter(partial, schema, write_page_index=True) as writer:
+        group = [first]
+        for row in rows:
+            if len(group) == ROWS_PER_GROUP:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group = []
+            group.append(row)
+        writer.write_table(pa.Table.from_pylist(group, schema))
+        writer.add_key_value_metadata(_footer(shard, report))
     return report
+
+
+def _footer(shard: Shard, report: ConversionReport) -> dict[str, str]:
+    footer = {FINGERPRINT: shard.fingerprint, REPORT: json.dumps(asdict(report)), BENCHMARK: shard.benchmark}
+    return {name.decode(): value for name, value in footer.items()}
 
 
 def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_sequence) -> Iterator[dict]:
