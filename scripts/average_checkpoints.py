@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
-from modeling_pjvlt.training.run_folders import find_checkpoint
+from modeling_pjvlt.run_folders import find_checkpoint
 
 
 def mean_weights(models: list[PJVLTModel]) -> dict[str, torch.Tensor]:

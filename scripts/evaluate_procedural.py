@@ -10,7 +10,7 @@ import torch
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.evaluation.procedural import draw_worst, evaluate_procedural
-from modeling_pjvlt.training.run_folders import find_checkpoint
+from modeling_pjvlt.run_folders import find_checkpoint
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> str:
     from modeling_pjvlt.hub.publishing import push_checkpoint, read_metrics, read_run_arguments
-    from modeling_pjvlt.training.run_folders import find_checkpoint
+    from modeling_pjvlt.run_folders import find_checkpoint
 
     args.checkpoint = find_checkpoint(args.checkpoint)
     place = push_checkpoint(

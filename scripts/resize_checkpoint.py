@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from modeling_pjvlt import PJVLTConfig, PJVLTImageProcessor, PJVLTModel, PJVLTProcessor
-from modeling_pjvlt.training.run_folders import find_checkpoint
+from modeling_pjvlt.run_folders import find_checkpoint
 
 
 def resize_tokens(values: Tensor, old: PJVLTConfig, new: PJVLTConfig) -> Tensor:

@@ -25,7 +25,7 @@ from modeling_pjvlt.evaluation.protocols import PROTOCOLS
 from modeling_pjvlt.evaluation.result_files import SUBMISSIONS, check_names, file_stem, read_results, write_submission
 from modeling_pjvlt.evaluation.runner import Evaluation, ground_truth, shares
 from modeling_pjvlt.evaluation.sequences import TEXTS, load_sequences, sentences
-from modeling_pjvlt.training.run_folders import checkpoint_name, find_checkpoint
+from modeling_pjvlt.run_folders import checkpoint_name, find_checkpoint
 
 LENGTHS = {"cat": 5, "dog & <cat>": 3, "a, b": 8}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..command_parser import CommandParser, silent_when_piped
 from ..detection_pjvlt import DETECTOR
 from ..evaluation.metrics import iou
 from ..results_pjvlt import FORMATS, TrackingResults, make_result, pick_format, xywh
@@ -26,7 +27,6 @@ from ..video_writer_pjvlt import VideoWriter
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
 from ..visualization.window import Window
 from . import print_any_name
-from .parser import CommandParser, silent_when_piped
 
 EPILOG = """\
 examples:
@@ -102,7 +102,7 @@ def load_session(model: str, device: str, dtype: str):
         if device not in ("auto", "cpu") or dtype != "float32":
             raise ValueError(f"{model} is an export, which runs on the CPU as it is: leave --device and --dtype out")
         return OnnxTracker(model)
-    from ..training.run_folders import find_checkpoint
+    from ..run_folders import find_checkpoint
 
     model = find_checkpoint(model)
     import torch
@@ -477,7 +477,7 @@ def _find_model(model: str | None) -> str:
     if model is None:
         return _default_checkpoint()
     from ..onnx.tracker import SETTINGS_FILE
-    from ..training.run_folders import find_checkpoint
+    from ..run_folders import find_checkpoint
 
     return model if (Path(model) / SETTINGS_FILE).is_file() else find_checkpoint(model)
 

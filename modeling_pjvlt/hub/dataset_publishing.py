@@ -4,8 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
+from ..data.dataset_card import dataset_card
 from ..files_pjvlt import write_text
-from .dataset_card import dataset_card
 
 UPLOADED = ["data/*.parquet", "README.md", "conversion_report.json"]
 

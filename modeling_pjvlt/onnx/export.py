@@ -12,8 +12,8 @@ import torch
 from ..files_pjvlt import replacing_folder
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
+from ..run_folders import checkpoint_name, find_checkpoint
 from ..tracking_pjvlt import TrackingSession
-from ..training.run_folders import checkpoint_name, find_checkpoint
 from .checks import (
     largest_difference,
     milliseconds_per_frame,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from ..cli.parser import CommandParser
+from ..command_parser import CommandParser
 
 PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES = "procedural", "photographs", "boxed_images"  # stand for datasets
 DRAWN = {PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES}

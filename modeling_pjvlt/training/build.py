@@ -20,8 +20,8 @@ from ..data.synthetic.photographs import PhotographFolder
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
+from ..run_folders import find_checkpoint
 from .arguments import BOXED_IMAGES, DRAWN, PHOTOGRAPHS, PROCEDURAL, TrainArguments, columns_of
-from .run_folders import find_checkpoint
 
 STEM = "embeddings.stem."
 

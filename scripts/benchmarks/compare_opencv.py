@@ -195,7 +195,7 @@ def build_starts(models: list[str], kinds: list[str]) -> dict[str, Start]:
     import torch
 
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor
-    from modeling_pjvlt.training.run_folders import checkpoint_name, find_checkpoint
+    from modeling_pjvlt.run_folders import checkpoint_name, find_checkpoint
 
     for kind in kinds:
         opencv_class(kind)

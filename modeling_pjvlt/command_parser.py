@@ -8,8 +8,8 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
 
-from .. import __version__
-from ..streams_pjvlt import hide_secrets
+from . import __version__
+from .streams_pjvlt import hide_secrets
 
 CLOSE = 0.75  # how like two options are that are taken for each other
 PIPE_CLOSED = 141  # what a shell expects of a command whose reader has gone
