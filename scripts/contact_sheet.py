@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from modeling_pjvlt.data.generated import PHOTOGRAPHS
 from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 from modeling_pjvlt.files_pjvlt import replacing
 from modeling_pjvlt.image_processing_pjvlt import PJVLTImageProcessor
-from modeling_pjvlt.training.arguments import PHOTOGRAPHS, TrainArguments, parse_arguments
+from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments
 from modeling_pjvlt.training.build import build_pairs
 from modeling_pjvlt.video_pjvlt import refuse_outputs_over
 from modeling_pjvlt.visualization import draw_box

@@ -15,7 +15,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode, read_encoded
-from .sources import SIDES, check_columns, load_rows, rename
+from .sources import SIDES
 from .text import sentence_or_class
 
 logger = logging.get_logger(__name__)
@@ -417,55 +416,3 @@ def table_of(rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: b
     """The sequences of a table, whether its rows are frames or videos."""
     kind = VideoTrackingDataset if "video" in rows.column_names else TrackingDataset
     return kind(rows, sentences, quiet)
-
-
-def read_sentences(path: str | Path) -> dict[str, str]:
-    """Sentences from a file of lines `sequence<TAB>sentence`. Raises `ValueError` naming the first line that is not."""
-    sentences = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        name, tab, text = line.partition("\t")
-        if not tab:
-            raise ValueError(f"{path}, line {number}: expected `sequence<TAB>sentence`, got {line!r}.")
-        sentences[name.strip()] = text.strip()
-    return sentences
-
-
-def load_tracking_dataset(
-    name_or_path: str,
-    split: str | None = None,
-    revision: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    sentences: str | Path | None = None,
-    streaming: bool = False,
-    preferred_split: str = "train",
-):
-    """Sequences of a dataset on the Hub, of a folder of Parquet files, or of pictures with a metadata file.
-
-    Args:
-        name_or_path: Hub id or folder.
-        split: which part, such as `"train"` or `"test"`; by default `preferred_split`, or the only one there is.
-        revision: of the Hub repository.
-        columns: names of the dataset's columns by ours, where they differ: `{"box": "bbox"}`.
-        sentences: a file of lines `sequence<TAB>sentence`, used instead of the `text` column.
-        streaming: read on the way, nothing is stored: a [`StreamingTrackingDataset`], which can only be iterated.
-
-    Returns a [`TrackingDataset`] (or one of videos): `len`, indexing and iteration give [`TrackingSequence`]s. Raises
-    `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
-    """
-    rows, split, place = load_rows(name_or_path, split, revision, streaming, preferred_split)
-    said = None if sentences is None else read_sentences(sentences)
-    if streaming:
-        from .streaming import StreamingTrackingDataset
-
-        found = StreamingTrackingDataset(rows, said, columns, place)
-    else:
-        renamed = rename(rows, columns, place)
-        check_columns(renamed.column_names, place)
-        try:
-            found = table_of(renamed, said)
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
-    found.name, found.split = name_or_path, split
-    return found

@@ -1,6 +1,7 @@
 """Sentences: what is said of a target where a dataset says little, and what a mirrored picture does to words."""
 
 import re
+from pathlib import Path
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
 
@@ -36,3 +37,16 @@ def swap_left_right(sentence: str) -> str:
         return swapped.capitalize() if word[0].isupper() else swapped
 
     return _SIDES.sub(swap, sentence)
+
+
+def read_sentences(path: str | Path) -> dict[str, str]:
+    """Sentences from a file of lines `sequence<TAB>sentence`. Raises `ValueError` naming the first line that is not."""
+    sentences = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, tab, text = line.partition("\t")
+        if not tab:
+            raise ValueError(f"{path}, line {number}: expected `sequence<TAB>sentence`, got {line!r}.")
+        sentences[name.strip()] = text.strip()
+    return sentences

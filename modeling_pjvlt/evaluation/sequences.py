@@ -9,13 +9,16 @@ from PIL import Image
 
 from ..data.converters.folders import find_folders, read_folder
 from ..data.converters.sources import NotFound, PictureFile
-from ..data.dataset import TrackingSequence, load_tracking_dataset, read_sentences
+from ..data.dataset import TrackingSequence
 from ..data.frames import open_picture
+from ..data.generated import PROCEDURAL
+from ..data.loading import load_tracking_dataset
 from ..data.synthetic.procedural import KINDS, ProceduralClip
+from ..data.text import read_sentences
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from .procedural import FIRST_SEED
 
-PROCEDURAL, DEFAULT_SPLIT = "procedural", "test"
+DEFAULT_SPLIT = "test"
 PROCEDURAL_CLIPS, PROCEDURAL_FRAMES = 200, 60
 TEXTS = ("own", "shuffled", "empty", "class")
 

@@ -14,10 +14,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_pjvlt import PJVLTConfig
+from ..data.generated import PROCEDURAL
 from ..modeling_pjvlt import PJVLTModel
 from ..pipeline_pjvlt import TASK
 from ..processing_pjvlt import MAX_WORDS
-from ..training.arguments import PROCEDURAL
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 SECRET = re.compile(r"(^|_)(token|password|secret|key)$")

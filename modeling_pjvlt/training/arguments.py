@@ -11,9 +11,8 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from ..command_parser import CommandParser
+from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
 
-PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES = "procedural", "photographs", "boxed_images"  # stand for datasets
-DRAWN = {PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES}
 STABLE = "warmup_stable_decay"  # a schedule that a longer run can share: its rate stays high until the end is known
 ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # what may then be told later
 REPORTS = ["tensorboard", "wandb", "trackio"]
@@ -367,7 +366,7 @@ class TrainArguments:
         self.dataset_name = _as_list(self.dataset_name) or [PROCEDURAL]
         if len(set(self.dataset_name)) < len(self.dataset_name):
             raise ValueError(f"--dataset_name names a dataset twice: {self.dataset_name}; give it a larger weight.")
-        if self.streaming and DRAWN & set(self.dataset_name):
+        if self.streaming and GENERATED & set(self.dataset_name):
             raise ValueError("--streaming needs --dataset_name; clips that are drawn are not read.")
         for name in ("dataset_split", "dataset_revision"):
             values = _as_list(getattr(self, name)) or [None]
@@ -378,7 +377,7 @@ class TrainArguments:
         self.min_box_side = sides * len(self.dataset_name) if len(sides) == 1 else sides
         if any(not 0 <= side < math.inf for side in sides):
             raise ValueError(f"--min_box_side must not be negative, got {sides}.")
-        if DRAWN.issuperset(self.dataset_name) and (any(sides) or self.exclude_sequences):
+        if GENERATED.issuperset(self.dataset_name) and (any(sides) or self.exclude_sequences):
             raise ValueError("--min_box_side and --exclude_sequences are about datasets, and none is read.")
         for name in ("dataset_split", "dataset_revision", "dataset_weights", "min_box_side"):
             if len(getattr(self, name)) != len(self.dataset_name):

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import AutoConfig, AutoTokenizer
 
 from ..configuration_pjvlt import PJVLTConfig
-from ..data.dataset import load_tracking_dataset
+from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
+from ..data.loading import load_tracking_dataset
 from ..data.pairs.boxed_images import BoxedImagePairs, BoxedImages
 from ..data.pairs.cropping import PairCropper, WindowJitter
 from ..data.pairs.mixture import PairCollator, TrackingPairs
@@ -21,7 +22,7 @@ from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
 from ..run_folders import find_checkpoint
-from .arguments import BOXED_IMAGES, DRAWN, PHOTOGRAPHS, PROCEDURAL, TrainArguments, columns_of
+from .arguments import TrainArguments, columns_of
 
 STEM = "embeddings.stem."
 
@@ -91,7 +92,7 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
     loaded = {
         name: load_tracking_dataset(name, split, revision, columns_of(args), streaming=args.streaming)
         for name, split, revision in zip(args.dataset_name, args.dataset_split, args.dataset_revision, strict=True)
-        if name not in DRAWN
+        if name not in GENERATED
     }
     sides = dict(zip(args.dataset_name, args.min_box_side, strict=True))
     excluded = read_excluded(args, loaded)

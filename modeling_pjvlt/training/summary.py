@@ -3,10 +3,11 @@
 import torch
 from accelerate import Accelerator
 
+from ..data.generated import BOXED_IMAGES, PHOTOGRAPHS, PROCEDURAL
 from ..data.pairs.mixture import TrackingPairs
 from ..data.pairs.sources import SequencePairs
 from ..data.pairs.streamed import StreamedPairs
-from .arguments import BOXED_IMAGES, PHOTOGRAPHS, PROCEDURAL, TrainArguments
+from .arguments import TrainArguments
 
 
 def describe_run(

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from ...files_pjvlt import remove_partial, write_text
 from ...signals import Stopped, stopped_by_signals
-from ..dataset import read_sentences
+from ..dataset_card import dataset_card
+from ..text import read_sentences
 from .folders import FOLDERS, OTB99, TNL2K
 from .got10k import GOT10K
 from .lasot import LASOT, LASOTEXT
@@ -243,8 +244,6 @@ def _write_named(benchmark: str, shard: Shard) -> ConversionReport:
 
 def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, ConversionReport]) -> None:
     """The card and the report; a split that an earlier run wrote keeps its part of the report."""
-    from ...hub.dataset_card import dataset_card
-
     kind, path = BENCHMARKS[benchmark], output / REPORT_FILE
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     told |= {split: asdict(report) for split, report in reports.items()}

@@ -20,8 +20,8 @@ from datasets import Features, Image, List, Value
 from PIL import Image as PILImage
 
 from ...files_pjvlt import replacing, write_text
-from ..dataset import read_sentences
 from ..frames import DECODING_ERRORS
+from ..text import read_sentences
 from .sources import Benchmark, PictureFile, Reference, SourceSequence
 
 ROWS_PER_GROUP = 100  # what `datasets` writes for pictures: small enough to stream and to preview
