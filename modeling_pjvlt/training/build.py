@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoConfig, AutoTokenizer
 
 from ..configuration_pjvlt import PJVLTConfig
@@ -149,23 +150,16 @@ def read_excluded(args: TrainArguments, loaded: dict) -> frozenset[str]:
     return names
 
 
-class BatchesOfRank(Sampler):
+def batches_of_rank(
+    length: int, batch_size: int, rank: int = 0, num_processes: int = 1, first_batch: int = 0
+) -> SkipBatchSampler:
     """Indices of the batches of one process, from a batch on.
 
     Batch b of all processes together holds samples b * n to (b + 1) * n, and each process has its part of them in
     order: so the data of a step do not depend on how many processes share it.
     """
-
-    def __init__(self, length: int, batch_size: int, rank: int = 0, num_processes: int = 1, first_batch: int = 0):
-        self.batch_size, self.rank, self.num_processes = batch_size, rank, num_processes
-        self.first_batch, self.num_batches = first_batch, length // (batch_size * num_processes)
-
-    def __len__(self) -> int:
-        return self.num_batches - self.first_batch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in range(self.first_batch, self.num_batches):
-            yield samples_of_batch(batch, self.batch_size, self.rank, self.num_processes)
+    batches = BatchSampler(range(length), batch_size, drop_last=True)
+    return SkipBatchSampler(BatchSamplerShard(batches, num_processes, rank), first_batch)
 
 
 def samples_of_batch(batch: int, batch_size: int, rank: int, num_processes: int) -> list[int]:
@@ -192,7 +186,7 @@ def build_loader(
     if isinstance(pairs, StreamedPairs):
         pairs.place(rank, num_processes, first_batch)
         return DataLoader(pairs, batch_size=args.per_device_train_batch_size, **settings)
-    batches = BatchesOfRank(len(pairs), args.per_device_train_batch_size, rank, num_processes, first_batch)
+    batches = batches_of_rank(len(pairs), args.per_device_train_batch_size, rank, num_processes, first_batch)
     return DataLoader(pairs, batch_sampler=batches, **settings)
 
 
