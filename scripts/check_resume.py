@@ -2,7 +2,7 @@
 
 python scripts/check_resume.py --kills 10
 
-Trains a tiny model on generated pictures for 40 steps; then again, killed (-9) at random moments and resumed from
+Trains a tiny model on generated images for 40 steps; then again, killed (-9) at random moments and resumed from
 `last` each time, and compares the weights byte for byte. For data read at will and for streamed data.
 """
 
@@ -46,10 +46,10 @@ def write_dataset(folder: Path, sequences: int = 6, frames: int = 12) -> None:
     rows = [(s, f) for s in range(sequences) for f in range(frames)]
     columns: dict[str, list] = {name: [] for name in row_features(False)}
     for number, frame in rows:
-        picture = rng.integers(0, 120, (48, 64, 3), np.uint8)
+        image = rng.integers(0, 120, (48, 64, 3), np.uint8)
         x, y = 5 + 3 * frame, 4 + 4 * number
-        picture[y : y + 10, x : x + 12] = (220, 30 * number, 40)
-        values = (f"s{number}", frame, picture, [x, y, 12, 10], True, f"red square {number}", "square")
+        image[y : y + 10, x : x + 12] = (220, 30 * number, 40)
+        values = (f"s{number}", frame, image, [x, y, 12, 10], True, f"red square {number}", "square")
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     table = Dataset.from_dict(columns, features=row_features(False))

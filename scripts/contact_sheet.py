@@ -1,11 +1,11 @@
-"""Look at what a training would see: pairs of crops, their boxes and their sentences, on one picture.
+"""Look at what a training would see: pairs of crops, their boxes and their sentences, on one image.
 
-    python scripts/contact_sheet.py --photographs my-pictures --output_file sheet.png
+    python scripts/contact_sheet.py --photographs my-images --output_file sheet.png
     python scripts/contact_sheet.py --config scripts/recipes/pjvlt_tiny.yaml --output_file sheet.png
     python scripts/contact_sheet.py --dataset_name my-data --output_file sheet.png --rows 4 --columns 6
 
 Every flag of pjvlt-train that concerns data is understood (--dataset_name, --photograph_difficulty, --centre_jitter,
---seed, …), and --config reads the data of a recipe. The left picture of a pair is the template, the right one the search
+--seed, …), and --config reads the data of a recipe. The left image of a pair is the template, the right one the search
 region with its label; black is outside the frame. Brightness is as the network gets it.
 """
 
@@ -37,11 +37,11 @@ def draw_pair(sample: dict[str, Tensor | str]) -> Image.Image:
     search = _enlarged(sample["pixel_values"], search_light)
     cx, cy, w, h = (v * search.width for v in sample["labels"].tolist())
     search = Image.fromarray(draw_box(search, (cx - w / 2, cy - h / 2, w, h)))
-    picture = Image.new("RGB", (template.width + search.width, search.height + LINE))
-    picture.paste(template, (0, 0))
-    picture.paste(search, (template.width, 0))
-    ImageDraw.Draw(picture).text((2, search.height + 2), sample["text"], fill=(255, 255, 255))
-    return picture
+    image = Image.new("RGB", (template.width + search.width, search.height + LINE))
+    image.paste(template, (0, 0))
+    image.paste(search, (template.width, 0))
+    ImageDraw.Draw(image).text((2, search.height + 2), sample["text"], fill=(255, 255, 255))
+    return image
 
 
 def _enlarged(crop: Tensor, light: float) -> Image.Image:
@@ -51,11 +51,11 @@ def _enlarged(crop: Tensor, light: float) -> Image.Image:
 
 def draw_sheet(pairs: TrackingPairs, rows: int, columns: int) -> Image.Image:
     """The first `rows` times `columns` samples."""
-    pictures = [draw_pair(pairs[index]) for index in range(rows * columns)]
-    width, height = pictures[0].width + GAP, pictures[0].height + GAP
+    images = [draw_pair(pairs[index]) for index in range(rows * columns)]
+    width, height = images[0].width + GAP, images[0].height + GAP
     sheet = Image.new("RGB", (columns * width - GAP, rows * height - GAP), (60, 60, 60))
-    for index, picture in enumerate(pictures):
-        sheet.paste(picture, (index % columns * width, index // columns * height))
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * width, index // columns * height))
     return sheet
 
 
@@ -64,7 +64,7 @@ def read_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArg
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output_file", type=Path, required=True, help="where the picture goes (.png or .jpg)")
+    parser.add_argument("--output_file", type=Path, required=True, help="where the image goes (.png or .jpg)")
     parser.add_argument("--rows", type=int, default=6, help="default: 6")
     parser.add_argument("--columns", type=int, default=5, help="default: 5")
     own, rest = parser.parse_known_args(argv)

@@ -2,7 +2,7 @@
 
     python scripts/resize_checkpoint.py modeling_pjvlt/pretrained/pjvlt-tiny --patch_size 16 --template_size 80 \\
       --search_size 160 --output_dir outputs/start
-    pjvlt-train --model_name_or_path outputs/start --dataset_name photographs --photographs my-pictures --output_dir outputs/mine
+    pjvlt-train --model_name_or_path outputs/start --dataset_name photographs --photographs my-images --output_dir outputs/mine
 
 PIM mixes a fixed number of patches, so a PJVLT takes crops of one size only. This makes a model of another size and fills
 it with what the old one has learned. Whatever belongs to a place in a crop is interpolated between the two grids: position

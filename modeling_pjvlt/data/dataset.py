@@ -4,9 +4,9 @@ One row per frame, sorted by sequence and frame: `sequence` (string), `frame` (i
 frame pixels; or four columns of these names), `visible` (bool), `text`, `category`, `cover`. Only `image` and the box
 are needed: without `sequence` every row is a sequence of one frame, without `frame` the order of the rows counts,
 without `visible` (true or false, yes or no, 1 or 0) a target is visible wherever its box has an area. A box may be
-missing where the target is absent, or where nobody knows it (test sets with a first box only). A row without a picture shows that of the row before it: several targets of one
+missing where the target is absent, or where nobody knows it (test sets with a first box only). A row without an image shows that of the row before it: several targets of one
 photograph. This is what `load_dataset("imagefolder")` makes of a folder with a `metadata.jsonl` or `metadata.csv`, so
-a user's own pictures need no code.
+a user's own images need no code.
 
 Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where known `sequence`, `visible` (a list).
 """
@@ -24,7 +24,7 @@ from PIL import Image as PILImage
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode, read_encoded
+from .frames import DECODING_ERRORS, EncodedImages, Frames, ImageRows, VideoFrames, decode, read_encoded
 from .sources import SIDES
 from .text import sentence_or_class
 
@@ -32,7 +32,7 @@ logger = logging.get_logger(__name__)
 
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": True}  # in text
 MAX_REPORTED = 5  # bad rows that an error lists
-ROWS_AT_ONCE = 1000  # of encoded pictures
+ROWS_AT_ONCE = 1000  # of encoded images
 OPEN_VIDEOS = 4  # kept open by a dataset of videos
 
 
@@ -41,7 +41,7 @@ class TrackingSequence:
     """One video of a tracking dataset.
 
     name: its `sequence`. text: its sentence. boxes: (n, 4) float32 xywh in frame pixels, zeros where unknown.
-    visible: (n,) bool. frames: where its pictures are. cover: (n,) visible share of the target in eighths, -1 where
+    visible: (n,) bool. frames: where its images are. cover: (n,) visible share of the target in eighths, -1 where
     unknown, or None (GOT-10k has it). category: its class, empty where unknown.
     """
 
@@ -57,10 +57,10 @@ class TrackingSequence:
         return len(self.boxes)
 
     def decode(self, index: int, reduction: int = 1) -> tuple[PILImage.Image | np.ndarray, int]:
-        """Frame `index`, a picture or (H, W, 3) uint8, decoded now, and by how much it was reduced.
+        """Frame `index`, an image or (H, W, 3) uint8, decoded now, and by how much it was reduced.
 
         A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size (rounded up), which is faster; everything else comes
-        whole. Raises `ValueError` naming a picture that cannot be decoded, `IndexError` for one that does not exist.
+        whole. Raises `ValueError` naming an image that cannot be decoded, `IndexError` for one that does not exist.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"frame {index} of sequence {self.name!r}, which has {len(self)}")
@@ -68,13 +68,13 @@ class TrackingSequence:
             return decode(self.frames.open(index), reduction)
         except DECODING_ERRORS as error:
             raise ValueError(
-                f"Sequence {self.name!r}, frame {index}: the picture cannot be decoded ({error})."
+                f"Sequence {self.name!r}, frame {index}: the image cannot be decoded ({error})."
             ) from error
 
     def frame(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB of frame `index`, decoded now. Raises as `decode` does."""
-        picture, _ = self.decode(index)
-        return picture if isinstance(picture, np.ndarray) else np.array(picture)
+        image, _ = self.decode(index)
+        return image if isinstance(image, np.ndarray) else np.array(image)
 
 
 class _Table:
@@ -143,7 +143,7 @@ class _Table:
 
 
 class TrackingDataset(_Table):
-    """Sequences of a table with a row per frame. The small columns are read once; pictures stay on disk.
+    """Sequences of a table with a row per frame. The small columns are read once; images stay on disk.
 
     Args:
         rows: the table, with the columns of this module's docstring.
@@ -157,11 +157,11 @@ class TrackingDataset(_Table):
         super().__init__(rows, sentences, quiet)
         if "image" not in rows.column_names:
             raise ValueError(f"The dataset has no column 'image'; it has {rows.column_names}. Map it with `columns`.")
-        self._pictures = EncodedPictures(rows.select_columns(["image"]).cast_column("image", Image(decode=False)))
+        self._images = EncodedImages(rows.select_columns(["image"]).cast_column("image", Image(decode=False)))
         self._names, self._starts = self._find_sequences()
         self._check_frames()
         # Read now, so that bad rows are known before anything is trained or tracked.
-        self._boxes, self._visible, self._cover, self._picture_rows  # noqa: B018
+        self._boxes, self._visible, self._cover, self._image_rows  # noqa: B018
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -179,7 +179,7 @@ class TrackingDataset(_Table):
             self.texts[index],
             self._boxes[part],
             self._visible[part],
-            PictureRows(self._pictures, self._picture_rows[part]),
+            ImageRows(self._images, self._image_rows[part]),
             None if self._cover is None else self._cover[part],
             self.categories[index],
         )
@@ -304,12 +304,12 @@ class TrackingDataset(_Table):
         return pc.fill_null(column.cast(pa.float64()), -1.0).to_numpy().astype(np.int8)
 
     @cached_property
-    def _picture_rows(self) -> np.ndarray:
-        """(rows,) the row whose picture each row shows: its own, or the last one before it that has one."""
-        parts = self._pictures.rows.with_format("arrow").iter(ROWS_AT_ONCE)
+    def _image_rows(self) -> np.ndarray:
+        """(rows,) the row whose image each row shows: its own, or the last one before it that has one."""
+        parts = self._images.rows.with_format("arrow").iter(ROWS_AT_ONCE)
         there = np.array([known for part in parts for known in part["image"].is_valid().to_numpy()], bool)
         rows = np.maximum.accumulate(np.where(there, np.arange(len(there)), -1))
-        self._report(rows < 0, "have no picture, nor has a row before them")
+        self._report(rows < 0, "have no image, nor has a row before them")
         return rows
 
 

@@ -53,8 +53,8 @@ def dataset_card(
 _MEANINGS = {
     "sequence": "name of the video, or of the target where a video has several",
     "frame": "number of the frame in its source",
-    "image": "the picture, encoded as its authors did; missing where it is that of the row before",
-    "box": "x, y, w, h in pixels of the picture; missing where it is not public",
+    "image": "the image, encoded as its authors did; missing where it is that of the row before",
+    "box": "x, y, w, h in pixels of the image; missing where it is not public",
     "visible": "whether the target can be seen",
     "text": "the sentence; empty where there is none",
     "category": "class of the target; empty where it is not known",

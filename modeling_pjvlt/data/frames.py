@@ -1,4 +1,4 @@
-"""Frames of a sequence, decoded only when they are asked for: pictures in a table's rows, or one video file.
+"""Frames of a sequence, decoded only when they are asked for: images in a table's rows, or one video file.
 
 Whatever keeps frames has one method, `open(index)`: a PIL image that may not have been decoded yet, or an RGB array.
 """
@@ -23,7 +23,7 @@ from ..streams_pjvlt import ffmpeg_name, main_video, upright
 logger = logging.get_logger(__name__)
 
 JPEG_METADATA = ("exif", "xmp")  # what may hold it; a JPEG with neither need not be asked, which takes a while
-# What Pillow raises for a broken picture, depending on the format.
+# What Pillow raises for a broken image, depending on the format.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 MAX_ADVANCE = 64  # frames of a video that are decoded on the way rather than sought
 
@@ -39,7 +39,7 @@ class Frames(Protocol):
 
 
 def read_encoded(encoded: Mapping) -> bytes:
-    """Bytes of a picture or video as `datasets` keeps it: `{"bytes": …, "path": …}`, the path a file or an address."""
+    """Bytes of an image or video as `datasets` keeps it: `{"bytes": …, "path": …}`, the path a file or an address."""
     if encoded["bytes"] is not None:
         return encoded["bytes"]
     path = encoded["path"]
@@ -51,35 +51,35 @@ def read_encoded(encoded: Mapping) -> bytes:
     return Path(path).read_bytes()
 
 
-def open_picture(encoded: Mapping) -> Image.Image:
-    """The picture, upright; a JPEG is decoded only when its pixels are asked for."""
-    picture = Image.open(io.BytesIO(read_encoded(encoded)))
-    told = picture.format != "JPEG" or not picture.info.keys().isdisjoint(JPEG_METADATA)
-    if told and picture.getexif().get(ORIENTATION, 1) != 1:
-        return upright_image(picture)
-    return picture
+def open_image(encoded: Mapping) -> Image.Image:
+    """The image, upright; a JPEG is decoded only when its pixels are asked for."""
+    image = Image.open(io.BytesIO(read_encoded(encoded)))
+    told = image.format != "JPEG" or not image.info.keys().isdisjoint(JPEG_METADATA)
+    if told and image.getexif().get(ORIENTATION, 1) != 1:
+        return upright_image(image)
+    return image
 
 
-def decode(picture: Image.Image | np.ndarray, reduction: int = 1) -> tuple[Image.Image | np.ndarray, int]:
-    """The picture, decoded to RGB, and by how much it was reduced: a JPEG by 2, 4 or 8 if told so, others never.
+def decode(image: Image.Image | np.ndarray, reduction: int = 1) -> tuple[Image.Image | np.ndarray, int]:
+    """The image, decoded to RGB, and by how much it was reduced: a JPEG by 2, 4 or 8 if told so, others never.
 
     Raises one of `DECODING_ERRORS`.
     """
-    if isinstance(picture, np.ndarray):
-        return picture, 1
-    if picture.format != "JPEG" or min(picture.size) < reduction:
+    if isinstance(image, np.ndarray):
+        return image, 1
+    if image.format != "JPEG" or min(image.size) < reduction:
         reduction = 1
     if reduction > 1:
-        picture.draft(None, (picture.width // reduction, picture.height // reduction))
-    picture.load()
-    return rgb_image(picture), reduction
+        image.draft(None, (image.width // reduction, image.height // reduction))
+    image.load()
+    return rgb_image(image), reduction
 
 
-class EncodedPictures:
+class EncodedImages:
     """Rows of a table's column `image`, read from its Arrow file without what `datasets` does for a row.
 
     Args:
-        rows: the table, with encoded pictures. Where it is a choice of a larger one, `datasets` finds its rows.
+        rows: the table, with encoded images. Where it is a choice of a larger one, `datasets` finds its rows.
     """
 
     def __init__(self, rows: Dataset):
@@ -99,22 +99,22 @@ class EncodedPictures:
         return {**self.__dict__, "_column": None}
 
 
-class PictureRows:
+class ImageRows:
     """Frames that are consecutive rows of a table with a column `image`.
 
     Args:
         rows: items are `{"image": {"bytes": …, "path": …}}`.
-        numbers: the row that holds the picture of each frame.
+        numbers: the row that holds the image of each frame.
     """
 
     def __init__(self, rows, numbers: np.ndarray | Mapping[int, int]):
         self.rows, self.numbers = rows, numbers
 
     def open(self, index: int) -> Image.Image:
-        return open_picture(self.rows[int(self.numbers[index])]["image"])
+        return open_image(self.rows[int(self.numbers[index])]["image"])
 
-    def only(self, index: int) -> "PictureRows":
-        return PictureRows([self.rows[int(self.numbers[index])]], {index: 0})
+    def only(self, index: int) -> "ImageRows":
+        return ImageRows([self.rows[int(self.numbers[index])]], {index: 0})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def load_tracking_dataset(
     streaming: bool = False,
     preferred_split: str = "train",
 ):
-    """Sequences of a dataset on the Hub, of a folder of Parquet files, or of pictures with a metadata file.
+    """Sequences of a dataset on the Hub, of a folder of Parquet files, or of images with a metadata file.
 
     Args:
         name_or_path: Hub id or folder.

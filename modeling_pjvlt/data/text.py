@@ -1,4 +1,4 @@
-"""Sentences: what is said of a target where a dataset says little, and what a mirrored picture does to words."""
+"""Sentences: what is said of a target where a dataset says little, and what a mirrored image does to words."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ def sentence_or_class(sentence: str | None, category: str | None = None) -> str:
 
 
 def swap_left_right(sentence: str) -> str:
-    """The sentence that is true of the mirrored picture: left and right change places, as whole words.
+    """The sentence that is true of the mirrored image: left and right change places, as whole words.
 
     >>> swap_left_right("Left hand of the man on the right, leftmost bright")
     'Right hand of the man on the left, leftmost bright'

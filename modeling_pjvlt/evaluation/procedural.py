@@ -50,7 +50,7 @@ def track_clip(model, processor, clip: ProceduralClip) -> dict[str, float]:
 def draw_worst(
     model, processor, scores: ProceduralScores, path: str | os.PathLike, num_frames: int = 60, per_kind: int = 3
 ) -> None:
-    """Save a picture of the clips that went worst with the right sentence, a row for each: `per_kind` of either kind.
+    """Save an image of the clips that went worst with the right sentence, a row for each: `per_kind` of either kind.
 
     A row shows the first frame, with its box and the sentence, and four later ones: the target's box (white) and the
     tracker's (yellow, with its overlap).

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ..data.converters.folders import find_folders, read_folder
-from ..data.converters.sources import NotFound, PictureFile
+from ..data.converters.sources import ImageFile, NotFound
 from ..data.dataset import TrackingSequence
-from ..data.frames import open_picture
+from ..data.frames import open_image
 from ..data.generated import PROCEDURAL
 from ..data.loading import load_tracking_dataset
 from ..data.synthetic.procedural import KINDS, ProceduralClip
@@ -24,15 +24,15 @@ TEXTS = ("own", "shuffled", "empty", "class")
 
 
 @dataclass(frozen=True)
-class PictureFiles:
+class ImageFiles:
     """Frames that are files of their own."""
 
-    files: list[PictureFile]
+    files: list[ImageFile]
 
     def open(self, index: int) -> Image.Image:
-        return open_picture({"bytes": None, "path": str(self.files[index].path)})
+        return open_image({"bytes": None, "path": str(self.files[index].path)})
 
-    def only(self, index: int) -> "PictureFiles":
+    def only(self, index: int) -> "ImageFiles":
         return self
 
 
@@ -107,9 +107,7 @@ def _sequence(reference) -> TrackingSequence:
     except ValueError as error:
         raise ValueError(f"Sequence {reference.name!r}: {error}") from None
     boxes = np.nan_to_num(found.boxes).astype(np.float32)
-    return TrackingSequence(
-        found.name, found.text or DEFAULT_SENTENCE, boxes, found.visible, PictureFiles(found.pictures)
-    )
+    return TrackingSequence(found.name, found.text or DEFAULT_SENTENCE, boxes, found.visible, ImageFiles(found.images))
 
 
 def alike(sequences: list, texts: list[str]) -> str | None:

@@ -44,7 +44,7 @@ def push_dataset(
 ) -> str:
     """Upload a [`TrackingDataset`] and a card; returns the repository's address. Other splits there stay.
 
-    The rows go as they were read: columns keep their mapped names, pictures their bytes.
+    The rows go as they were read: columns keep their mapped names, images their bytes.
     """
     sequences = [dataset[i] for i in range(len(dataset))]
     counts = {

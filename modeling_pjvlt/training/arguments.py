@@ -66,7 +66,7 @@ class TrainArguments:
         default=None,
         metadata={
             "help": "Tracking datasets: Hub ids or folders, `procedural` for procedural clips, the default, or "
-            "`photographs` for clips made of the pictures in --photographs, or `boxed_images` for pairs from the images in "
+            "`photographs` for clips made of the images in --photographs, or `boxed_images` for pairs from the images in "
             "--boxed_images. Several are mixed."
         },
     )
@@ -94,7 +94,7 @@ class TrainArguments:
     )
     photographs: list[str] | None = field(
         default=None,
-        metadata={"help": "Folders of pictures, with labels or without, for `--dataset_name photographs`."},
+        metadata={"help": "Folders of images, with labels or without, for `--dataset_name photographs`."},
     )
     photograph_difficulty: float = field(
         default=1.0,
@@ -181,14 +181,14 @@ class TrainArguments:
     twins: bool = field(
         default=False,
         metadata={
-            "help": "Draw procedural and photograph pairs in twos: same pictures and search region, other target."
+            "help": "Draw procedural and photograph pairs in twos: same images and search region, other target."
         },
     )
     words_share: float = field(default=0.5, metadata={"help": "Procedural pairs that only the sentence can decide."})
     attribute_weights: list[float] | None = field(
         default=None,
         metadata={
-            "help": "How often the rival of such a pair differs in colour, pattern and form: three weights; by default "
+            "help": "How often the distractor of such a pair differs in colour, pattern and form: three weights; by default "
             "8 5 5, as the clips come."
         },
     )

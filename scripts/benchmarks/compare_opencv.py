@@ -152,8 +152,8 @@ class Preparation:
     frames: int = 0
 
 
-Pictures = dict[str, list[np.ndarray]]  # "RGB" and "BGR" -> frames, uint8 (H, W, 3)
-Start = Callable[[Pictures, object], OpenCVTracker | PJVLTTracker]  # (first frames, sequence) -> a tracker
+Images = dict[str, list[np.ndarray]]  # "RGB" and "BGR" -> frames, uint8 (H, W, 3)
+Start = Callable[[Images, object], OpenCVTracker | PJVLTTracker]  # (first frames, sequence) -> a tracker
 
 
 def compare(
@@ -169,17 +169,17 @@ def compare(
     for begin in range(0, length, CHUNK):
         indices = range(begin, min(begin + CHUNK, length))
         began = time.perf_counter()
-        pictures = {"RGB": [sequence.frame(index) for index in indices]}
+        images = {"RGB": [sequence.frame(index) for index in indices]}
         decoded = time.perf_counter()
-        pictures["BGR"] = [np.ascontiguousarray(frame[..., ::-1]) for frame in pictures["RGB"]]
+        images["BGR"] = [np.ascontiguousarray(frame[..., ::-1]) for frame in images["RGB"]]
         spent.decode, spent.convert = spent.decode + decoded - began, spent.convert + time.perf_counter() - decoded
         spent.frames += len(indices)
         for name, start in starts.items():
             if begin == 0:
-                trackers[name] = start(pictures, sequence)
+                trackers[name] = start(images, sequence)
                 boxes[name][0] = sequence.boxes[0]
             tracker = trackers[name]
-            for index, frame in zip(indices, pictures[tracker.order], strict=True):
+            for index, frame in zip(indices, images[tracker.order], strict=True):
                 if index > 0:
                     began = time.perf_counter()
                     box, is_lost = tracker.step(frame)
@@ -207,12 +207,12 @@ def build_starts(models: list[str], kinds: list[str]) -> dict[str, Start]:
             raise ValueError(f"Two models are called {name!r}; rename a folder.")
         model = PJVLTModel.from_pretrained(path, dtype=torch.float32)
         processor = PJVLTProcessor.from_pretrained(path)
-        starts[name] = lambda pictures, sequence, model=model, processor=processor: PJVLTTracker(
-            model, processor, sequence.text, pictures["RGB"][0], sequence.boxes[0]
+        starts[name] = lambda images, sequence, model=model, processor=processor: PJVLTTracker(
+            model, processor, sequence.text, images["RGB"][0], sequence.boxes[0]
         )
     for kind in kinds:
-        starts[OPENCV[kind]] = lambda pictures, sequence, kind=kind: OpenCVTracker(
-            kind, pictures["BGR"][0], sequence.boxes[0]
+        starts[OPENCV[kind]] = lambda images, sequence, kind=kind: OpenCVTracker(
+            kind, images["BGR"][0], sequence.boxes[0]
         )
     return starts
 

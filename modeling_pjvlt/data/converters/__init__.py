@@ -63,7 +63,7 @@ def convert(
         sequences_per_shard: sequences in a file; by default a few hundred megabytes.
         class_map: classes by sequence (TrackingNet, whose training parts need it) or by number (YOLO), which the
             benchmark does not ship.
-        check: `"fast"` reads the beginning and the end of every picture, `"full"` decodes it.
+        check: `"fast"` reads the beginning and the end of every image, `"full"` decodes it.
         license: for the card.
         progress: show a bar.
         sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a sequence.

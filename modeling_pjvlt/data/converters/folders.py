@@ -7,17 +7,17 @@ import numpy as np
 
 from .sources import (
     Benchmark,
+    ImageFile,
     NotFound,
-    PictureFile,
     Reference,
     SourceSequence,
     has_area,
-    list_pictures,
+    list_images,
     match_lengths,
     natural_key,
     read_boxes,
     read_text,
-    require_pictures,
+    require_images,
     sequence_folders,
 )
 
@@ -52,9 +52,9 @@ def read_tnl2k(reference: Reference) -> list[SourceSequence]:
     """A box without an area says that the target is absent."""
     folder, notes = reference.folder, []
     boxes = read_boxes(folder / "groundtruth.txt")
-    pictures, boxes = match_lengths(require_pictures(list_pictures(folder / "imgs")), boxes, notes)
+    images, boxes = match_lengths(require_images(list_images(folder / "imgs")), boxes, notes)
     text = read_text(folder / "language.txt")
-    return [SourceSequence(reference.name, pictures, boxes, has_area(boxes), text, notes=notes)]
+    return [SourceSequence(reference.name, images, boxes, has_area(boxes), text, notes=notes)]
 
 
 def find_otb99(root: Path, split: str, class_map: Path | None) -> list[Reference]:
@@ -86,18 +86,18 @@ def read_otb99(reference: Reference) -> list[SourceSequence]:
 def _read_folder(name: str, folder: Path, boxes_path: Path, text: str) -> SourceSequence:
     notes: list[str] = []
     boxes = read_boxes(boxes_path)
-    pictures = next((found for part in ("img", "imgs", "") if (found := list_pictures(folder / part))), [])
-    pictures = _from_first_annotated(folder.name, require_pictures(pictures), boxes)
-    pictures, boxes = match_lengths(pictures, boxes, notes)
-    return SourceSequence(name, pictures, boxes, has_area(boxes), text, notes=notes)
+    images = next((found for part in ("img", "imgs", "") if (found := list_images(folder / part))), [])
+    images = _from_first_annotated(folder.name, require_images(images), boxes)
+    images, boxes = match_lengths(images, boxes, notes)
+    return SourceSequence(name, images, boxes, has_area(boxes), text, notes=notes)
 
 
-def _from_first_annotated(video: str, pictures: list[PictureFile], boxes: np.ndarray) -> list[PictureFile]:
-    """Without the pictures before the first box, where OTB starts later and there are more pictures than boxes."""
+def _from_first_annotated(video: str, images: list[ImageFile], boxes: np.ndarray) -> list[ImageFile]:
+    """Without the images before the first box, where OTB starts later and there are more images than boxes."""
     first = OTB_FIRST_FRAMES.get(video)
-    if first is None or len(pictures) <= len(boxes):
-        return pictures
-    return [picture for picture in pictures if picture.number is None or picture.number >= first]
+    if first is None or len(images) <= len(boxes):
+        return images
+    return [image for image in images if image.number is None or image.number >= first]
 
 
 def find_folders(root: Path, split: str, class_map: Path | None) -> list[Reference]:

@@ -22,9 +22,9 @@ from PIL import Image as PILImage
 from ...files_pjvlt import replacing, write_text
 from ..frames import DECODING_ERRORS
 from ..text import read_sentences
-from .sources import Benchmark, PictureFile, Reference, SourceSequence
+from .sources import Benchmark, ImageFile, Reference, SourceSequence
 
-ROWS_PER_GROUP = 100  # what `datasets` writes for pictures: small enough to stream and to preview
+ROWS_PER_GROUP = 100  # what `datasets` writes for images: small enough to stream and to preview
 FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
 CHECKS = ("fast", "full")
 # An entry of an archive that says otherwise is damaged: no benchmark has encrypted or patched ones, or other compression.
@@ -145,8 +145,8 @@ def _footer(shard: Shard, report: ConversionReport) -> dict[str, str]:
 
 
 def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_sequence) -> Iterator[dict]:
-    """Rows of all sequences that can be read. A picture that the row before already shows is not repeated."""
-    pictures = _PictureReader(shard.check.split()[0] == "full")
+    """Rows of all sequences that can be read. An image that the row before already shows is not repeated."""
+    images = _ImageReader(shard.check.split()[0] == "full")
     texts = {} if shard.sentences is None else read_sentences(shard.sentences)
     for reference in shard.references:
         try:
@@ -158,26 +158,26 @@ def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_seque
             sequence.text = texts.get(sequence.name, sequence.text)
             report.skipped += [[sequence.name, note] for note in sequence.notes]
             count = 0
-            for row in _sequence_rows(sequence, pictures, report):
+            for row in _sequence_rows(sequence, images, report):
                 count += 1
                 yield row if benchmark.has_cover else {k: v for k, v in row.items() if k != "cover"}
             report.frames += count
             report.sequences += count > 0
             report.without_text += count > 0 and not sequence.text
         on_sequence()
-    pictures.close()
+    images.close()
 
 
-def _sequence_rows(sequence: SourceSequence, pictures: "_PictureReader", report: ConversionReport) -> Iterator[dict]:
+def _sequence_rows(sequence: SourceSequence, images: "_ImageReader", report: ConversionReport) -> Iterator[dict]:
     known = np.isfinite(sequence.boxes).all(axis=1)
     for i, number in enumerate(sequence.frame_numbers()):
-        picture = sequence.pictures[i]
+        image = sequence.images[i]
         try:
-            encoded = pictures.read(picture)
+            encoded = images.read(image)
         except DECODING_ERRORS as error:
-            if picture != pictures.refused:  # once for all targets of a photograph
-                report.skipped.append([f"{sequence.name}/{picture.name}", str(error)])
-                pictures.refused = picture
+            if image != images.refused:  # once for all targets of a photograph
+                report.skipped.append([f"{sequence.name}/{image.name}", str(error)])
+                images.refused = image
             continue
         report.absent += bool(known[i] and not sequence.visible[i])
         cover = -1 if sequence.cover is None else int(sequence.cover[i])
@@ -193,32 +193,32 @@ def _sequence_rows(sequence: SourceSequence, pictures: "_PictureReader", report:
         }
 
 
-class _PictureReader:
-    """Reads encoded pictures and refuses broken ones; None for the one that was read before."""
+class _ImageReader:
+    """Reads encoded images and refuses broken ones; None for the one that was read before."""
 
     def __init__(self, decode_all: bool):
         self.decode_all = decode_all
-        self.last: PictureFile | None = None
-        self.refused: PictureFile | None = None
+        self.last: ImageFile | None = None
+        self.refused: ImageFile | None = None
         self._archive: zipfile.ZipFile | None = None
 
-    def read(self, picture: PictureFile) -> dict | None:
+    def read(self, image: ImageFile) -> dict | None:
         """Bytes as they are in the file, and its name. Raises one of `DECODING_ERRORS`."""
-        if picture == self.last:
+        if image == self.last:
             return None
-        data = self._bytes(picture)
+        data = self._bytes(image)
         check_encoded(data, self.decode_all)
-        self.last = picture
-        return {"bytes": data, "path": picture.name}
+        self.last = image
+        return {"bytes": data, "path": image.name}
 
-    def _bytes(self, picture: PictureFile) -> bytes:
-        if picture.member is None:
-            return picture.path.read_bytes()
-        if self._archive is None or self._archive.filename != str(picture.path):
+    def _bytes(self, image: ImageFile) -> bytes:
+        if image.member is None:
+            return image.path.read_bytes()
+        if self._archive is None or self._archive.filename != str(image.path):
             self.close()
-            self._archive = zipfile.ZipFile(picture.path)
+            self._archive = zipfile.ZipFile(image.path)
         try:
-            entry = self._archive.getinfo(picture.member)
+            entry = self._archive.getinfo(image.member)
             if entry.flag_bits & UNREADABLE_FLAGS or entry.compress_type not in METHODS:
                 raise zipfile.BadZipFile(f"compression method {entry.compress_type}, flags {entry.flag_bits:#x}")
             return self._archive.read(entry)
@@ -232,13 +232,13 @@ class _PictureReader:
 
 
 def check_encoded(data: bytes, decode: bool = False) -> None:
-    """Raises one of `DECODING_ERRORS` for an encoded picture that is empty, cut off or none at all.
+    """Raises one of `DECODING_ERRORS` for an encoded image that is empty, cut off or none at all.
 
     Decodes it only if told so, or if the end of the file does not look like one.
     """
     if not data:
         raise ValueError("the file is empty")
-    with PILImage.open(io.BytesIO(data)) as picture:
+    with PILImage.open(io.BytesIO(data)) as image:
         endings = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-        if decode or not data.rstrip(b"\x00").endswith(endings.get(picture.format, b"\x00")):
-            picture.load()
+        if decode or not data.rstrip(b"\x00").endswith(endings.get(image.format, b"\x00")):
+            image.load()

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...video_pjvlt import natural_key, sort_frames
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")  # the last run of digits in a file's name
 _DECIMAL = re.compile(r"\d+\.\d+")
 MAX_FRAME_NUMBER = 2**31 - 1  # of a row's `frame`; names that are times in nanoseconds are larger
@@ -25,8 +25,8 @@ def _valid_text(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class PictureFile:
-    """An encoded picture: a file, or a member of a zip archive."""
+class ImageFile:
+    """An encoded image: a file, or a member of a zip archive."""
 
     path: Path
     member: str | None = None
@@ -54,7 +54,7 @@ class SourceSequence:
     """
 
     name: str
-    pictures: list[PictureFile]
+    images: list[ImageFile]
     boxes: np.ndarray
     visible: np.ndarray
     text: str = ""
@@ -64,11 +64,11 @@ class SourceSequence:
     notes: list[str] = field(default_factory=list)
 
     def frame_numbers(self) -> list[int]:
-        """The numbers in the pictures' names if all have one and they ascend, else 0, 1, 2, …"""
-        numbers = self.numbers or [picture.number for picture in self.pictures]
+        """The numbers in the images' names if all have one and they ascend, else 0, 1, 2, …"""
+        numbers = self.numbers or [image.number for image in self.images]
         if None not in numbers and all(a < b for a, b in itertools.pairwise(numbers)):
             return numbers
-        return list(range(len(self.pictures)))
+        return list(range(len(self.images)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Benchmark:
 
     title, homepage, citation: for the dataset card. splits: in the order they are written. sequences_per_shard: how
     many make a Parquet file of a few hundred megabytes. find: the sequences of a split, or an empty list; raises
-    [`NotFound`] naming what it looked for. read: one sequence, or several that share pictures; raises `ValueError`
+    [`NotFound`] naming what it looked for. read: one sequence, or several that share images; raises `ValueError`
     that says why it cannot be used. has_cover: rows carry GOT-10k's `cover`. one_split: `root` does not tell splits;
     all of it is the one that is asked for, by default the first.
     """
@@ -109,29 +109,29 @@ class Benchmark:
     one_split: bool = False
 
 
-def list_pictures(folder: Path) -> list[PictureFile]:
-    """Pictures of a folder in the order of their frames; hidden files and other things are passed over."""
+def list_images(folder: Path) -> list[ImageFile]:
+    """Images of a folder in the order of their frames; hidden files and other things are passed over."""
     if not folder.is_dir():
         return []
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
-    return _in_order(PictureFile(path) for path in paths)
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    return _in_order(ImageFile(path) for path in paths)
 
 
-def list_zipped_pictures(archive: Path) -> list[PictureFile]:
-    """Pictures in a zip archive. Raises `ValueError` for one that is broken."""
+def list_zipped_images(archive: Path) -> list[ImageFile]:
+    """Images in a zip archive. Raises `ValueError` for one that is broken."""
     try:
         with zipfile.ZipFile(archive) as file:
             names = file.namelist()
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{archive.name} is not a whole zip archive ({error})") from error
-    pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES and not Path(n).name.startswith(".")]
-    return _in_order(PictureFile(archive, name) for name in pictures)
+    images = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not Path(n).name.startswith(".")]
+    return _in_order(ImageFile(archive, name) for name in images)
 
 
-def _in_order(pictures: Iterable[PictureFile]) -> list[PictureFile]:
-    pictures = list(pictures)
-    places = {name: place for place, name in enumerate(sort_frames({picture.name for picture in pictures}))}
-    return sorted(pictures, key=lambda picture: places[picture.name])
+def _in_order(images: Iterable[ImageFile]) -> list[ImageFile]:
+    images = list(images)
+    places = {name: place for place, name in enumerate(sort_frames({image.name for image in images}))}
+    return sorted(images, key=lambda image: places[image.name])
 
 
 def read_text(path: Path) -> str:
@@ -190,14 +190,12 @@ def fit_flags(flags: np.ndarray | None, length: int, missing: int, what: str, no
     return np.append(flags[:length], np.full(max(length - len(flags), 0), missing))
 
 
-def match_lengths(
-    pictures: list[PictureFile], boxes: np.ndarray, notes: list[str]
-) -> tuple[list[PictureFile], np.ndarray]:
-    """As many pictures as boxes: what one has more at the end is left out, and noted."""
-    if len(pictures) != len(boxes):
-        notes.append(f"{len(pictures)} pictures, but {len(boxes)} boxes: the last ones of the longer are left out")
-    length = min(len(pictures), len(boxes))
-    return pictures[:length], boxes[:length]
+def match_lengths(images: list[ImageFile], boxes: np.ndarray, notes: list[str]) -> tuple[list[ImageFile], np.ndarray]:
+    """As many images as boxes: what one has more at the end is left out, and noted."""
+    if len(images) != len(boxes):
+        notes.append(f"{len(images)} images, but {len(boxes)} boxes: the last ones of the longer are left out")
+    length = min(len(images), len(boxes))
+    return images[:length], boxes[:length]
 
 
 def has_area(boxes: np.ndarray) -> np.ndarray:
@@ -205,9 +203,9 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
     return (np.nan_to_num(boxes[:, 2:]) > 0).all(axis=1)
 
 
-def first_box_only(pictures: list[PictureFile], boxes: np.ndarray) -> np.ndarray:
+def first_box_only(images: list[ImageFile], boxes: np.ndarray) -> np.ndarray:
     """Boxes of a test set that gives the first one: the others are unknown, rows of NaN."""
-    return np.vstack([boxes[:1], np.full((len(pictures) - 1, 4), np.nan, np.float32)])
+    return np.vstack([boxes[:1], np.full((len(images) - 1, 4), np.nan, np.float32)])
 
 
 def sequence_folders(root: Path, annotation: str) -> list[Path]:
@@ -216,11 +214,11 @@ def sequence_folders(root: Path, annotation: str) -> list[Path]:
     return sorted(found, key=lambda folder: natural_key(folder.name))
 
 
-def require_pictures(pictures: list[PictureFile]) -> list[PictureFile]:
-    """The pictures, or a `ValueError` where there are none."""
-    if not pictures:
-        raise ValueError("no pictures")
-    return pictures
+def require_images(images: list[ImageFile]) -> list[ImageFile]:
+    """The images, or a `ValueError` where there are none."""
+    if not images:
+        raise ValueError("no images")
+    return images
 
 
 def read_class_map(path: Path | None) -> dict[str, str]:

@@ -33,7 +33,7 @@ class SequenceFrame:
     index: int
 
     def alone(self) -> "SequenceFrame":
-        """The same frame, without the other encoded pictures of its sequence."""
+        """The same frame, without the other encoded images of its sequence."""
         return SequenceFrame(replace(self.sequence, frames=self.sequence.frames.only(self.index)), self.index)
 
 
@@ -54,7 +54,7 @@ class FramePair(NamedTuple):
     surroundings: np.ndarray | None = None
 
     def alone(self) -> "FramePair":
-        """The same pair, holding on to its two encoded pictures and not to the rest of their sequence."""
+        """The same pair, holding on to its two encoded images and not to the rest of their sequence."""
         template = None if self.template is None else self.template.alone()
         return self._replace(template=template, search=self.search.alone())
 
@@ -104,14 +104,14 @@ def search_window(rng, box_xywh, factor: float, size: int, jitter: WindowJitter)
 
 
 def shared_window(rng, boxes_xywh, factor: float, size: int, jitter: WindowJitter) -> Window | None:
-    """A search region for two targets of one picture, drawn so that it does not tell which of the two is meant.
+    """A search region for two targets of one image, drawn so that it does not tell which of the two is meant.
 
     As [`search_window`], but chance decides, each for itself, by which of the two targets it is measured and around which
     it lies; then it is moved until both centres lie in it. None where their sizes are too different, or their distance
     too large, for one region.
 
-    Around the target alone, what lies near the region's edge is a rival more often than the target. A model that learns
-    this does not come back to its target, once the tracker follows a rival.
+    Around the target alone, what lies near the region's edge is a distractor more often than the target. A model that learns
+    this does not come back to its target, once the tracker follows a distractor.
     """
     boxes = np.asarray(boxes_xywh, dtype=float)
     centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
@@ -168,8 +168,8 @@ def cut(
     Outside the frame it is black, or shows what it would of `surroundings`, an image (H, W, 3) stretched over the window.
     Raises `ValueError` naming a frame that cannot be decoded.
     """
-    picture, reduction = _decode(frame, reduction_of(min(window.width, window.height), size))
-    region = _region(_pixels(picture), *(v // reduction for v in window), surroundings)
+    image, reduction = _decode(frame, reduction_of(min(window.width, window.height), size))
+    region = _region(_pixels(image), *(v // reduction for v in window), surroundings)
     if region.shape[2:] != (size, size):  # this filter is fast for channels that come last in memory, as they do here
         region = F.interpolate(region, (size, size), mode="bilinear", antialias=True)
     crop = region[0, :3].numpy()
@@ -182,20 +182,20 @@ def _decode(frame: np.ndarray | SequenceFrame, reduction: int) -> tuple[np.ndarr
     return frame, 1
 
 
-def _pixels(picture: np.ndarray | Image.Image) -> np.ndarray:
+def _pixels(image: np.ndarray | Image.Image) -> np.ndarray:
     """(H, W, 3 or 4) uint8; a fourth channel means nothing.
 
-    Pillow keeps four bytes for a pixel of an RGB picture, which are shown here without copying any, where it keeps
-    them in one piece (pictures of up to four megapixels).
+    Pillow keeps four bytes for a pixel of an RGB image, which are shown here without copying any, where it keeps
+    them in one piece (images of up to four megapixels).
     """
-    if isinstance(picture, np.ndarray):
-        return picture
-    if picture.mode == "RGB":
+    if isinstance(image, np.ndarray):
+        return image
+    if image.mode == "RGB":
         try:
-            return np.from_dlpack(pa.array(picture).values).reshape(picture.height, picture.width, 4)
+            return np.from_dlpack(pa.array(image).values).reshape(image.height, image.width, 4)
         except ValueError:  # in several pieces
             pass
-    return np.array(picture)
+    return np.array(image)
 
 
 def _region(pixels: np.ndarray, left: int, top: int, width: int, height: int, surroundings=None) -> Tensor:
@@ -244,7 +244,7 @@ class PairCropper:
         self.template_flip_probability, self.degrade_probability = template_flip_probability, degrade_probability
 
     def shared_window(self, rng: np.random.Generator, boxes_xywh: list[np.ndarray]) -> Window | None:
-        """One search region for two targets of a picture, or None; see the function [`shared_window`]."""
+        """One search region for two targets of an image, or None; see the function [`shared_window`]."""
         boxes = [check_box(box) for box in boxes_xywh]
         return shared_window(rng, boxes, self.images.search_factor, self.images.search_size, self.jitter)
 

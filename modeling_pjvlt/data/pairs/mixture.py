@@ -25,7 +25,7 @@ MIN_FAILURES = 10  # before that share is looked at
 
 
 class PairSource(Protocol):
-    """Anything that draws frame pairs; `draw_twins(rng)`, two that share their pictures, is optional."""
+    """Anything that draws frame pairs; `draw_twins(rng)`, two that share their images, is optional."""
 
     def draw(self, rng: np.random.Generator) -> FramePair:
         """One pair that depends on nothing but `rng`."""
@@ -80,7 +80,7 @@ class TrackingPairs(Dataset):
         length: samples in an epoch.
         seed: with the epoch and the index, it decides a sample.
         weights: of the sources, by name; by default all equal.
-        twins: samples 2 i and 2 i + 1 share their pictures and, where it can hold both targets, their search region,
+        twins: samples 2 i and 2 i + 1 share their images and, where it can hold both targets, their search region,
             where a source has `draw_twins`. That halves the time it takes to draw them, and only template and sentence
             tell which target is meant.
 
@@ -134,7 +134,7 @@ class TrackingPairs(Dataset):
                 self.failures.add(name, index, error)
 
     def _window_of(self, twins: tuple[FramePair, FramePair], rng: np.random.Generator) -> Window | None:
-        """The search region that two targets of one picture share; None for other twins."""
+        """The search region that two targets of one image share; None for other twins."""
         boxes = [twin.search_box for twin in twins]
         if twins[0].search is not twins[1].search or np.array_equal(*boxes):
             return None

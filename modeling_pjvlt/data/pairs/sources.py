@@ -31,7 +31,7 @@ class ProceduralPairs:
         wrong_text_share: share of the other clips that come with a distractor's sentence, to learn that a clear
             template outweighs a wrong sentence.
         no_text_share: share of those clips that come with "the target" for a sentence.
-        attribute_weights: of colour, pattern and form, in which the rival of a "words" clip differs from its target; of
+        attribute_weights: of colour, pattern and form, in which the distractor of a "words" clip differs from its target; of
             any sum. By default as the clips come: 8 : 5 : 5.
 
     Raises `ValueError` for attribute weights that are not three positive numbers.
@@ -57,15 +57,15 @@ class ProceduralPairs:
         return self._pair(rng, clip, (clip.frame(first), clip.frame(second)), clip.boxes[[first, second]], False)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two pairs that share their pictures: the target's, and the rival's where it can be seen.
+        """Two pairs that share their images: the target's, and the distractor's where it can be seen.
 
         Where only the sentence can decide, nothing but the sentence tells the two apart.
         """
         clip, first, second = self._draw_clip(rng)
         frames = clip.frame(first), clip.frame(second)
         one = self._pair(rng, clip, frames, clip.boxes[[first, second]], False)
-        rival = clip.rival_visible[[first, second]]
-        if not rival[clip.kind == "words" :].all():  # the first frame of "words" clips tells nothing anyway
+        distractor = clip.distractor_visible[[first, second]]
+        if not distractor[clip.kind == "words" :].all():  # the first frame of "words" clips tells nothing anyway
             return one, self._pair(rng, clip, frames, clip.boxes[[first, second]], False)
         boxes = np.stack([clip.distractor_boxes(first)[0], clip.distractor_boxes(second)[0]])
         if clip.kind == "words":
@@ -82,15 +82,15 @@ class ProceduralPairs:
         return clip, first, int(rng.choice(later)) if len(later) else 0
 
     def _draw_seed(self, rng: np.random.Generator, kind: str) -> int:
-        """The seed of a clip, drawn anew until its rival differs in the attribute that is wanted, if one is."""
+        """The seed of a clip, drawn anew until its distractor differs in the attribute that is wanted, if one is."""
         wanted = self.attributes.draw(rng) if self.attributes and kind == "words" else None
         seed = _any_seed(rng)
-        while wanted and not _rival_differs(seed, kind, wanted):
+        while wanted and not _distractor_differs(seed, kind, wanted):
             seed = _any_seed(rng)
         return seed
 
-    def _pair(self, rng, clip: ProceduralClip, frames, boxes, of_rival: bool) -> FramePair:
-        right, wrong = (clip.wrong_text, clip.text) if of_rival else (clip.text, clip.wrong_text)
+    def _pair(self, rng, clip: ProceduralClip, frames, boxes, of_distractor: bool) -> FramePair:
+        right, wrong = (clip.wrong_text, clip.text) if of_distractor else (clip.text, clip.wrong_text)
         text = right
         if clip.kind == "appearance":
             text = spoil_text(rng, right, lambda: wrong, self.wrong_text_share, self.no_text_share)
@@ -102,10 +102,10 @@ def _any_seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**31, 2**62))
 
 
-def _rival_differs(seed: int, kind: str, attribute: str) -> bool:
+def _distractor_differs(seed: int, kind: str, attribute: str) -> bool:
     """Whether the first distractor of a clip, which is not drawn for this, differs from the target in one attribute."""
-    *_, (target, rival, *_) = draw_cast(seed, kind)
-    return getattr(target, attribute) != getattr(rival, attribute)
+    *_, (target, distractor, *_) = draw_cast(seed, kind)
+    return getattr(target, attribute) != getattr(distractor, attribute)
 
 
 class PhotographPairs:
@@ -117,7 +117,7 @@ class PhotographPairs:
         max_gap: frames between template and search frame, at most.
         pasted_share: share of clips whose target moves over another photograph.
         wrong_text_share, no_text_share: share of pairs with another target's sentence, and with "the target". On real
-            pictures the template says more than words do, so words must not outweigh it.
+            images the template says more than words do, so words must not outweigh it.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class PhotographPairs:
         self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
 
     def draw(self, rng: np.random.Generator) -> FramePair:
-        """One pair of frames that both show the target. Raises `ValueError` for a picture that cannot be read."""
+        """One pair of frames that both show the target. Raises `ValueError` for an image that cannot be read."""
         clip = self._draw_clip(rng)
         order = rng.permutation(2)
 
@@ -144,7 +144,7 @@ class PhotographPairs:
         return self._pair(rng, [clip.frame(0), clip.frame(1)], clip.boxes, order, clip.text, wrong)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two pairs that share their pictures: the target's, and another one's where there is one.
+        """Two pairs that share their images: the target's, and another one's where there is one.
 
         A wrong sentence is then that of the other target. Without another target the second pair is the first one
         with its frames exchanged.

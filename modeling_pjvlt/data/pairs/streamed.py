@@ -18,7 +18,7 @@ class StreamedPairs(IterableDataset):
     """Samples for `PJVLTModel` from streamed datasets, the same as [`TrackingPairs`] gives, in a fixed order.
 
     A sample depends only on (seed, epoch, index): the order of the files, the pairs of each piece and the shuffling do
-    not depend on the number of workers. Every worker therefore reads the whole stream, and decodes only the pictures of
+    not depend on the number of workers. Every worker therefore reads the whole stream, and decodes only the images of
     its own batches; a few workers are enough.
 
     Args:
@@ -30,7 +30,7 @@ class StreamedPairs(IterableDataset):
         weights: of the datasets, by name; by default all equal.
         max_gap, excluded: see [`PairRules`].
         pairs_per_piece: pairs drawn from a sequence, or from each `2 * max_gap` frames of a long one.
-        buffer_size: pairs of each dataset that wait to be drawn, with their encoded pictures.
+        buffer_size: pairs of each dataset that wait to be drawn, with their encoded images.
         min_box_sides: see [`PairRules`]; of the datasets, by name.
     """
 

@@ -5,7 +5,7 @@ A clip is a loose swarm of look-alike figures (one target, one to four distracto
 - Everything follows from the seed. Motion is a function of time alone, so neither the number of frames nor the order
   in which they are drawn changes a frame.
 - `kind="appearance"`: the first frame shows the target (variant "clear").
-- `kind="words"`: only the sentence can tell the target from a rival, because the first frame is altered. "grey": all
+- `kind="words"`: only the sentence can tell the target from a distractor, because the first frame is altered. "grey": all
   figures in one grey; "blurred": all figures as soft blobs; "hidden": all figures under covers. Place, size, tilt and
   aspect are dealt anew to the figures between frame 0 and frame 1, so none of them gives the target away either.
 - Every figure is a few polygons, filled by Pillow at three times the resolution inside its own window.
@@ -122,7 +122,7 @@ def _window(corners: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, 
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int], level: float) -> Image.Image:
-    """A dull picture of (height, width) pixels and some mean level: colour noise, bands or checks, crumbs."""
+    """A dull image of (height, width) pixels and some mean level: colour noise, bands or checks, crumbs."""
     small = (size[0] // 4, size[1] // 4)
     field = level + rng.uniform(-20, 20, 3) + np.zeros((*small, 3), np.float32)
     chroma, contrast = rng.uniform(0.1, 0.45), rng.uniform(20, 110)
@@ -133,11 +133,11 @@ def _texture(rng: np.random.Generator, size: tuple[int, int], level: float) -> I
         octave = Image.fromarray(noise.astype(np.uint8)).resize(small[::-1], smooth)
         field += (weight * contrast / 127) * (np.asarray(octave, np.float32) - 127)
     field += _bands(rng, small)[..., None] * rng.uniform(8, 28) * rng.uniform(0.5, 1, 3)
-    picture = Image.fromarray(np.clip(field, 40, 205).astype(np.uint8))
-    picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
+    image = Image.fromarray(np.clip(field, 40, 205).astype(np.uint8))
+    image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     if rng.random() < 0.45:
-        _scatter(rng, picture)
-    return picture
+        _scatter(rng, image)
+    return image
 
 
 def _bands(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -154,10 +154,10 @@ def _bands(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return np.clip(6 * np.sin(density * along) * np.sin(density * across), -1, 1) * (choice == "checks")
 
 
-def _scatter(rng: np.random.Generator, picture: Image.Image) -> None:
-    """Draw small dull crumbs all over a picture, in place."""
-    draw, count = ImageDraw.Draw(picture), int(rng.integers(20, 90))
-    centres = rng.uniform(0, 1, (count, 1, 2)) * picture.size
+def _scatter(rng: np.random.Generator, image: Image.Image) -> None:
+    """Draw small dull crumbs all over an image, in place."""
+    draw, count = ImageDraw.Draw(image), int(rng.integers(20, 90))
+    centres = rng.uniform(0, 1, (count, 1, 2)) * image.size
     corners = centres + rng.uniform(2, 8, (count, 1, 1)) * rng.normal(0, 1, (count, 5, 2))
     greys = rng.uniform(50, 190, (count, 1)) + rng.uniform(-18, 18, (count, 3))
     for points, colour in zip(corners, greys.astype(int), strict=True):
@@ -171,7 +171,7 @@ def _change(rng: np.random.Generator, look: Look, names: tuple[str, ...], values
 
 
 def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
-    """The looks of the target and of one to four distractors, all different; the first distractor is a close rival."""
+    """The looks of the target and of one to four distractors, all different; the first distractor is the most alike."""
     barred = {pair[rng.integers(2)] for pair in _LOOKALIKES}
     values = {"colour": list(COLOURS), "pattern": list(PATTERNS), "form": list(FORMS)}
     values = {name: [v for v in options if v not in barred] for name, options in values.items()}
@@ -188,8 +188,10 @@ def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
 
 
 def draw_cast(seed: int, kind: str | None = None) -> tuple[np.random.Generator, str, str, list[Look]]:
-    """What is decided first about the clip of a seed: its kind, its variant, and the looks of its figures (the target,
-    the close rival, others). With them the generator that decided it, for what follows."""
+    """What is drawn first for the clip of a seed: the generator after it, the kind, the variant, the figures' looks.
+
+    The looks are those of the target, of the first distractor and of the others.
+    """
     rng = np.random.default_rng([seed, 0])
     drawn, variant = str(rng.choice(KINDS)), str(rng.choice(WORD_VARIANTS))
     kind = kind or drawn
@@ -211,7 +213,7 @@ class ProceduralClip:
         kind: "appearance" or "words".
         variant: "clear" for appearance clips; "grey", "blurred" or "hidden" for words clips.
         text: A sentence that is true of the target alone.
-        wrong_text: A sentence that is true of one distractor alone (in words clips, of the close rival).
+        wrong_text: A sentence that is true of one distractor alone (in words clips, of the first one).
         looks: Looks of the target and of the distractors, in this order.
     """
 
@@ -381,7 +383,7 @@ class ProceduralClip:
         return visible
 
     @cached_property
-    def rival_visible(self) -> np.ndarray:
+    def distractor_visible(self) -> np.ndarray:
         """(n,) bool: the same for the first distractor, of which `wrong_text` is true."""
         return self._seen(1)
 
