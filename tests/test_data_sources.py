@@ -104,7 +104,7 @@ def test_the_only_split_is_taken_and_another_one_is_not(alone, layout, caplog):
     with caplog.at_level(logging.WARNING):
         found = load_tracking_dataset(folder)
     assert found.split == "validation" and len(found) == 2
-    assert "its only split is 'validation', so that is taken" in caplog.text
+    assert "its only split is 'validation', which is used" in caplog.text
     with pytest.raises(ValueError, match="has no split 'test': choose one of validation"):
         load_tracking_dataset(folder, "test")
 
@@ -121,7 +121,9 @@ def test_name_of_nothing_is_said_before_the_hub_is_asked_once(alone, hub, caplog
     write(alone / "mine")
     with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError, match=r"^mne: there is neither a folder"):
         load_tracking_dataset("mne")
-    assert "mne is no folder here, so the Hub is asked for a dataset of that name. Did you mean mine?" in caplog.text
+    assert (
+        "mne is not a folder here, so the Hub is asked for a dataset of that name. Did you mean mine?" in caplog.text
+    )
     assert len([request for request in hub.requests if "mne" in request]) == 1
 
 

@@ -154,7 +154,9 @@ def test_a_dataset_for_another_process_does_not_take_its_images_along(isolated_c
 
 def test_image_that_no_row_has_is_reported():
     table = Dataset.from_dict(rows(image=[None, *rows()["image"][1:]]), features=FEATURES)
-    with pytest.raises(ValueError, match="1 rows have no image, nor has a row before them: sequence 'dog-1', frame 0"):
+    with pytest.raises(
+        ValueError, match="1 rows have no image, and no row before them has one: sequence 'dog-1', frame 0"
+    ):
         TrackingDataset(table)[0]
 
 

@@ -127,8 +127,8 @@ def test_16_bit_photograph_keeps_its_brightness(tmp_path):
     ("file", "content", "message"),
     [
         ("images/x.png", b"no image", "x.png cannot be read"),
-        ("labels/x.txt", b"1 0.5 0.5 0.1\n", "labels/x.txt has a line that is no label"),
-        ("polygons/x.txt", b"1 0.5 0.5 0.1\n", "polygons/x.txt has a line that is no polygon"),
+        ("labels/x.txt", b"1 0.5 0.5 0.1\n", "labels/x.txt has a line that is not a label"),
+        ("polygons/x.txt", b"1 0.5 0.5 0.1\n", "polygons/x.txt has a line that is not a polygon"),
     ],
 )
 def test_bad_files_are_named(tmp_path, file, content, message):

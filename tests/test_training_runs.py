@@ -232,7 +232,7 @@ def test_full_disk_costs_no_earlier_checkpoint(recipe, tmp_path, monkeypatch, ca
     monkeypatch.setattr(PJVLTModel, "save_pretrained", full)
     assert start(recipe, tmp_path / "run", "--max_train_steps", "4", "--checkpointing_steps", "1") == 1
     assert "step 2 could not be written" in caplog.text
-    assert "the ones before it are whole" in capsys.readouterr().err
+    assert "the earlier ones are complete" in capsys.readouterr().err
     names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["000001", "000003", "last"]
     PJVLTModel.from_pretrained(tmp_path / "run" / "checkpoints" / "last" / "pretrained_model")
@@ -288,7 +288,7 @@ def test_finished_run_can_be_made_longer_and_follows_the_longer_schedule(recipe,
     longer = ["--max_train_steps", "5", "--resume_from_checkpoint", "last"]
     capsys.readouterr()
     assert start(recipe, tmp_path / "run", *longer) == 0
-    assert "5, 10 samples in all; goes on after step 2" in capsys.readouterr().out
+    assert "5, 10 samples in all; continues after step 2" in capsys.readouterr().out
     lines = log_of(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     cosine = [1e-3 * 0.5 * (1 + np.cos(np.pi * step / 5)) for step in (3, 4, 5)]

@@ -4,9 +4,9 @@ One row per frame, sorted by sequence and frame: `sequence` (string), `frame` (i
 frame pixels; or four columns of these names), `visible` (bool), `text`, `category`, `cover`. Only `image` and the box
 are needed: without `sequence` every row is a sequence of one frame, without `frame` the order of the rows counts,
 without `visible` (true or false, yes or no, 1 or 0) a target is visible wherever its box has an area. A box may be
-missing where the target is absent, or where nobody knows it (test sets with a first box only). A row without an image shows that of the row before it: several targets of one
-photograph. This is what `load_dataset("imagefolder")` makes of a folder with a `metadata.jsonl` or `metadata.csv`, so
-a user's own images need no code.
+missing where the target is absent, or where it is not known (test sets with a first box only). A row without an image
+uses that of the row before it: several targets of one photograph. This is what `load_dataset("imagefolder")` makes of
+a folder with a `metadata.jsonl` or `metadata.csv`, so a user's own images need no code.
 
 Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where known `sequence`, `visible` (a list).
 """
@@ -112,7 +112,7 @@ class _Table:
             raise ValueError(f"{len(rows)} rows {what}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
 
     def _of_first_rows(self, name: str) -> list[str | None]:
-        """Words of each sequence. A CSV file makes numbers of those that look like one."""
+        """The text of each sequence. CSV files turn text that looks like a number into one."""
         column = self._column(name)
         if column is None:
             return [None] * len(self)
@@ -129,10 +129,10 @@ class _Table:
     @cached_property
     def texts(self) -> list[str]:
         """A sentence for each sequence; empty ones fall back to the class, then to "the target", with one warning."""
-        said = self._of_first_rows("text")
-        said = [self._sentences.get(name, text) for name, text in zip(self._names, said, strict=True)]
-        texts = [sentence_or_class(text, category) for text, category in zip(said, self.categories, strict=True)]
-        fallen = sum(not (text or "").strip() for text in said)
+        given = self._of_first_rows("text")
+        given = [self._sentences.get(name, text) for name, text in zip(self._names, given, strict=True)]
+        texts = [sentence_or_class(text, category) for text, category in zip(given, self.categories, strict=True)]
+        fallen = sum(not (text or "").strip() for text in given)
         if fallen and not self._quiet:
             unknown = sum(text == DEFAULT_SENTENCE for text in texts)
             logger.warning(
@@ -160,7 +160,7 @@ class TrackingDataset(_Table):
         self._images = EncodedImages(rows.select_columns(["image"]).cast_column("image", Image(decode=False)))
         self._names, self._starts = self._find_sequences()
         self._check_frames()
-        # Read now, so that bad rows are known before anything is trained or tracked.
+        # Read now, so that bad rows are reported before training or tracking begins.
         self._boxes, self._visible, self._cover, self._image_rows  # noqa: B018
 
     def __len__(self) -> int:
@@ -206,7 +206,7 @@ class TrackingDataset(_Table):
         return f"sequence {self._names[index]!r}, frame {frame}"
 
     def _check_frames(self) -> None:
-        """Frames ascend inside a sequence."""
+        """Raises `ValueError` if frame numbers do not ascend inside a sequence."""
         column = self._column("frame")
         if column is None or not len(column):
             return
@@ -264,7 +264,7 @@ class TrackingDataset(_Table):
         return boxes, known
 
     def _boxes_of_text(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Boxes that a CSV file holds as '[1, 2, 3, 4]'; empty ones are missing."""
+        """Boxes that a CSV file holds as text '[1, 2, 3, 4]'; empty text means no box."""
         boxes, bad = [], np.zeros(len(column), bool)
         for row, text in enumerate(column.to_pylist()):
             try:
@@ -309,14 +309,14 @@ class TrackingDataset(_Table):
         parts = self._images.rows.with_format("arrow").iter(ROWS_AT_ONCE)
         there = np.array([known for part in parts for known in part["image"].is_valid().to_numpy()], bool)
         rows = np.maximum.accumulate(np.where(there, np.arange(len(there)), -1))
-        self._report(rows < 0, "have no image, nor has a row before them")
+        self._report(rows < 0, "have no image, and no row before them has one")
         return rows
 
 
 class VideoTrackingDataset(_Table):
     """Sequences of a table with a row per video: `video`, `boxes`, `text`. Arguments and errors as there.
 
-    Whether a video has as many frames as boxes is known, and said, when its first frame is asked for.
+    Whether a video has as many frames as boxes is checked when its first frame is read.
     """
 
     def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: bool = False):
@@ -347,7 +347,7 @@ class VideoTrackingDataset(_Table):
         )
 
     def _frames(self, index: int) -> VideoFrames:
-        """Of a video that was used lately, with its place in it, or newly opened."""
+        """The frames of a video that is still open, or of a newly opened one."""
         frames = self._opened.pop(index, None)
         if frames is None:
             encoded = self._videos[index]["video"]
@@ -406,7 +406,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _word(value) -> str | None:
-    """A text, or the number that was made of it: 7.0 of a 7 in a column where others are missing."""
+    """Text, or a number as text: 7.0 is the 7 of a column in which other values are missing."""
     return (
         str(int(value)) if isinstance(value, float) and value.is_integer() else None if value is None else str(value)
     )

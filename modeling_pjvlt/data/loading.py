@@ -26,21 +26,21 @@ def load_tracking_dataset(
         revision: of the Hub repository.
         columns: names of the dataset's columns by ours, where they differ: `{"box": "bbox"}`.
         sentences: a file of lines `sequence<TAB>sentence`, used instead of the `text` column.
-        streaming: read on the way, nothing is stored: a [`StreamingTrackingDataset`], which can only be iterated.
+        streaming: store nothing: a [`StreamingTrackingDataset`], which can only be iterated.
 
     Returns a [`TrackingDataset`] (or one of videos): `len`, indexing and iteration give [`TrackingSequence`]s. Raises
     `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
     """
     rows, split, place = load_rows(name_or_path, split, revision, streaming, preferred_split)
-    said = None if sentences is None else read_sentences(sentences)
+    texts = None if sentences is None else read_sentences(sentences)
     if streaming:
-        found = StreamingTrackingDataset(rows, said, columns, place)
+        dataset = StreamingTrackingDataset(rows, texts, columns, place)
     else:
         renamed = rename(rows, columns, place)
         check_columns(renamed.column_names, place)
         try:
-            found = table_of(renamed, said)
+            dataset = table_of(renamed, texts)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-    found.name, found.split = name_or_path, split
-    return found
+    dataset.name, dataset.split = name_or_path, split
+    return dataset

@@ -1,4 +1,4 @@
-"""Tracking datasets read on the way: nothing is stored, and only a piece of one sequence is in memory at a time."""
+"""Streamed tracking datasets: nothing is stored, and only a part of one sequence is in memory at a time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ class StreamingTrackingDataset:
     """Sequences of a streamed table, in its order. See [`load_tracking_dataset`].
 
     Iterating gives whole [`TrackingSequence`]s, whose encoded images are held in memory. Bad rows raise the same
-    errors as in a [`TrackingDataset`], when they come by; a sequence that comes again later is not noticed.
+    errors as in a [`TrackingDataset`], when they are reached; a sequence that comes again later is not noticed.
     """
 
     def __init__(

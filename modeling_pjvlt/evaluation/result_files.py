@@ -1,7 +1,7 @@
 """Raw results on disk, in the layout that the public toolkits read, and archives for the evaluation servers.
 
-`NAME.txt` holds a box a line, x,y,w,h; `NAME_time.txt` the seconds of each frame; `NAME.json`, written last, says that
-the sequence is finished, and with what.
+`NAME.txt` holds a box a line, x,y,w,h; `NAME_time.txt` the seconds of each frame; `NAME.json`, written last, marks
+the sequence as finished and records its run.
 """
 
 import json
@@ -21,10 +21,10 @@ SUBMISSIONS = ("got10k", "trackingnet")
 
 @dataclass(frozen=True)
 class Finished:
-    """What is known of a tracked sequence.
+    """The record of a tracked sequence.
 
-    run: fingerprint of model, sentence and data. sentence: that it was tracked with. frames: its length. frame_size:
-    height, width. seconds: whole time by part.
+    run: fingerprint of model, sentence and data. sentence: the one it was tracked with. frames: its length. frame_size:
+    height, width. seconds: total time by part.
     """
 
     run: str
@@ -35,12 +35,12 @@ class Finished:
 
 
 def file_stem(name: str) -> str:
-    """The name of a sequence as that of a file."""
+    """The name of a sequence as a file name."""
     return name.replace("/", "-").replace("\\", "-")
 
 
 def _files_of(name: str) -> tuple[str, str, str]:
-    """Boxes, times, and what says that the sequence is finished."""
+    """The names of the files of boxes, of times, and of the record."""
     stem = file_stem(name)
     return f"{stem}.txt", f"{stem}_time.txt", f"{stem}.json"
 
@@ -71,23 +71,23 @@ def _lines(boxes: np.ndarray) -> str:
 
 
 def read_finished(folder: Path, name: str) -> Finished | None:
-    """What is known of a sequence that was finished, or None."""
+    """The record of a finished sequence, or None."""
     path = folder / f"{file_stem(name)}.json"
     if not path.is_file():
         return None
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
         return Finished(
-            **{**{k: v for k, v in told.items() if k != "sequence"}, "frame_size": tuple(told["frame_size"])}
+            **{**{k: v for k, v in fields.items() if k != "sequence"}, "frame_size": tuple(fields["frame_size"])}
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not what an evaluation writes ({error}); delete it to track it again.") from error
+        raise ValueError(f"{path} is not a record of an evaluation ({error}); delete it to track it again.") from error
 
 
 def read_results(folder: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """A tracker's boxes, sequence -> (n, 4) float64 xywh: `NAME.txt` or, as GOT-10k has it, `NAME/NAME_001.txt`.
 
-    Numbers apart by commas, semicolons, tabs or blanks, mixed too. Raises `ValueError` that lists the sequences without
+    Numbers are separated by commas, semicolons, tabs or spaces, also mixed. Raises `ValueError` that lists the sequences without
     a file, or names the file and line that is not a box.
     """
     folder, boxes, missing = Path(folder), {}, []

@@ -1,4 +1,4 @@
-"""What is evaluated: datasets, folders as their authors distribute them, procedural clips; and with which sentences."""
+"""The sequences to evaluate on (datasets, unconverted folders, procedural clips) and their sentences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ TEXTS = ("own", "shuffled", "empty", "class")
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Frames that are files of their own."""
+    """Frames that are separate files."""
 
     files: list[ImageFile]
 
@@ -43,7 +43,7 @@ def load_sequences(
     columns: Mapping[str, str] | None = None,
     sentences_file: str | Path | None = None,
 ) -> list:
-    """Sequences to evaluate on, with their frames undecoded; see [`load_split`]."""
+    """Sequences to evaluate on, with undecoded frames; see [`load_split`]."""
     return load_split(name_or_path, split, revision, columns, sentences_file)[0]
 
 
@@ -54,7 +54,7 @@ def load_split(
     columns: Mapping[str, str] | None = None,
     sentences_file: str | Path | None = None,
 ) -> tuple[list, str]:
-    """Sequences to evaluate on, with their frames undecoded, and the split that they are of.
+    """Sequences to evaluate on, with undecoded frames, and the name of their split.
 
     Args:
         name_or_path: whatever [`load_tracking_dataset`] reads; a folder of NAME/{img, groundtruth_rect.txt or
@@ -111,7 +111,7 @@ def _sequence(reference) -> TrackingSequence:
 
 
 def alike(sequences: list, texts: list[str]) -> str | None:
-    """What to say where all sequences are tracked with one sentence, so that language can tell nothing; or None."""
+    """A warning if all sequences have the same sentence, so language cannot help; else None."""
     if len(sequences) < 2 or len(set(texts)) > 1:
         return None
     return (
@@ -145,7 +145,7 @@ def sentences(sequences: list, kind: str) -> list[str]:
 
 
 def _shuffled(own: list[str]) -> list[str]:
-    """For each the next different sentence in a random order that is always the same."""
+    """For each sentence the next different one in a fixed random order."""
     if len(set(own)) < 2:
         raise ValueError("All sequences have the same sentence; there is nothing to shuffle.")
     order = np.random.default_rng(0).permutation(len(own))

@@ -1,4 +1,4 @@
-"""Validation by tracking: success AUC with the right sentence and with another sequence's; and phrases that choose."""
+"""Validation by tracking: success AUC with the right and with another sentence, and accuracy on phrase pairs."""
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ class Validation:
 
     Args:
         args: of the run: which sequences, how many, how many frames of each.
-        processor: of the model.
+        processor: the model's.
         best_score: of the run so far.
 
     Where a sequence is procedural, the other sentence is that of another figure in the same clip.

@@ -231,13 +231,13 @@ class Progress:
     def add(self, name: str, seed: int, outcome: dict | FloatingPointError) -> None:
         self.done += 1
         if isinstance(outcome, dict):
-            said = f"{outcome['training_seconds']:.0f} s of training, {outcome['scoring_seconds']:.0f} s of scoring, "
-            said += ", ".join([f"loss {outcome['loss']:.3f}", *(f"{k} {v:.4g}" for k, v in outcome["scores"].items())])
-            said += f", to submit: {outcome['archive']}" if outcome.get("archive") else ""
+            line = f"{outcome['training_seconds']:.0f} s of training, {outcome['scoring_seconds']:.0f} s of scoring, "
+            line += ", ".join([f"loss {outcome['loss']:.3f}", *(f"{k} {v:.4g}" for k, v in outcome["scores"].items())])
+            line += f", to submit: {outcome['archive']}" if outcome.get("archive") else ""
         else:
-            said = f"failed: {outcome}"
+            line = f"failed: {outcome}"
         left = (time.perf_counter() - self.started) / self.done * (self.total - self.done) / 60
-        print(f"[{self.done}/{self.total}] {name}, seed {seed}: {said}; about {left:.0f} min left", file=sys.stderr)
+        print(f"[{self.done}/{self.total}] {name}, seed {seed}: {line}; about {left:.0f} min left", file=sys.stderr)
 
 
 def run_all(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int) -> int:
@@ -418,8 +418,8 @@ def run_open(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int | None)
 
     todo = [task for task in tasks if not plan.finished(*task)]
     num_proc = min(num_proc or (available_cores() if plan.preset == "tiny" else 1), max(len(todo), 1))
-    said = f"{len(todo)} of {len(tasks)} variants to train, {num_proc} at a time"
-    print(said + (f"; what they say is in {plan.folder / 'logs'}" if num_proc > 1 else ""), file=sys.stderr)
+    line = f"{len(todo)} of {len(tasks)} variants to train, {num_proc} at a time"
+    print(line + (f"; what they say is in {plan.folder / 'logs'}" if num_proc > 1 else ""), file=sys.stderr)
     failed = run_all(plan, todo, num_proc)
     if not failed:
         shutil.rmtree(plan.folder / "pairs", ignore_errors=True)

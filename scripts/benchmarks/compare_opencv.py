@@ -339,12 +339,12 @@ def sequence_table(comparison: Comparison) -> str:
 def environment(args: argparse.Namespace) -> dict:
     import torch
 
-    told = {"python": platform.python_version(), "torch": torch.__version__, "threads": args.num_threads}
+    machine = {"python": platform.python_version(), "torch": torch.__version__, "threads": args.num_threads}
     if args.trackers:
         import cv2
 
-        told["opencv"] = cv2.__version__
-    return told
+        machine["opencv"] = cv2.__version__
+    return machine
 
 
 def as_json(comparison: Comparison, args: argparse.Namespace) -> dict:

@@ -147,10 +147,10 @@ def benchmark_index(folder: Path) -> None:
     answer = subprocess.run(
         [sys.executable, "-c", FIRST_SAMPLE, str(folder)], env=os.environ, check=True, capture_output=True, text=True
     )
-    told = json.loads(answer.stdout.splitlines()[-1])
+    measured = json.loads(answer.stdout.splitlines()[-1])
     print(
-        f"{told['rows']:,} frames: first pair after {told['seconds']:.1f} s; memory {told['added']:.0f} MB more than the "
-        f"{told['imports']:.0f} MB of the imports (peak of the process, with mapped files: {told['peak']:.0f} MB)"
+        f"{measured['rows']:,} frames: first pair after {measured['seconds']:.1f} s; memory {measured['added']:.0f} MB more than the "
+        f"{measured['imports']:.0f} MB of the imports (peak of the process, with mapped files: {measured['peak']:.0f} MB)"
     )
 
 

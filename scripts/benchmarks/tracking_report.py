@@ -162,7 +162,7 @@ def report(
         if row["compile_seconds"]:
             print(f"- {', '.join(map(str, case))}: compiled in {row['compile_seconds']:.0f} s")
     if output is not None:
-        told = {
+        report = {
             "machine": machine,
             "peak_flops": peaks,
             "macs_by_part": {
@@ -176,4 +176,4 @@ def report(
             "ratios": ratios,
         }
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(output, json.dumps(told, indent=2) + "\n")
+        write_text(output, json.dumps(report, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Folders of frames with a box file and a sentence: TNL2K, OTB99-Lang, and anybody's own in such a layout."""
+"""Folders of frames with a box file and a sentence: TNL2K, OTB99-Lang, and your own data in this layout."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ _TARGET = re.compile(r"(.+)[-.](\d+)$")  # Jogging-1, Jogging.1
 
 
 def find_tnl2k(root: Path, split: str, class_map: Path | None) -> list[Reference]:
-    """The split is told by the name of a folder above the sequence."""
+    """The name of a folder above the sequence says which split it belongs to."""
     folders = [p.parent for depth in range(4) for p in root.glob("/".join(["*"] * depth + ["imgs"])) if p.is_dir()]
     if not folders:
         raise NotFound(f"no sequence in {root}: looked for TNL2K_train_subset/NAME/imgs and TNL2K_test_subset/...")
@@ -49,7 +49,7 @@ def _split_by_folders(root: Path, folder: Path) -> str | None:
 
 
 def read_tnl2k(reference: Reference) -> list[SourceSequence]:
-    """A box without an area says that the target is absent."""
+    """A box without an area means that the target is absent."""
     folder, notes = reference.folder, []
     boxes = read_boxes(folder / "groundtruth.txt")
     images, boxes = match_lengths(require_images(list_images(folder / "imgs")), boxes, notes)
@@ -77,7 +77,7 @@ def find_otb99(root: Path, split: str, class_map: Path | None) -> list[Reference
 def read_otb99(reference: Reference) -> list[SourceSequence]:
     folder, (query, target) = reference.folder, reference.details
     if not folder.is_dir():
-        raise ValueError("a query, but no video of this name")
+        raise ValueError("there is a query, but no video of this name")
     names = ["groundtruth_rect.txt"] if target is None else [f"groundtruth_rect.{target}.txt", "groundtruth_rect.txt"]
     path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
     return [_read_folder(reference.name, folder, path, read_text(query))]
@@ -93,7 +93,7 @@ def _read_folder(name: str, folder: Path, boxes_path: Path, text: str) -> Source
 
 
 def _from_first_annotated(video: str, images: list[ImageFile], boxes: np.ndarray) -> list[ImageFile]:
-    """Without the images before the first box, where OTB starts later and there are more images than boxes."""
+    """Drop the images before the first box where OTB starts later and there are more images than boxes."""
     first = OTB_FIRST_FRAMES.get(video)
     if first is None or len(images) <= len(boxes):
         return images
@@ -101,7 +101,7 @@ def _from_first_annotated(video: str, images: list[ImageFile], boxes: np.ndarray
 
 
 def find_folders(root: Path, split: str, class_map: Path | None) -> list[Reference]:
-    """Every folder with a box file, whatever the split is called."""
+    """Every folder with a box file, whatever the name of the split."""
     folders = sorted(
         {folder for name in ANNOTATIONS for folder in sequence_folders(root, name)}, key=lambda f: natural_key(f.name)
     )

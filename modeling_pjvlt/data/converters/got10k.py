@@ -41,7 +41,7 @@ def find(root: Path, split: str, class_map: Path | None) -> list[Reference]:
 
 
 def _read_classes(path: Path) -> dict[str, str]:
-    """The lines `name: value` of a `meta_info.ini`; nothing where there is none."""
+    """The lines `name: value` of a `meta_info.ini`; empty if there is no such file."""
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()

@@ -72,14 +72,14 @@ def find_coco(root: Path, split: str, class_map: Path | None) -> list[Reference]
 
 @dataclass(frozen=True)
 class _CocoImage:
-    """An image as it is listed, None where it is not, with its objects (see [`_objects`]) and what cannot be used."""
+    """An image as listed (None if it is not), its objects (see [`_objects`]), and notes on unusable ones."""
 
     listed: dict | None
     objects: list[tuple]
     notes: list[str]
 
     def add(self, annotation: dict, row: int, names: dict) -> None:
-        """Tools leave out ids or give them twice; the row in the list then stands for it."""
+        """Add an object. Some tools leave ids out or repeat them; the row in the list is used instead."""
         number = annotation.get("id")
         if number is None or number in (o[0] for o in self.objects):
             number = f"row{row}"
@@ -102,7 +102,7 @@ def read_coco(reference: Reference) -> list[SourceSequence]:
     file_name = image.listed.get("file_name")
     path = reference.folder / str(file_name)
     if not path.is_file():
-        raise ValueError(f"no image {file_name}")
+        raise ValueError(f"there is no image {file_name}")
     listed_size = image.listed.get("width"), image.listed.get("height")
     objects = [(number, _upright_box(path, box, listed_size), *words) for number, box, *words in image.objects]
     sequences = _objects(reference.name, ImageFile(path), sorted(objects, key=lambda o: natural_key(str(o[0]))))
@@ -111,11 +111,11 @@ def read_coco(reference: Reference) -> list[SourceSequence]:
 
 
 def _upright_box(path: Path, box: list[float], listed_size: tuple) -> list[float]:
-    """A box of the image as it is seen, where the listed size says that it was drawn on the image as it is stored."""
+    """The box in the upright image, if the listed size shows that it was drawn on the image as stored."""
     try:
         with Image.open(path) as image:
             stored, upright, orientation = image.size, upright_size(image), image.getexif().get(ORIENTATION, 1)
-    except DECODING_ERRORS:  # is told where the image is read
+    except DECODING_ERRORS:  # reported when the image is read
         return box
     if listed_size != stored or stored == upright:
         return box
@@ -146,9 +146,9 @@ def find_yolo(root: Path, split: str, class_map: Path | None) -> list[Reference]
 
 
 def _read_yolo_classes(path: Path) -> dict[int, tuple[str, str]]:
-    """Lines of index, name and supercategory, apart by tabs; or one name a line, where an empty one counts, too.
+    """Lines of index, name and supercategory, separated by tabs; or one name a line, empty lines counted too.
 
-    Nothing where there is no file.
+    Empty if there is no file.
     """
     if not path.is_file():
         return {}
@@ -170,7 +170,7 @@ def read_yolo(reference: Reference) -> list[SourceSequence]:
         with Image.open(path) as image:
             width, height = upright_size(image)
     except OSError as error:
-        raise ValueError(f"{path.name} is no image ({error})") from error
+        raise ValueError(f"{path.name} is not an image ({error})") from error
     objects = []
     for number, line in enumerate(all_lines(labels), start=1):
         if not line:

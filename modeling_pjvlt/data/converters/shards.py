@@ -1,7 +1,7 @@
-"""Parquet files of tracking rows, each written beside its place and renamed when it is whole.
+"""Parquet files of tracking rows, each of which appears only when it is complete.
 
-A finished file carries, in its footer, a fingerprint of what it was made from and a report of what went into it. That
-is all a conversion needs to go on after it was killed.
+The footer of a file holds a fingerprint of its source and a report of its content. That is all a conversion needs to
+continue after it was killed.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from .sources import Benchmark, ImageFile, Reference, SourceSequence
 ROWS_PER_GROUP = 100  # what `datasets` writes for images: small enough to stream and to preview
 FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
 CHECKS = ("fast", "full")
-# An entry of an archive that says otherwise is damaged: no benchmark has encrypted or patched ones, or other compression.
+# Entries with other methods or flags are damaged: no benchmark encrypts its archives or compresses them otherwise.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 UNREADABLE_FLAGS = 0x1 | 0x20 | 0x40  # encrypted, patched data, strongly encrypted
 DAMAGED_ARCHIVE = (  # what zipfile raises where the damage is in ...
@@ -66,17 +66,17 @@ class Shard:
     benchmark: str
     references: tuple[Reference, ...]
     check: str
-    sentences: Path | None = None  # a file of them, whose content `check` knows
+    sentences: Path | None = None  # a file of sentences, whose hash is part of `check`
 
     @property
     def fingerprint(self) -> str:
-        """Of its place among the files, its sequences and the settings."""
+        """A hash of the file's name, its sequences and the settings."""
         content = [self.benchmark, self.path.name, self.check, [reference.name for reference in self.references]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
     def empty(self) -> Path:
-        """Stands for a file in which there would be no row: such files cannot be streamed."""
+        """A marker written instead of a file without rows, which could not be streamed."""
         return self.path.with_name(f".{self.path.name}.empty")
 
 
@@ -95,9 +95,9 @@ def row_features(has_cover: bool) -> Features:
 
 
 def finished_report(shard: Shard) -> ConversionReport | None:
-    """The report of a finished shard; None where it is still to be written.
+    """The report of a finished shard, or None if it has not been written yet.
 
-    Raises `ValueError` for a file of this name that was made from something else.
+    Raises `ValueError` for a file of this name that was made from other sequences or with other settings.
     """
     if shard.path.is_file():
         footer = pq.read_metadata(shard.path).metadata or {}
@@ -113,13 +113,13 @@ def finished_report(shard: Shard) -> ConversionReport | None:
 
 
 def benchmark_of(path: Path) -> str | None:
-    """What a finished file was converted from; None for a file of others."""
+    """The benchmark a file was converted from, or None if this package did not write it."""
     value = (pq.read_metadata(path).metadata or {}).get(BENCHMARK)
     return None if value is None else value.decode()
 
 
 def write_shard(shard: Shard, benchmark: Benchmark, on_sequence=lambda: None) -> ConversionReport:
-    """Read the shard's sequences and write the file. `on_sequence` is called after each of them."""
+    """Read the sequences of a shard and write its file. `on_sequence` is called after each sequence."""
     report = ConversionReport()
     schema = row_features(benchmark.has_cover).arrow_schema
     rows = _rows(shard, benchmark, report, on_sequence)
@@ -145,7 +145,7 @@ def _footer(shard: Shard, report: ConversionReport) -> dict[str, str]:
 
 
 def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_sequence) -> Iterator[dict]:
-    """Rows of all sequences that can be read. An image that the row before already shows is not repeated."""
+    """Rows of all sequences that can be read. An image equal to that of the previous row is not stored again."""
     images = _ImageReader(shard.check.split()[0] == "full")
     texts = {} if shard.sentences is None else read_sentences(shard.sentences)
     for reference in shard.references:
@@ -194,7 +194,7 @@ def _sequence_rows(sequence: SourceSequence, images: "_ImageReader", report: Con
 
 
 class _ImageReader:
-    """Reads encoded images and refuses broken ones; None for the one that was read before."""
+    """Reads encoded images and refuses broken ones; gives None for the image that was read last."""
 
     def __init__(self, decode_all: bool):
         self.decode_all = decode_all
@@ -203,7 +203,7 @@ class _ImageReader:
         self._archive: zipfile.ZipFile | None = None
 
     def read(self, image: ImageFile) -> dict | None:
-        """Bytes as they are in the file, and its name. Raises one of `DECODING_ERRORS`."""
+        """The bytes of the file and its name. Raises one of `DECODING_ERRORS`."""
         if image == self.last:
             return None
         data = self._bytes(image)
@@ -232,9 +232,9 @@ class _ImageReader:
 
 
 def check_encoded(data: bytes, decode: bool = False) -> None:
-    """Raises one of `DECODING_ERRORS` for an encoded image that is empty, cut off or none at all.
+    """Raises one of `DECODING_ERRORS` for bytes that are empty, truncated or not an image.
 
-    Decodes it only if told so, or if the end of the file does not look like one.
+    The image is decoded only with `decode`, or if the end of the file is not that of a complete image.
     """
     if not data:
         raise ValueError("the file is empty")

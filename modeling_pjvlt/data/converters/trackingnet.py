@@ -42,7 +42,7 @@ def find(root: Path, split: str, class_map: Path | None) -> list[Reference]:
 
 
 def read(reference: Reference) -> list[SourceSequence]:
-    """Every box with an area shows the target; of a test sequence only the first one is known."""
+    """The target is visible wherever its box has an area; test sequences have only the first box."""
     part, notes = reference.folder, []
     boxes = read_boxes(part / "anno" / f"{reference.name}.txt")
     archive = part / "zips" / f"{reference.name}.zip"

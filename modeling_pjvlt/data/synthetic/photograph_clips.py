@@ -1,9 +1,9 @@
-"""Tracking clips made of photographs: endless, with real textures, and labelled to the pixel.
+"""Tracking clips made of photographs: unlimited, with real textures and exact boxes.
 
-A clip is a scene that moves. Its background is a photograph under a moving camera; its target either belongs to that
-photograph (`kind="camera"`: target and surroundings move together, and most of these photographs go on as another one
-where they end, or most of what is around a large target would be black) or is cut out of it and laid over another one
-(`kind="pasted"`: only the target itself tells where it went). Distractors (of the target's class where there are some,
+A clip is a moving scene. Its background is a photograph under a moving camera; its target either belongs to that
+photograph (`kind="camera"`: target and surroundings move together, and most of these photographs are continued by
+another one at their edges, because a large target would otherwise be surrounded by black) or is cut out of it and pasted
+over another one (`kind="pasted"`: only the target itself shows where it went). Distractors (of the target's class where there are some,
 or other parts of its image) and an occluder move on their own; light, blur, noise and compression change with time.
 
 As with procedural clips everything follows from the seed, and motion is a function of time alone, so frames can be
@@ -27,9 +27,9 @@ FRAME_SIZE = (240, 320)  # height and width of a frame; less where the photograp
 LEAST_FRAME = 140  # pixels, of the shorter side of a whole photograph
 TARGET_SIDES = (16, 72)  # pixels, range of sqrt(w h) of a target in its first frame
 MAX_STRETCH = 2.5  # an image is not enlarged more than that
-SURROUNDED_SHARE = 0.75  # of clips whose photograph goes on as another one, where it ends
-SEAM = 12  # pixels, where the two run into each other
-# what photographs show is duller than the figures of procedural clips, so some names have a second colour
+SURROUNDED_SHARE = 0.75  # of clips whose photograph is continued by another one at its edges
+SEAM = 12  # pixels over which the two are blended
+# objects in photographs are duller than the figures of procedural clips, so some names have a second colour
 NAMED_COLOURS = [
     *COLOURS.items(),
     ("grey", (128, 128, 128)),
@@ -246,7 +246,7 @@ class PhotographClip:
         return number, self.photographs.draw_region(rng, number)
 
     def _describe(self, rng: np.random.Generator, image: Image.Image, target: Target) -> str:
-        """What is known of a target, in a sentence of the usual kind."""
+        """A sentence about the target from its colour and its class."""
         colour = colour_word(image, target) if rng.random() < 0.6 else ""
         noun = target.family if target.family and rng.random() < 0.2 else target.name
         return describe(rng, colour, noun)
@@ -260,7 +260,7 @@ class PhotographClip:
         if self.kind == "camera" and rng.random() < SURROUNDED_SHARE:
             surrounded_by = self.photographs.image(int(rng.integers(len(self.photographs))))
         else:
-            least = source_side * LEAST_FRAME / min(image.size)  # a large target is shown large, with what is around
+            least = source_side * LEAST_FRAME / min(image.size)  # a large target is shown large, with its surroundings
             self._side = max(self._side, least)
         self._side = min(self._side, MAX_STRETCH * source_side)
         reach = max(image.size) if self.kind == "camera" else 0.0
@@ -329,7 +329,7 @@ class PhotographClip:
             self._layers = behind
 
     def _draw_distractor(self, rng: np.random.Generator, target: Target) -> tuple[int, Target | None]:
-        """Something that could be taken for the target: of its class, of its image, or anything."""
+        """An object that can be confused with the target: of its class, of its image, or any other."""
         chance = rng.random()
         if chance < 0.4:
             return self._number, self.photographs.draw_region(rng, self._number)
@@ -353,7 +353,7 @@ class PhotographClip:
         return self._layers[-1].outline(index)
 
     def _set_occluder(self, rng: np.random.Generator) -> None:
-        """Sometimes a piece of an image that hides up to half of the target now and then."""
+        """In some clips a part of an image that hides up to half of the target at times."""
         self._occluder = None
         if rng.random() > 0.25 * self.difficulty:
             return
@@ -367,7 +367,7 @@ class PhotographClip:
         self._occluder = _Layer(self.photographs.image(number), cover, motion, places, 0.0)
 
     def _set_light(self, rng: np.random.Generator) -> None:
-        """Gain, contrast and colour cast over time, and how the camera spoils its images."""
+        """Gain, contrast and colour cast over time, and the blur, noise and compression of the camera."""
         d = 0.3 + 0.7 * self.difficulty
         waves = smooth_waves(rng, self._t, (5,), (60, 400))
         self._gain = np.exp(0.25 * d * waves[:, :1] + 0.08 * d * waves[:, 1:4])  # (n, 3)
@@ -404,8 +404,8 @@ class PhotographClip:
     def draw_other(self, rng: np.random.Generator) -> tuple[np.ndarray, str] | None:
         """Another target in the same frames: its boxes, as `boxes`, and its sentence.
 
-        It is a part of the background, of a usual size, that all frames show well, and that neither the target nor a layer hides much of.
-        None where five attempts found none.
+        It is a part of the background, of a usual size, visible in all frames and not hidden much by the target or a
+        layer. None if five attempts found none.
         """
         number = self._background_number
         objects = self.photographs.objects(number)

@@ -1,6 +1,6 @@
-"""Photographs to make training clips of: any folder of images, with or without labelled objects.
+"""Photographs for training clips: any folder of images, with or without labelled objects.
 
-What a folder may hold beside its images, all of it optional:
+Optional files of such a folder:
 
 - `labels/*.txt`: boxes in YOLO's format (class, centre x, centre y, width, height as fractions of the image);
 - `polygons/*.txt`: outlines (class, then x and y of each corner as fractions); they replace the boxes of an image;
@@ -8,8 +8,8 @@ What a folder may hold beside its images, all of it optional:
 - `classes.tsv`: index, name and supercategory of the classes, or the file name of an image and what it shows.
 
 Images lie in the folder itself or in `images/`; the other folders repeat the tree of `images/`.
-A target is an outline in an image: that of a labelled object, or any shape laid over a textured part, so that a
-few hundred photographs give targets without end.
+A target is an outline in an image: that of a labelled object, or a random shape over a textured part, so a few hundred
+photographs give any number of targets.
 """
 
 from collections import OrderedDict
@@ -33,7 +33,7 @@ MAX_SHARE = 0.7  # of the image; labelled objects that are larger are left out
 class Target:
     """Something in an image. outline: (k, 2) x, y of its corners in pixels of the image as it is read.
 
-    name, family: what it is and what kind of thing that is; empty where nobody knows.
+    name, family: its class and the supercategory; empty if unknown.
     """
 
     outline: np.ndarray
@@ -49,7 +49,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Photograph:
-    """An image file and what is known of it.
+    """An image file and its labels.
 
     labels: (class, outline as fractions of the image) of its objects. segments: file of its regions. name: of what
     it shows as a whole.
@@ -114,7 +114,7 @@ class PhotographFolder:
         return image
 
     def objects(self, index: int) -> list[Target]:
-        """The labelled objects and regions of an image that are neither tiny nor nearly all of it."""
+        """The labelled objects and regions of an image that are neither tiny nor nearly as large as it."""
         photograph, image = self.photographs[index], self.image(index)
         size = np.array(image.size)
         targets = []
@@ -127,11 +127,11 @@ class PhotographFolder:
 
     @cached_property
     def labelled(self) -> list[int]:
-        """The photographs in which objects or regions are known."""
+        """Indices of the photographs with objects or regions."""
         return [i for i, p in enumerate(self.photographs) if p.labels or p.segments is not None]
 
     def draw_region(self, rng: np.random.Generator, index: int) -> Target:
-        """A random shape over a part of the image: of eight places the one with the most contrast."""
+        """A random shape over the part of the image with the most contrast, out of eight random parts."""
         image = self.image(index)
         size = np.array(image.size)
         grey = np.asarray(image.convert("L").reduce(4), np.float32)
@@ -168,7 +168,9 @@ def read_image(path: Path) -> Image.Image:
     """An RGB image, shrunk to `LONGEST_SIDE`. Raises `ValueError` naming a file that cannot be read."""
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG may be decoded at a half or a quarter
+            image.draft(
+                "RGB", (LONGEST_SIDE, LONGEST_SIDE)
+            )  # lets a JPEG be decoded at a half or a quarter of its size
             image = rgb_image(upright_image(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"The image {path} cannot be read: {error}") from error
@@ -253,7 +255,7 @@ def _read_label(path: Path, line: str, kind: str) -> tuple[int, np.ndarray]:
         x, y, w, h = numbers
         return int(number), superellipse((x - w / 2, y - h / 2, w, h))
     except ValueError as error:
-        raise ValueError(f"{path} has a line that is no {kind[:-1]}: {line[:60]!r}") from error
+        raise ValueError(f"{path} has a line that is not a {kind[:-1]}: {line[:60]!r}") from error
 
 
 __all__ = ["Photograph", "PhotographFolder", "Target", "read_folder"]

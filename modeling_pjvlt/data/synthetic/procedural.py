@@ -1,13 +1,13 @@
-"""Procedural tracking clips with a sentence: endless, cheap, and made so that words matter.
+"""Procedural tracking clips with a sentence: unlimited, cheap, and made so that words matter.
 
-A clip is a loose swarm of look-alike figures (one target, one to four distractors) over a moving background.
+A clip shows a group of similar figures (one target, one to four distractors) over a moving background.
 
 - Everything follows from the seed. Motion is a function of time alone, so neither the number of frames nor the order
   in which they are drawn changes a frame.
 - `kind="appearance"`: the first frame shows the target (variant "clear").
-- `kind="words"`: only the sentence can tell the target from a distractor, because the first frame is altered. "grey": all
+- `kind="words"`: only the sentence identifies the target from a distractor, because the first frame is altered. "grey": all
   figures in one grey; "blurred": all figures as soft blobs; "hidden": all figures under covers. Place, size, tilt and
-  aspect are dealt anew to the figures between frame 0 and frame 1, so none of them gives the target away either.
+  aspect are drawn again between frame 0 and frame 1, so none of them identifies the target either.
 - Every figure is a few polygons, filled by Pillow at three times the resolution inside its own window.
 
 Coordinates are continuous frame pixels: pixel i covers [i, i + 1).
@@ -23,7 +23,7 @@ from .procedural_text import COLOURS, FORMS, PATTERNS, Look, describe
 KINDS = ("appearance", "words")
 WORD_VARIANTS = ("grey", "blurred", "hidden")
 
-_LOOKALIKES = (("circle", "hexagon"), ("orange", "brown"))  # never both in one clip: too alike when small or dark
+_LOOKALIKES = (("circle", "hexagon"), ("orange", "brown"))  # never both in one clip: too similar when small or dark
 
 
 def _regular(corners: int, radius: float = 1.0, inner: float | None = None) -> np.ndarray:
@@ -122,7 +122,7 @@ def _window(corners: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, 
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int], level: float) -> Image.Image:
-    """A dull image of (height, width) pixels and some mean level: colour noise, bands or checks, crumbs."""
+    """A dull image of (height, width) pixels and some mean level: colour noise, bands or checks, small polygons."""
     small = (size[0] // 4, size[1] // 4)
     field = level + rng.uniform(-20, 20, 3) + np.zeros((*small, 3), np.float32)
     chroma, contrast = rng.uniform(0.1, 0.45), rng.uniform(20, 110)
@@ -155,7 +155,7 @@ def _bands(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _scatter(rng: np.random.Generator, image: Image.Image) -> None:
-    """Draw small dull crumbs all over an image, in place."""
+    """Draw small dull polygons all over an image, in place."""
     draw, count = ImageDraw.Draw(image), int(rng.integers(20, 90))
     centres = rng.uniform(0, 1, (count, 1, 2)) * image.size
     corners = centres + rng.uniform(2, 8, (count, 1, 1)) * rng.normal(0, 1, (count, 5, 2))
@@ -263,7 +263,7 @@ class ProceduralClip:
             centres[0] += middle[0] + nudge - centres[0, 0]
         half = 0.5 * scale[:, None] * np.take_along_axis(rng.uniform(0.87, 1.16, (1, k)), slots, axis=1)
         half = np.clip(half, 10 * self._unit, 38 * self._unit)
-        own_time = np.where((t == 0) & words, -1234.5, t)  # frame 0 tells nothing about later tilt and aspect
+        own_time = np.where((t == 0) & words, -1234.5, t)  # frame 0 says nothing about later tilt and aspect
         tilt = 0.55 * smooth_waves(rng, own_time, (k,), (30, 150))
         stretch = np.exp(0.15 * smooth_waves(rng, own_time, (k,), (30, 150)))
         cos, sin, across, down = np.cos(tilt), np.sin(tilt), half * stretch, half / stretch
@@ -352,7 +352,7 @@ class ProceduralClip:
     def _boxes_xyxy(self, number: int) -> np.ndarray:
         """Tight boxes of one figure as it is drawn, clipped to the frame: (n, 4)."""
         outline, matrices = _OUTLINES[self.looks[number].form], self._matrices[:, number].swapaxes(-1, -2)
-        if self.variant in ("blurred", "hidden"):  # the first box must not tell the form: it is that of a circle
+        if self.variant in ("blurred", "hidden"):  # the first box must not reveal the form: it is that of a circle
             outline = np.concatenate([outline, outline[-1:].repeat(48 - len(outline), axis=0)])
             outline = np.where(np.arange(len(matrices))[:, None, None] == 0, _OUTLINES["circle"], outline)
         corners = outline @ matrices + self._centres[:, number, None]
