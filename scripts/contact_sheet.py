@@ -1,12 +1,12 @@
-"""Look at what a training would see: pairs of crops, their boxes and their sentences, on one image.
+"""Draw training samples: pairs of crops, their boxes and their sentences, on one image.
 
     python scripts/contact_sheet.py --photographs my-images --output_file sheet.png
     python scripts/contact_sheet.py --config scripts/recipes/pjvlt_tiny.yaml --output_file sheet.png
     python scripts/contact_sheet.py --dataset_name my-data --output_file sheet.png --rows 4 --columns 6
 
-Every flag of pjvlt-train that concerns data is understood (--dataset_name, --photograph_difficulty, --centre_jitter,
+Every flag of pjvlt-train about data is accepted (--dataset_name, --photograph_difficulty, --centre_jitter,
 --seed, …), and --config reads the data of a recipe. The left image of a pair is the template, the right one the search
-region with its label; black is outside the frame. Brightness is as the network gets it.
+region with its label; black is outside the frame. Brightness is that of the network's input.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def draw_sheet(pairs: TrackingPairs, rows: int, columns: int) -> Image.Image:
 
 
 def read_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArguments]:
-    """What the sheet looks like, and the arguments of the training whose data it shows."""
+    """The layout of the sheet, and the arguments of the training whose samples it shows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -70,7 +70,7 @@ def read_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArg
     own, rest = parser.parse_known_args(argv)
     if own.rows < 1 or own.columns < 1:
         parser.error("--rows and --columns must be at least 1")
-    # what a training needs and a sheet does not
+    # required by a training, not by a sheet
     needed = (
         [] if "--config" in rest else ["--output_dir", ".", "--model_config", "{}", "--tokenizer_name_or_path", "."]
     )

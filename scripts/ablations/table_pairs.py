@@ -15,7 +15,7 @@ TENSORS = ("pixel_values", "template_pixel_values", "brightness", "labels")
 
 
 class DrawnOnce(Dataset):
-    """The samples of `pairs`, drawn when they are first asked for and then read from `folder` by all who come later.
+    """The samples of `pairs`, drawn when they are first needed and read from `folder` afterwards.
 
     All variants of a seed see the same pairs, and drawing one takes longer than training on it.
     """
