@@ -1,4 +1,4 @@
-"""Make a checkpoint to hand out: the mean of one or several, stored as bfloat16, half the size; it loads as float32.
+"""Average one or several checkpoints and store the result as bfloat16, half the size; it loads as float32.
 
     python scripts/average_checkpoints.py outputs/mine/checkpoints/last/pretrained_model --output_dir small
     python scripts/average_checkpoints.py outputs/mine/checkpoints/00*/pretrained_model \\
@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.run_folders import find_checkpoint
 from modeling_pjvlt.session_pjvlt import TRACKING_DEFAULTS, check_settings
-from modeling_pjvlt.training.run_folders import find_checkpoint
 
 
 def mean_weights(models: list[PJVLTModel]) -> dict[str, torch.Tensor]:
-    """The mean of each floating-point weight; of whole numbers the last model's. Raises `ValueError` for other shapes."""
+    """The mean of each floating-point weight; integers are those of the last model. Raises `ValueError` for other shapes."""
     weights = [model.state_dict() for model in models]
     if len({tuple((name, value.shape) for name, value in one.items()) for one in weights}) > 1:
-        raise ValueError("Only checkpoints of the same architecture have a mean.")
+        raise ValueError("Only checkpoints of the same architecture can be averaged.")
     return {
         name: torch.stack([one[name] for one in weights]).mean(dim=0) if value.is_floating_point() else value
         for name, value in weights[-1].items()
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("checkpoints", nargs="+", help="folders or Hub ids")
     parser.add_argument("--output_dir", type=Path, required=True)
     for name, what in (
-        ("window_weight", "how much sessions heed the window"),
+        ("window_weight", "weight of the Hann window in a session"),
         ("size_smoothing", "and earlier sizes"),
         ("lost_score", "the score below which a target gets lost"),
     ):
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(str(error))
     for name, value in processor.tracking_settings(model.config).items():
         setattr(processor, name, value if given[name] is None else given[name])
-    # The config goes on saying float32, which is what `from_pretrained` then loads the weights as.
+    # The config still says float32, so `from_pretrained` loads the weights as float32.
     halves = {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in weights.items()}
     model.save_pretrained(args.output_dir, state_dict=halves)
     processor.save_pretrained(args.output_dir)

@@ -1,12 +1,12 @@
-"""Look at what a training would see: pairs of crops, their boxes and their sentences, on one picture.
+"""Draw training samples: pairs of crops, their boxes and their sentences, on one image.
 
-    python scripts/contact_sheet.py --photographs my-pictures --output_file sheet.png
+    python scripts/contact_sheet.py --photographs my-images --output_file sheet.png
     python scripts/contact_sheet.py --config scripts/recipes/pjvlt_tiny.yaml --output_file sheet.png
     python scripts/contact_sheet.py --dataset_name my-data --output_file sheet.png --rows 4 --columns 6
 
-Every flag of pjvlt-train that concerns data is understood (--dataset_name, --photograph_difficulty, --centre_jitter,
---seed, …), and --config reads the data of a recipe. The left picture of a pair is the template, the right one the search
-region with its label; black is outside the frame. Brightness is as the network gets it.
+Every flag of pjvlt-train about data is accepted (--dataset_name, --photograph_difficulty, --centre_jitter,
+--seed, …), and --config reads the data of a recipe. The left image of a pair is the template, the right one the search
+region with its label; black is outside the frame. Brightness is that of the network's input.
 """
 
 import argparse
@@ -16,9 +16,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from modeling_pjvlt.data.generated import PHOTOGRAPHS
 from modeling_pjvlt.data.pairs.mixture import TrackingPairs
+from modeling_pjvlt.files_pjvlt import replacing
 from modeling_pjvlt.image_processing_pjvlt import PJVLTImageProcessor
-from modeling_pjvlt.training.arguments import PHOTOGRAPHS, TrainArguments, parse_arguments
+from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments
 from modeling_pjvlt.training.build import build_pairs
 from modeling_pjvlt.video_pjvlt import refuse_outputs_over
 from modeling_pjvlt.visualization import draw_box
@@ -35,11 +37,11 @@ def draw_pair(sample: dict[str, Tensor | str]) -> Image.Image:
     search = _enlarged(sample["pixel_values"], search_light)
     cx, cy, w, h = (v * search.width for v in sample["labels"].tolist())
     search = Image.fromarray(draw_box(search, (cx - w / 2, cy - h / 2, w, h)))
-    picture = Image.new("RGB", (template.width + search.width, search.height + LINE))
-    picture.paste(template, (0, 0))
-    picture.paste(search, (template.width, 0))
-    ImageDraw.Draw(picture).text((2, search.height + 2), sample["text"], fill=(255, 255, 255))
-    return picture
+    image = Image.new("RGB", (template.width + search.width, search.height + LINE))
+    image.paste(template, (0, 0))
+    image.paste(search, (template.width, 0))
+    ImageDraw.Draw(image).text((2, search.height + 2), sample["text"], fill=(255, 255, 255))
+    return image
 
 
 def _enlarged(crop: Tensor, light: float) -> Image.Image:
@@ -49,26 +51,26 @@ def _enlarged(crop: Tensor, light: float) -> Image.Image:
 
 def draw_sheet(pairs: TrackingPairs, rows: int, columns: int) -> Image.Image:
     """The first `rows` times `columns` samples."""
-    pictures = [draw_pair(pairs[index]) for index in range(rows * columns)]
-    width, height = pictures[0].width + GAP, pictures[0].height + GAP
+    images = [draw_pair(pairs[index]) for index in range(rows * columns)]
+    width, height = images[0].width + GAP, images[0].height + GAP
     sheet = Image.new("RGB", (columns * width - GAP, rows * height - GAP), (60, 60, 60))
-    for index, picture in enumerate(pictures):
-        sheet.paste(picture, (index % columns * width, index // columns * height))
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * width, index // columns * height))
     return sheet
 
 
 def read_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArguments]:
-    """What the sheet looks like, and the arguments of the training whose data it shows."""
+    """The layout of the sheet, and the arguments of the training whose samples it shows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output_file", type=Path, required=True, help="where the picture goes (.png or .jpg)")
+    parser.add_argument("--output_file", type=Path, required=True, help="where the image goes (.png or .jpg)")
     parser.add_argument("--rows", type=int, default=6, help="default: 6")
     parser.add_argument("--columns", type=int, default=5, help="default: 5")
     own, rest = parser.parse_known_args(argv)
     if own.rows < 1 or own.columns < 1:
         parser.error("--rows and --columns must be at least 1")
-    # what a training needs and a sheet does not
+    # required by a training, not by a sheet
     needed = (
         [] if "--config" in rest else ["--output_dir", ".", "--model_config", "{}", "--tokenizer_name_or_path", "."]
     )
@@ -90,7 +92,8 @@ def main(argv: list[str] | None = None) -> None:
     if not isinstance(pairs, TrackingPairs):
         raise SystemExit("A sheet of streamed data cannot be drawn; leave --streaming out.")
     own.output_file.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(pairs, own.rows, own.columns).save(own.output_file)
+    with replacing(own.output_file) as partial:
+        draw_sheet(pairs, own.rows, own.columns).save(partial)
     print(f"wrote {own.output_file}: {own.rows * own.columns} pairs of {', '.join(args.dataset_name)}")
 
 

@@ -1,13 +1,17 @@
 """Training data with smaller images: the boxes still lie on their objects."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from shrink_images import main
 
 from modeling_pjvlt.data.pairs.boxed_images import BoxedImages
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+from shrink_images import main
 
 
 def block(path, size=(200, 100)):

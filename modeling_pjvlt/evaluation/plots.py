@@ -1,4 +1,4 @@
-"""What the page of a report is made of: tables, curves as inline SVG, frames as JPEG data URIs, bars, its style."""
+"""The parts of a report's page: tables, curves as inline SVG, frames as JPEG data URIs, bars, and the style."""
 
 import base64
 import io

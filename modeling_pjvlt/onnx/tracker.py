@@ -1,7 +1,7 @@
 """Tracking with an exported model: NumPy, onnxruntime and tokenizers, and no torch.
 
 [`OnnxModel`] is a folder that `pjvlt-export` wrote, [`OnnxTracker`] a session that runs on it as
-[`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch may be missing altogether.
+[`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch is not needed.
 """
 
 import json
@@ -63,7 +63,7 @@ class OnnxModel:
         )
 
     def __reduce__(self):
-        """Graphs do not travel: what is pickled or copied is read from its folder again."""
+        """Graphs are not pickled or copied: they are read from the folder again."""
         return OnnxModel, self._made_of
 
     def tokenize(self, sentences: list[str]) -> dict[str, np.ndarray]:
@@ -80,7 +80,7 @@ class OnnxModel:
         return {"input_ids": ids, "attention_mask": mask}
 
     def encode_text(self, sentences: list[str]) -> dict[str, np.ndarray]:
-        """All that the frames need of B sentences: `keys`, `values` and `mask`; nothing where no sentence is read."""
+        """What the frames need of B sentences: `keys`, `values` and `mask`; empty for a model without language."""
         if self._text is None:
             return {}
         return self.encode_tokens(self.tokenize(sentences))
@@ -138,7 +138,7 @@ def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None
     options = onnxruntime.SessionOptions()
     small = path.stat().st_size < SMALL_GRAPH
     options.intra_op_num_threads = num_threads or (1 if small else 0)
-    # Threads that wait for work by spinning would take the cores from the decoder.
+    # Threads that wait by spinning would take the cores from the decoder.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=providers or ["CPUExecutionProvider"])
 
