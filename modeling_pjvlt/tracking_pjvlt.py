@@ -99,7 +99,10 @@ class TrackingSession(TargetSession):
         self.model = model.eval()
         self.num_threads = tracking_threads(model) if num_threads is None else num_threads
         self._fast = (dtype, compile) if fast else None
-        self.inference_model = self.model.inference_model(dtype, compile) if fast else None
+        self.inference_model = None
+        if fast:
+            with limited_to(self.num_threads):  # oneDNN lays out the weights for the threads there are
+                self.inference_model = self.model.inference_model(dtype, compile)
         self.processor = processor
         self.window = weighted(hann_window(model.config.search_grid, model.device), self.window_weight)
         self._batch: tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None] | None = None  # of all the targets
@@ -116,7 +119,8 @@ class TrackingSession(TargetSession):
         model.name_or_path = name
         self.__dict__.update({**state, "model": model})
         if self._fast is not None:
-            self.inference_model = self.model.inference_model(*self._fast)
+            with limited_to(self.num_threads):
+                self.inference_model = self.model.inference_model(*self._fast)
 
     def _model_name(self) -> str:
         return f"{self.model.name_or_path or 'PJVLTModel'}, {self.model.device}"
