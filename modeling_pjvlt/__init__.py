@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .modeling_pjvlt import PJVLTModel, PJVLTOutput, PJVLTTextFeatures
     from .pipeline_pjvlt import TrackingPipeline
     from .processing_pjvlt import PJVLTProcessor
-    from .results_pjvlt import TrackingResults
+    from .results_pjvlt import TargetsResults, TrackingResults
     from .tracking_pjvlt import TrackedTarget, TrackingSession
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ __all__ = [
     "PJVLTProcessor",
     "PJVLTSentence",
     "PJVLTTextFeatures",
+    "TargetsResults",
     "TrackedTarget",
     "TrackingPipeline",
     "TrackingResults",
@@ -53,6 +54,7 @@ _HOMES = {
     "PJVLTProcessor": "processing_pjvlt",
     "PJVLTSentence": "inference_pjvlt",
     "PJVLTTextFeatures": "modeling_pjvlt",
+    "TargetsResults": "results_pjvlt",
     "TrackedTarget": "tracking_pjvlt",
     "TrackingPipeline": "pipeline_pjvlt",
     "TrackingResults": "results_pjvlt",

@@ -16,6 +16,7 @@ import torch
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.run_folders import find_checkpoint
+from modeling_pjvlt.session_pjvlt import TRACKING_DEFAULTS, check_settings
 
 
 def mean_weights(models: list[PJVLTModel]) -> dict[str, torch.Tensor]:
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, what in (
         ("window_weight", "weight of the Hann window in a session"),
         ("size_smoothing", "and earlier sizes"),
+        ("lost_score", "the score below which a target gets lost"),
     ):
         parser.add_argument(f"--{name}", type=float, help=f"{what} (default: as in the last checkpoint)")
     args = parser.parse_args(argv)
@@ -48,13 +50,18 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     model = models[-1]
-    for name in ("window_weight", "size_smoothing"):
-        if getattr(args, name) is not None:
-            setattr(model.config, name, getattr(args, name))
+    processor = PJVLTProcessor.from_pretrained(args.checkpoints[-1])
+    given = {name: getattr(args, name) for name in TRACKING_DEFAULTS}
+    try:
+        check_settings(**given)
+    except ValueError as error:
+        parser.error(str(error))
+    for name, value in processor.tracking_settings(model.config).items():
+        setattr(processor, name, value if given[name] is None else given[name])
     # The config still says float32, so `from_pretrained` loads the weights as float32.
     halves = {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in weights.items()}
     model.save_pretrained(args.output_dir, state_dict=halves)
-    PJVLTProcessor.from_pretrained(args.checkpoints[-1]).save_pretrained(args.output_dir)
+    processor.save_pretrained(args.output_dir)
     size = sum(path.stat().st_size for path in args.output_dir.iterdir()) / 1e6
     print(f"{args.output_dir}: {size:.1f} MB")
 
