@@ -28,12 +28,12 @@ FORMATS = {"json": ".json", "csv": ".csv", "txt": ".txt", "mot": ".txt"}  # and 
 
 
 class TrackingResults(list):
-    """One dict for each frame: `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` (0 to 1), `time`, `lost`
-    and `redetected`.
+    """One dict for each frame: `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` (0 to 1), `time`,
+    `lost` and `redetected`.
 
     `frame` is the number of the frame in its source, from 0, where those that a live source dropped count, too; `time`
-    is in seconds since the source's first frame. While `lost` is True, the box is a guess; `redetected` is True where a
-    lost target was found again elsewhere in the frame.
+    is in seconds since the source's first frame. While `lost` is True, the box is a guess; `redetected` is True where
+    a lost target was found again elsewhere in the frame.
 
     Args:
         results: the dicts.
@@ -83,8 +83,8 @@ class TrackingResults(list):
             format: by default what the suffix says.
                 "json": {"video", "model", "text", "fps", "frames": [{"frame", "box", "score", "time"}, ...]}, with
                     "lost": true and "redetected": true in the frames where that is so.
-                "csv": a line for each frame under the header frame,x,y,w,h,score,time,lost,redetected; frames count from
-                    0, and the last two are 0 or 1.
+                "csv": a line for each frame under the header frame,x,y,w,h,score,time,lost,redetected; frames count
+                    from 0, and the last two are 0 or 1.
                 "txt": x,y,w,h, a line for each frame.
                 "mot": frame,id,x,y,w,h,score,-1,-1,-1; frames count from 1, the id is 1.
 

@@ -1,7 +1,7 @@
 """How many threads a tracker runs on, on a CPU.
 
-A small model gains little from a second thread, and loses much where other programs run: OpenMP's threads wait for each
-other by spinning, so that one that has to wait for a core holds up all the others.
+A small model gains little from a second thread, and loses much where other programs run: OpenMP's threads wait for
+each other by spinning, so that one that has to wait for a core holds up all the others.
 """
 
 import os
@@ -18,14 +18,14 @@ _DEFAULTS = {os.cpu_count(), (os.cpu_count() or 1) // 2}  # torch takes one thre
 
 
 def users_choice() -> int | None:
-    """The number of threads that the user has set, by the environment or `torch.set_num_threads`; None if by neither."""
+    """The number of threads that the user has set, by the environment or `torch.set_num_threads`, or None."""
     threads = torch.get_num_threads()
     is_chosen = any(name in os.environ for name in SETTINGS) or threads != _FIRST or _FIRST not in _DEFAULTS
     return threads if is_chosen else None
 
 
 def tracking_threads(model: nn.Module) -> int:
-    """How many threads a frame of this model takes: the user's number, one for a small model, else torch's own number."""
+    """The threads for a frame of this model: the user's number, one for a small model, else torch's own number."""
     chosen = users_choice()
     if chosen is not None:
         return chosen

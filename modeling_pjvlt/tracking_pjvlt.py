@@ -55,8 +55,9 @@ class TrackingSession(TargetSession):
         processor: its [`PJVLTProcessor`].
         window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first three
             are the checkpoint's own, which its processor holds, where they are None.
-        num_threads: of a frame, on a CPU; by default the number that you have set for torch or OpenMP, or else one for a
-            small model, which then runs beside other programs without being held up, and torch's own for a large one.
+        num_threads: of a frame, on a CPU; by default the number that you have set for torch or OpenMP, or else one for
+            a small model, which then runs beside other programs without being held up, and torch's own for a large
+            one.
 
     Attributes:
         seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
@@ -88,8 +89,8 @@ class TrackingSession(TargetSession):
         for name in ("template_size", "search_size"):
             if getattr(sizes, name) != getattr(model.config, name):
                 raise ValueError(
-                    f"The processor's {name} is {getattr(sizes, name)}, but the model's is {getattr(model.config, name)}: "
-                    "load both from the same checkpoint."
+                    f"The processor's {name} is {getattr(sizes, name)}, but the model's is "
+                    f"{getattr(model.config, name)}: load both from the same checkpoint."
                 )
         if not fast and (dtype or compile):
             raise ValueError("`dtype` and `compile` are options of the fast path: leave `fast` True.")

@@ -81,7 +81,8 @@ def test_commands_register_when_they_ask_for_a_class():
         "print('transformers' in sys.modules)\n"
         "from modeling_pjvlt import TrackedTarget\n"
         "from transformers import AutoConfig, AutoModel\n"
-        "print(type(AutoModel.from_config(AutoConfig.for_model('pjvlt', fusion='none', num_hidden_layers=1))).__name__)"
+        "print(type(AutoModel.from_config(AutoConfig.for_model('pjvlt', fusion='none', "
+        "num_hidden_layers=1))).__name__)"
     )
     assert printed.split() == ["False", "PJVLTModel"]
 

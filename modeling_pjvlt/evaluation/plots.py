@@ -214,7 +214,8 @@ def speed_bars(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
 def strip(frames: Sequence[np.ndarray], captions: Sequence[str]) -> str:
     """Frames, RGB uint8 (height, width, 3), side by side as far as the page is wide, each above its caption."""
     shown = "".join(
-        f'<figure><img src="{jpeg_uri(frame)}" alt="{escape(caption)}"/><figcaption>{escape(caption)}</figcaption></figure>'
+        f'<figure><img src="{jpeg_uri(frame)}" '
+        f'alt="{escape(caption)}"/><figcaption>{escape(caption)}</figcaption></figure>'
         for frame, caption in zip(frames, captions, strict=True)
     )
     return f'<div class="strip">{shown}</div>'

@@ -101,7 +101,8 @@ class EvaluationReport:
 
     results: ours with its own sentences first, then ours with other sentences, then other trackers; at least one,
     all by the same protocol, or `ValueError`. published: rows of a paper's table: `tracker`, `source`, `protocol`,
-    `dataset`, and metric name -> percent (or `fps`). notes: printed as they are. environment: such as {"device": "cpu"}.
+    `dataset`, and metric name -> percent (or `fps`). notes: printed as they are. environment: such as {"device":
+    "cpu"}.
     """
 
     dataset: str

@@ -106,7 +106,10 @@ def read_run_arguments(checkpoint: str | Path) -> dict | None:
 
 
 def read_metrics(path: str | Path) -> dict[str, float]:
-    """Numbers by name from a JSON file. Raises `FileNotFoundError`, or `ValueError` for what is not a finite number."""
+    """Numbers by name from a JSON file.
+
+    Raises `FileNotFoundError`, or `ValueError` for what is not a finite number.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of metrics")

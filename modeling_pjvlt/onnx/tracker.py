@@ -33,8 +33,8 @@ class OnnxModel:
         providers: onnxruntime's execution providers in order of preference; default: the CPU.
 
     Attributes:
-        settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and `shift`, for
-            value * scale - shift.
+        settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and
+            `shift`, for value * scale - shift.
 
     Raises `ImportError` without onnxruntime and `FileNotFoundError` for a folder without an export, or with one of an
     older version.
@@ -144,7 +144,7 @@ def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None
 
 
 def decode_maps(score_map, offset_map, size_map, window=None) -> tuple[np.ndarray, np.ndarray]:
-    """`decode_boxes` of `decoding_pjvlt` in NumPy: boxes (B, 4) cx, cy, w, h in fractions of the crop, and scores (B,)."""
+    """`decode_boxes` of `decoding_pjvlt` in NumPy: boxes (B, 4) cx, cy, w, h in crop fractions, scores (B,)."""
     grid, rows = score_map.shape[-1], np.arange(len(score_map))
     response = score_map[:, 0] if window is None else score_map[:, 0] * window
     cell = response.reshape(len(rows), -1).argmax(axis=1)

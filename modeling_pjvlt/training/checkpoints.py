@@ -153,8 +153,8 @@ class Checkpoints:
                     )
                 raise ValueError(
                     f"--{name} was {value!r} when {folder} was saved and is {now.get(name)!r} now; a resumed run must "
-                    f"continue with the same arguments, and only a finished run can be extended.{hint} Or start a new run "
-                    "from it with --model_name_or_path."
+                    f"continue with the same arguments, and only a finished run can be extended.{hint} Or start a new "
+                    "run from it with --model_name_or_path."
                 )
         if run["num_processes"] != self.accelerator.num_processes:
             raise ValueError(

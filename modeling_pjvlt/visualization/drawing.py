@@ -23,7 +23,8 @@ def draw_box(
     """Draw one box, and its label above it, on a copy of the frame.
 
     The label stays inside the frame: it moves below the box's upper edge where there is no room above. A text that
-    would be wider than 60 % of the frame is shortened, its score kept, so that a long sentence does not hide the scene.
+    would be wider than 60 % of the frame is shortened, its score kept, so that a long sentence does not hide the
+    scene.
 
     Args:
         frame: RGB uint8 array of shape (height, width, 3), or a PIL image.

@@ -51,8 +51,8 @@ def convert(
 ) -> dict[str, ConversionReport]:
     """Write a benchmark's folder as a tracking dataset: `output/data/{split}-00000-of-00012.parquet` and a card.
 
-    A conversion that was killed can be started again: it continues and ends with the same files. Sequences are known by
-    name only: after a change inside `root`, convert into an empty folder.
+    A conversion that was killed can be started again: it continues and ends with the same files. Sequences are known
+    by name only: after a change inside `root`, convert into an empty folder.
 
     Args:
         benchmark: one of `BENCHMARKS`.
@@ -66,7 +66,8 @@ def convert(
         check: `"fast"` reads the beginning and the end of every image, `"full"` decodes it.
         license: for the card.
         progress: show a bar.
-        sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a sequence.
+        sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a
+            sequence.
 
     Returns a report for each split. Raises `FileNotFoundError` or `ValueError` for a folder that is not of this
     benchmark, for an unknown benchmark or split, and for an `output` that holds something else.
