@@ -56,8 +56,8 @@ class TrackingSession(TargetSession):
         window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first three
             are the checkpoint's own, which its processor holds, where they are None.
 
-    On a CPU a small model takes one thread, which runs beside other programs without being held up: unless you have set
-    a number yourself (`torch.set_num_threads`, `OMP_NUM_THREADS`), the session sets torch's to 1.
+    On a CPU a small model takes one thread, which runs beside other programs without being held up: unless you have
+    set a number yourself (`torch.set_num_threads`, `OMP_NUM_THREADS`), the session sets torch's to 1.
 
     Attributes:
         seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
