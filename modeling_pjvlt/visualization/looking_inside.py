@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .drawing import LABEL_BACKGROUND, PREDICTION_COLOR, TRUTH_COLOR
+from .drawing import LABEL_BACKGROUND, PREDICTION_COLOR, TRUTH_COLOR, draw_outline
 
 CELL, SIDE, GAP = 240, 190, 16  # pixels: side of a search crop, width of the left column, room between columns
 TEMPLATE, LINE = 112, 15  # pixels: side of the template, height of a word's row
@@ -206,11 +206,9 @@ def _draw_words(draw: ImageDraw.ImageDraw, look: Look, left: int, top: int, top_
 
 
 def _draw_outline(draw: ImageDraw.ImageDraw, box: np.ndarray, color: tuple[int, int, int]) -> None:
-    """A box (x, y, w, h in tile pixels) with a thin dark rim, so that it is seen on every ground."""
+    """A box (x, y, w, h in tile pixels) that can be seen however small it is."""
     x0, y0, x1, y1 = np.rint([box[0], box[1], box[0] + box[2], box[1] + box[3]]).astype(int).tolist()
-    x1, y1 = max(x1, x0 + 6), max(y1, y0 + 6)
-    draw.rectangle([x0 - 1, y0 - 1, x1 + 1, y1 + 1], outline=(20, 20, 20), width=4)
-    draw.rectangle([x0, y0, x1, y1], outline=color, width=2)
+    draw_outline(draw, [x0, y0, max(x1, x0 + 6), max(y1, y0 + 6)], color, 2)
 
 
 def _legend_parts(top_weight: float, has_truth: bool) -> list[tuple[float, object]]:
