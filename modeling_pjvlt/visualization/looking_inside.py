@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .drawing import LABEL_BACKGROUND, PREDICTION_COLOR, TRUTH_COLOR, draw_outline
 
@@ -26,21 +26,23 @@ class Look:
     """What one tracker saw in one frame.
 
     crop (S, S, 3) uint8 RGB, the search crop. activation (G, G) in [0, 1]. box, true_box: x, y, w, h in crop pixels;
-    None where there is none. words: what the rows of weights (words, SAIELs), in [0, 1], belong to; both are empty
-    for a tracker that reads no language.
+    None where there is none. inside: left, top, right, bottom in crop pixels, the part of the crop that lies in the
+    frame, which alone is drawn; None for all of it. words: what the rows of weights (words, SAIELs), in [0, 1], belong
+    to; both are empty for a tracker that reads no language.
     """
 
     crop: np.ndarray
     activation: np.ndarray
     box: Sequence[float] | None = None
     true_box: Sequence[float] | None = None
+    inside: Sequence[int] | None = None
     words: list[str] = field(default_factory=list)
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 @dataclass
 class Row:
-    """One frame: a caption such as "frame 20", the template (S, S, 3) uint8, the sentence, a [`Look`] per tracker."""
+    """One frame: a caption such as "frame 20", the template (H, W, 3) uint8, the sentence, a [`Look`] per tracker."""
 
     caption: str
     template: np.ndarray
@@ -159,21 +161,26 @@ def _draw_side(figure: Image.Image, row: Row, top: int) -> None:
     """The left column: caption, template, sentence."""
     draw = ImageDraw.Draw(figure)
     draw.text((GAP, top), _fit(row.caption, _font(13), SIDE - GAP), SOFT, _font(13))
-    figure.paste(Image.fromarray(row.template).resize((TEMPLATE, TEMPLATE), Image.Resampling.BICUBIC), (GAP, top + 22))
+    template = ImageOps.contain(Image.fromarray(row.template), (TEMPLATE, TEMPLATE), Image.Resampling.BICUBIC)
+    figure.paste(template, (GAP, top + 22))
     draw.text((GAP, top + 22 + TEMPLATE + 4), "template, from frame 0", SOFT, _font(11))
     for number, line in enumerate(_wrap(f"“{row.sentence}”", _font(13), SIDE - GAP)):
         draw.text((GAP, top + 22 + TEMPLATE + 26 + 17 * number), line, INK, _font(13))
 
 
 def _draw_look(figure: Image.Image, look: Look, left: int, top: int, top_weight: float) -> None:
-    """One cell: the crop with its boxes, and the words below it."""
-    tile = Image.fromarray(draw_overlay(look.crop, look.activation, CELL))
-    scale = CELL / len(look.crop)
+    """One cell: the crop with its boxes, as large as the cell allows, and the words below it."""
+    side = len(look.crop)
+    x0, y0, x1, y1 = (0, 0, side, side) if look.inside is None else look.inside
+    scale = CELL / max(x1 - x0, y1 - y0)
+    tile = Image.fromarray(draw_overlay(look.crop, look.activation, round(side * scale)))
     for box, color in ((look.true_box, TRUTH_COLOR), (look.box, PREDICTION_COLOR)):
         if box is not None:
             _draw_outline(ImageDraw.Draw(tile), np.asarray(box, float) * scale, color)
-    figure.paste(tile, (left, top))
     draw, below = ImageDraw.Draw(figure), top + CELL + 6
+    draw.rectangle([left, top, left + CELL - 1, top + CELL - 1], PLATE)
+    tile = tile.crop(tuple(round(place * scale) for place in (x0, y0, x1, y1)))
+    figure.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))
     if not look.activation.any():
         width = _font(11).getlength(NOTHING) + 10
         draw.rectangle([left, top, left + width, top + 19], LABEL_BACKGROUND)
