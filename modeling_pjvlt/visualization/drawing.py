@@ -107,6 +107,27 @@ def contact_sheet(
     sheet.save(path)
 
 
+def fit_text(text: str, font, width: float) -> str:
+    """The text, or as much of its beginning as fits into so many pixels, with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def wrap_text(text: str, font, width: float) -> list[str]:
+    """Lines of at most so many pixels, broken between words; a longer word is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [fit_text(line, font, width) for line in lines]
+
+
 def _strip(frames: Sequence[np.ndarray], captions: Sequence[str], height: int) -> Image.Image:
     tiles = [_resize_to_height(Image.fromarray(frame), height) for frame in frames]
     for tile, caption in zip(tiles, captions, strict=True):

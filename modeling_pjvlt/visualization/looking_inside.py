@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .drawing import LABEL_BACKGROUND, PREDICTION_COLOR, TRUTH_COLOR, draw_outline
+from .drawing import LABEL_BACKGROUND, PREDICTION_COLOR, TRUTH_COLOR, draw_outline, fit_text, wrap_text
 
 CELL, SIDE, GAP = 240, 190, 16  # pixels: side of a search crop, width of the left column, room between columns
 TEMPLATE, LINE = 112, 15  # pixels: side of the template, height of a word's row
@@ -96,7 +96,7 @@ def draw_figure(
     draw = ImageDraw.Draw(figure)
     for column, name in enumerate(names):
         middle = GAP + SIDE + column * (CELL + GAP) + CELL // 2
-        draw.text((middle, 22), _fit(name, _font(16), CELL), INK, _font(16), anchor="mm")
+        draw.text((middle, 22), fit_text(name, _font(16), CELL), INK, _font(16), anchor="mm")
     top = head
     for row, height in zip(rows, heights, strict=True):
         _draw_side(figure, row, top)
@@ -132,40 +132,22 @@ def _shade(ramp: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(value, places, channel) for channel in ramp.T], axis=-1)
 
 
-def _fit(text: str, font, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _wrap(text: str, font, width: float) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [_fit(line, font, width) for line in lines]
-
-
 def _row_height(row: Row) -> int:
     words = max(len(look.words) for look in row.looks)
-    side = 24 + TEMPLATE + 28 + 17 * len(_wrap(row.sentence, _font(13), SIDE - GAP))
+    side = 24 + TEMPLATE + 28 + 17 * len(wrap_text(row.sentence, _font(13), SIDE - GAP))
     return max(CELL + (LINE * (words + 1) + 6 if words else 24), side) + GAP + 4
 
 
 def _draw_side(figure: Image.Image, row: Row, top: int) -> None:
     """The left column: caption, template, sentence."""
     draw = ImageDraw.Draw(figure)
-    draw.text((GAP, top), _fit(row.caption, _font(13), SIDE - GAP), SOFT, _font(13))
+    draw.text((GAP, top), fit_text(row.caption, _font(13), SIDE - GAP), SOFT, _font(13))
     template = ImageOps.contain(Image.fromarray(row.template), (TEMPLATE, TEMPLATE), Image.Resampling.BICUBIC)
     figure.paste(template, (GAP, top + 22))
-    draw.text((GAP, top + 22 + TEMPLATE + 4), "template, from frame 0", SOFT, _font(11))
-    for number, line in enumerate(_wrap(f"“{row.sentence}”", _font(13), SIDE - GAP)):
-        draw.text((GAP, top + 22 + TEMPLATE + 26 + 17 * number), line, INK, _font(13))
+    below = top + 22 + template.height
+    draw.text((GAP, below + 4), "template, from frame 0", SOFT, _font(11))
+    for number, line in enumerate(wrap_text(f"“{row.sentence}”", _font(13), SIDE - GAP)):
+        draw.text((GAP, below + 26 + 17 * number), line, INK, _font(13))
 
 
 def _draw_look(figure: Image.Image, look: Look, left: int, top: int, top_weight: float) -> None:
@@ -202,7 +184,7 @@ def _draw_words(draw: ImageDraw.ImageDraw, look: Look, left: int, top: int, top_
         draw.text((edges[layer] + step / 2, top + LINE // 2), str(layer + 1), SOFT, small, anchor="mm")
     for number, (word, weights) in enumerate(zip(look.words, look.weights.tolist(), strict=True)):
         y, ink = top + LINE * (number + 1), SOFT if word.startswith("[") else INK
-        draw.text((right, y + LINE // 2), _fit(word, normal, WORD_WIDTH - 8), ink, normal, anchor="rm")
+        draw.text((right, y + LINE // 2), fit_text(word, normal, WORD_WIDTH - 8), ink, normal, anchor="rm")
         for layer, weight in enumerate(weights):
             shade = min(weight / top_weight, 1)
             color = tuple(_shade(COOL, np.array(shade)).astype(int).tolist())
