@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .modeling_pjvlt import PJVLTModel, PJVLTOutput, PJVLTTextFeatures
     from .pipeline_pjvlt import TrackingPipeline
     from .processing_pjvlt import PJVLTProcessor
-    from .results_pjvlt import TrackingResults
+    from .results_pjvlt import TargetsResults, TrackingResults
     from .tracking_pjvlt import TrackedTarget, TrackingSession
 
 __version__ = "0.1.0"
@@ -39,6 +39,7 @@ __all__ = [
     "PJVLTProcessor",
     "PJVLTSentence",
     "PJVLTTextFeatures",
+    "TargetsResults",
     "TrackedTarget",
     "TrackingPipeline",
     "TrackingResults",
@@ -54,6 +55,7 @@ _HOMES = {
     "PJVLTProcessor": "processing_pjvlt",
     "PJVLTSentence": "inference_pjvlt",
     "PJVLTTextFeatures": "modeling_pjvlt",
+    "TargetsResults": "results_pjvlt",
     "TrackedTarget": "tracking_pjvlt",
     "TrackingPipeline": "pipeline_pjvlt",
     "TrackingResults": "results_pjvlt",

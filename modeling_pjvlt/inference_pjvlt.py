@@ -18,6 +18,7 @@ what mixes tokens is one of (N, B C), and onnxruntime reads the heads of attenti
 """
 
 import copy
+import threading
 from typing import NamedTuple
 
 import torch
@@ -328,6 +329,10 @@ class PJVLTSentence(NamedTuple):
     values: Tensor
     mask: Tensor
 
+    def rows(self, places: Tensor) -> "PJVLTSentence":
+        """Those of some targets, by their numbers (n,)."""
+        return PJVLTSentence(self.keys[:, places], self.values[:, places], self.mask[places])
+
 
 def _block_diagonal(heads: Tensor) -> Tensor:
     """(..., H, a, b) to (..., H a, H b)."""
@@ -528,4 +533,33 @@ class PJVLTInferenceModel(nn.Module):
         return torch.cat([boxes, scores[:, None]], dim=1)
 
 
-__all__ = ["PJVLTInferenceModel", "PJVLTSentence"]
+class InferenceModels:
+    """The inference models of one [`PJVLTModel`], which owns this: each is made once, and shared by sessions and threads.
+
+    Copies of the model begin without any.
+    """
+
+    def __init__(self):
+        self._lock, self._weights, self._made = threading.Lock(), None, {}
+
+    def get(self, model: nn.Module, dtype: torch.dtype | None, compile: bool | str) -> PJVLTInferenceModel:
+        """One of this type; made anew after the model's weights were changed, moved or cast.
+
+        Changes through `.data`, of which torch keeps no count, are not noticed.
+        """
+        tensors = [*model.parameters(), *model.buffers()]
+        weights = [(w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype, w.device) for w in tensors]
+        with self._lock:
+            if weights != self._weights:
+                self._weights, self._made = weights, {}
+            key = dtype or model.dtype, compile
+            if key not in self._made:
+                with torch.inference_mode(False):  # other threads may use it outside
+                    self._made[key] = model.prepare_for_tracking(*key)
+            return self._made[key]
+
+    def __reduce__(self):
+        return InferenceModels, ()
+
+
+__all__ = ["InferenceModels", "PJVLTInferenceModel", "PJVLTSentence"]

@@ -26,7 +26,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs,
 from .backbones_pjvlt import load_backbones, no_weights_bar
 from .configuration_pjvlt import PJVLTConfig
 from .decoding_pjvlt import SCORE_EPS, decode_boxes
-from .inference_pjvlt import PJVLTInferenceModel
+from .inference_pjvlt import InferenceModels, PJVLTInferenceModel
 from .loss_pjvlt import tracking_loss
 from .stem_pjvlt import PJVLTConvStem, PJVLTSameConv
 
@@ -47,6 +47,10 @@ class PJVLTTextFeatures(ModelOutput):
     values: Tensor | None = None
     modulation: Tensor | None = None
     attention_mask: Tensor | None = None
+
+    def rows(self, places: Tensor) -> "PJVLTTextFeatures":
+        """Those of some sentences, by their numbers (n,)."""
+        return PJVLTTextFeatures(**{name: value[places] for name, value in self.items()})
 
 
 @dataclass
@@ -530,6 +534,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
         self.encoder = PJVLTJointEncoder(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = PJVLTBoxHead(config)
+        self._inference_models = InferenceModels()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -590,6 +595,10 @@ class PJVLTModel(PJVLTPreTrainedModel):
         if self.training:
             raise ValueError("The model is in training mode: call `model.eval()` before `prepare_for_tracking`.")
         return PJVLTInferenceModel(self, dtype, compile, portable)
+
+    def inference_model(self, dtype: torch.dtype | None = None, compile: bool | str = False) -> PJVLTInferenceModel:
+        """The one of [`PJVLTModel.prepare_for_tracking`] that all sessions share, made when it is first asked for."""
+        return self._inference_models.get(self, dtype, compile)
 
     def _read(self, input_ids, attention_mask, text_features) -> PJVLTTextFeatures | None:
         """The sentence as features, or None where nothing reads it."""

@@ -223,8 +223,7 @@ def track_video(
     Raises:
         Refused: the box, the sentence or the video cannot be used.
     """
-    from modeling_pjvlt import TrackingSession
-    from modeling_pjvlt.cli.track import track_frames
+    from modeling_pjvlt import TrackingSession, video_loop_pjvlt
     from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
     from modeling_pjvlt.results_pjvlt import TrackingResults, make_result, xywh
     from modeling_pjvlt.streams_pjvlt import read_ahead
@@ -242,11 +241,13 @@ def track_video(
     try:
         with VideoWriter(folder / "tracked.mp4", video.fps) as writer:
             frames = read_ahead(read_frames(video.path)).timed()
-            for frame, box_xywh, score in track_frames(session, frames, list(box), text):
+            start = video_loop_pjvlt.TargetStart("target", box, text)
+            for frame, (target,), size in video_loop_pjvlt.track_video(session, frames, [start]):
                 if len(rows) >= _most_frames(limits) or frame.time > 1.01 * limits.seconds:
                     raise Refused(f"The video is longer than it says; {limits.seconds:g} seconds are allowed.")
-                writer.write(draw_box(frame.image, box_xywh, label=text, score=score), frame.time)
-                results.append(make_result(len(results), box_xywh, score, frame.time, frame.image.shape[:2]))
+                writer.write(draw_box(frame.image, target.box, label=text, score=target.score), frame.time)
+                found = target.box, target.score, frame.time, size, target.lost, target.redetected
+                results.append(make_result(len(results), *found))
                 rows.append((*xywh(results[-1]), results[-1]["score"]))
                 report(len(rows), video.num_frames)
     except FileNotFoundError as error:

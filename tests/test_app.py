@@ -173,7 +173,7 @@ def test_video_is_tracked_to_files(bundled, tmp_path):
     assert len(list(read_frames(result.video))) == 20
     with result.csv.open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["frame", "x", "y", "w", "h", "score", "time"]
+    assert header == ["frame", "x", "y", "w", "h", "score", "time", "lost", "redetected"]
     assert [row[0] for row in rows] == [str(i) for i in range(20)]
     assert [float(row[6]) for row in rows] == pytest.approx([i / 30 for i in range(20)], abs=1e-4)
     boxes = np.array([[float(value) for value in row[1:5]] for row in rows])

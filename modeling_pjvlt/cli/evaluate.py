@@ -264,6 +264,7 @@ def _environment(model, state) -> dict[str, str]:
     import transformers
 
     from .. import __version__
+    from ..threads_pjvlt import tracking_threads
 
     device = str(model.device)
     if model.device.type == "cuda":
@@ -273,7 +274,7 @@ def _environment(model, state) -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "device": f"{device}, {torch.get_num_threads()} threads" if model.device.type == "cpu" else device,
+        "device": f"{device}, {tracking_threads(model)} threads" if model.device.type == "cpu" else device,
         "processes": str(state.num_processes),
     }
 

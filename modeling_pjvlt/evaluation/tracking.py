@@ -1,13 +1,15 @@
 """One-pass evaluation of one sequence: the first frame's box is given, every later one is found."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..session_pjvlt import TargetSession
+from ..streams_pjvlt import TimedFrame
 from ..tracking_pjvlt import TrackingSession
+from ..video_loop_pjvlt import TargetStart, track_video
 from .metrics import iou, success_auc
 
 
@@ -48,24 +50,27 @@ def track_sequence(
     """
     length = len(sequence) if max_frames is None else min(len(sequence), max_frames)
     session = TrackingSession(model, processor, lost_score=lost_score) if session is None else session
+    decoding = np.zeros(length)
+
+    def frames() -> Iterator[TimedFrame]:
+        for index in range(length):
+            started = time.perf_counter()
+            image = sequence.frame(index)
+            decoding[index] = time.perf_counter() - started
+            yield TimedFrame(image, index, float(index))
+
+    starts = [TargetStart(name, sequence.boxes[0], text) for name, text in texts.items()]
+    boxes, times, frame_size = np.zeros((len(texts), length, 4)), np.zeros(length), (0, 0)
     started = time.perf_counter()
-    first = sequence.frame(0)
-    decoding = time.perf_counter() - started
-    for name, text in texts.items():
-        session.add_target(first, sequence.boxes[0], text, target_id=name)
-    boxes = np.zeros((len(texts), length, 4))
-    boxes[:, 0], times = sequence.boxes[0], np.zeros(length)
-    on_frame()
-    for index in range(1, length):
-        started = time.perf_counter()
-        frame = sequence.frame(index)
-        decoded = time.perf_counter()
-        boxes[:, index] = [target.box for target in session.step(frame)]
-        decoding, times[index] = decoding + decoded - started, time.perf_counter() - decoded
+    for index, (_, targets, size) in enumerate(track_video(session, frames(), starts)):
+        frame_size = size
+        times[index] = time.perf_counter() - started - decoding[index]
+        boxes[:, index] = [target.box for target in targets]
         on_frame()
-    return Tracks(
-        dict(zip(texts, boxes, strict=True)), {"decode": decoding, **session.seconds}, times, first.shape[:2]
-    )
+        started = time.perf_counter()
+    times[0] = 0.0
+    seconds = {"decode": decoding.sum(), **session.seconds}
+    return Tracks(dict(zip(texts, boxes, strict=True)), seconds, times, frame_size)
 
 
 def visible_auc(boxes: np.ndarray, sequence) -> float:

@@ -53,6 +53,7 @@ from modeling_pjvlt.onnx.quantize import quantize_tracker
 from modeling_pjvlt.onnx.tracker import TRACKER_FILE, OnnxModel, OnnxTracker
 from modeling_pjvlt.processing_pjvlt import MAX_WORDS
 from modeling_pjvlt.streams_pjvlt import read_ahead
+from modeling_pjvlt.threads_pjvlt import users_choice
 from modeling_pjvlt.video_pjvlt import read_frames
 from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
@@ -241,7 +242,7 @@ class Subject:
 
     def _opened(self, folder: Path) -> OnnxModel:
         """An export that tells the clock when its network begins and ends."""
-        model = OnnxModel(folder, torch.get_num_threads())
+        model = OnnxModel(folder, users_choice())
         run = model.maps
 
         def watched(inputs):
