@@ -34,6 +34,9 @@ SCRIPT = ROOT / "scripts" / "app.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
+sys.path.insert(0, str(SCRIPT.parent))
+
+
 def _load_script():
     spec = importlib.util.spec_from_file_location("pjvlt_app", SCRIPT)
     module = sys.modules["pjvlt_app"] = importlib.util.module_from_spec(spec)
