@@ -1,8 +1,8 @@
 """A web page for the tracker: `python scripts/app.py`, then open the address that it prints.
 
-Upload a video, draw a box on its first frame, write a sentence, and watch the target being followed. The functions
-above `build` know nothing of the page. For a Hugging Face Space: `sdk: gradio`, `app_file: scripts/app.py`, and the
-dependencies of `pjvlt[demo]` in its requirements.txt.
+Upload a video, write a sentence, draw a box on the first frame or let a detector find it by the words, and watch the
+target being followed. `app_tracking.py` beside it does the work. For a Hugging Face Space: `sdk: gradio`,
+`app_file: scripts/app.py`, and the dependencies of `pjvlt[demo]` in its requirements.txt.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from app_examples import Example, draw_examples
 from app_tracking import (
+    Detector,
     Limits,
     Refused,
     ResultFolders,
@@ -33,19 +34,75 @@ KEEP_SECONDS = 3600
 
 CSS = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
-#frame img {cursor: crosshair}
+#frame img {cursor: crosshair; touch-action: none; user-select: none; -webkit-user-drag: none}
+#rubber {position: fixed; z-index: 9; border: 2px solid #ffc400; outline: 1px solid #000; pointer-events: none}
 #numbers .form {flex-wrap: nowrap}
 #numbers .form > * {min-width: 0 !important}
 #examples button {white-space: normal; text-align: left; justify-content: flex-start; font-weight: 400}
 """
 
+# Draws a box on the frame while the pointer is down, and types it into the four numbers; a click stays a corner.
+DRAG = """
+() => {
+  let start = null, drawn = false, rubber = null
+  const place = event => {
+    const image = document.querySelector('#frame img'), shown = image.getBoundingClientRect()
+    const [width, height] = [image.naturalWidth, image.naturalHeight]
+    const scale = Math.min(shown.width / width, shown.height / height, 1)
+    const [left, top] = [shown.left + (shown.width - width * scale) / 2, shown.top + (shown.height - height * scale) / 2]
+    const inside = (value, most) => Math.min(Math.max(value, 0), most)
+    return [inside((event.clientX - left) / scale, width), inside((event.clientY - top) / scale, height)]
+  }
+  const clear = () => { rubber?.remove(); start = rubber = null }
+  document.addEventListener('pointerdown', event => {
+    if (!event.target.matches('#frame img') || event.button !== 0) return
+    event.preventDefault()
+    start = {client: [event.clientX, event.clientY], image: place(event)}
+    drawn = false
+  })
+  document.addEventListener('pointermove', event => {
+    if (!start) return
+    const [x, y] = start.client, [w, h] = [event.clientX - x, event.clientY - y]
+    if (!rubber && Math.hypot(w, h) < 6) return
+    if (!rubber) {
+      rubber = document.body.appendChild(document.createElement('div'))
+      rubber.id = 'rubber'
+    }
+    rubber.style.left = Math.min(x, x + w) + 'px'
+    rubber.style.top = Math.min(y, y + h) + 'px'
+    rubber.style.width = Math.abs(w) + 'px'
+    rubber.style.height = Math.abs(h) + 'px'
+  })
+  document.addEventListener('pointerup', event => {
+    if (start && rubber) {
+      drawn = true
+      const [a, b] = [start.image, place(event)]
+      const corner = [0, 1].map(i => Math.round(Math.min(a[i], b[i])))
+      const size = [0, 1].map(i => Math.round(Math.max(a[i], b[i])) - corner[i])
+      for (const [i, name] of ['x', 'y', 'w', 'h'].entries()) {
+        const input = document.querySelector(`#box-${name} input`)
+        input.value = [...corner, ...size][i]
+        input.dispatchEvent(new Event('input', {bubbles: true}))
+      }
+    }
+    clear()
+  })
+  document.addEventListener('pointercancel', clear)
+  document.addEventListener('click', event => {
+    if (drawn && event.target.matches('#frame img')) event.stopPropagation()
+    drawn = false
+  }, true)
+  document.addEventListener('dragstart', event => { if (event.target.matches('#frame img')) event.preventDefault() })
+}
+"""
 
-def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFolders):
+
+def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFolders, detector: Detector):
     """The page, a `gr.Blocks`. `shared` is the `TrackingSession` whose model all visitors share."""
     gr = import_gradio()
     import pandas as pd
 
-    hint = "Click one corner of the target, then the opposite one."
+    hint = "Drag from one corner of the target to the opposite one, or click both."
     no_points = pd.DataFrame({"seconds": [], "confidence": []})
     no_results = [None, "", gr.update(value=no_points, visible=False)]
     no_results += [gr.update(value=None, visible=False), gr.update(value=None, visible=False)]
@@ -68,7 +125,7 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         return [None, video, None, marked, *example.box, *no_results, example.text]
 
     def click(video, corner, event: gr.SelectData):
-        """Outputs: corner, picture, x, y, w, h."""
+        """Outputs: corner, image, x, y, w, h."""
         if video is None:
             return [gr.skip()] * 6
         point = tuple(event.index)
@@ -82,13 +139,24 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         return [None, mark_frame(video.first_frame, box=box), *box]
 
     def show_typed(video, *values):
-        """Outputs: corner, picture. Half a box is not drawn, and not yet a mistake."""
+        """Outputs: corner, image. Half a box is not drawn, and not yet a mistake."""
         if video is None:
             return [None, gr.skip()]
         try:
             return [None, mark_frame(video.first_frame, box=check_typed_box(values, video.frame_size))]
         except Refused:
             return [None, video.first_frame]
+
+    def find(video, text):
+        """Outputs: corner, image, x, y, w, h."""
+        try:
+            if video is None:
+                raise Refused("There is no video yet. Upload one or pick an example.")
+            box = detector.find(video, text)
+        except Refused as refusal:
+            gr.Warning(str(refusal), title="Not found")
+            return [gr.skip()] * 6
+        return [None, mark_frame(video.first_frame, box=box), *box]
 
     def start_over(video):
         return [None, None if video is None else video.first_frame, None, None, None, None]
@@ -126,27 +194,33 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
             "Show the tracker its target once, with a box and a sentence; it finds it in every later frame."
         )
         with gr.Row():
-            with gr.Column(min_width=340):
+            with gr.Column(min_width=280):
                 gr.Markdown(f"### 1. Video\n{limits}".replace("\nup", "\nUp") + ". Deleted an hour later.")
                 upload = gr.File(label="Video", file_types=["video"], elem_id="upload", height=120)
                 with gr.Row(elem_id="examples"):
                     buttons = [gr.Button(f"Example: “{example.text}”", size="sm") for example in examples]
-                gr.Markdown(f"### 2. Box\n{hint}")
-                frame = gr.Image(
-                    label="First frame", interactive=False, format="png", buttons=[], elem_id="frame", height=340
-                )
-                with gr.Row(elem_id="numbers"):
-                    labels = {"x": "x", "y": "y", "w": "width", "h": "height"}
-                    numbers = [gr.Number(None, label=text, elem_id=f"box-{name}") for name, text in labels.items()]
-                again = gr.Button("Start over with the box", size="sm")
-                gr.Markdown("### 3. Sentence")
+                gr.Markdown("### 2. Sentence")
                 text = gr.Textbox(
                     label="What is the target?", placeholder="white dog on the left", elem_id="sentence", max_lines=3
                 )
+                gr.Markdown(f"### 3. Box\n{hint}")
+                frame = gr.Image(
+                    show_label=False, interactive=False, format="png", buttons=[], elem_id="frame", height=340,
+                    alt_text="first frame",
+                )  # fmt: skip
+                with gr.Row(elem_id="numbers"):
+                    labels = {"x": "x", "y": "y", "w": "width", "h": "height"}
+                    numbers = [
+                        gr.Number(None, label=label, precision=0, elem_id=f"box-{name}")
+                        for name, label in labels.items()
+                    ]
+                with gr.Row():
+                    by_words = gr.Button("Find it by words", size="sm", min_width=120, elem_id="find")
+                    again = gr.Button("Start over with the box", size="sm", min_width=120)
                 go = gr.Button("Track", variant="primary", elem_id="track")
-            with gr.Column(min_width=340):
+            with gr.Column(min_width=280):
                 gr.Markdown("### 4. Result\nThe video with the target's box, and its confidence in every frame.")
-                answer = gr.Video(label="Tracked video", interactive=False, elem_id="result", height=400)
+                answer = gr.Video(show_label=False, interactive=False, elem_id="result", height=400)
                 summary = gr.Markdown(elem_id="summary")
                 plot = gr.LinePlot(
                     no_points, x="seconds", y="confidence", y_lim=[0, 1], height=200, visible=False, elem_id="plot",
@@ -164,11 +238,16 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         frame.select(click, [video, corner], [corner, frame, *numbers], **quick)
         for number in numbers:
             number.input(show_typed, [video, *numbers], [corner, frame], trigger_mode="always_last", **quick)
+        by_words.click(
+            find, [video, text], [corner, frame, *numbers], concurrency_limit=1, show_progress_on=frame,
+            api_visibility="private",
+        )  # fmt: skip
         again.click(start_over, video, [corner, frame, *numbers], **quick)
         go.click(
             track, [video, text, *numbers], results, concurrency_limit=1, concurrency_id="track",
             show_progress_on=answer, scroll_to_output=True, api_visibility="private",
         )  # fmt: skip
+        page.load(None, js=DRAG)
         page.unload(leave)
     return page.queue(max_size=20, default_concurrency_limit=4)
 
@@ -199,18 +278,25 @@ def launch(page, limits: Limits, port: int | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from modeling_pjvlt.detection_pjvlt import DETECTOR
+    from modeling_pjvlt.signals import terminations
+
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--model", metavar="PATH_OR_REPO", help="checkpoint folder or Hub repository (default: the bundled one)")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
+    add(
+        "--detector",
+        default=DETECTOR,
+        metavar="PATH_OR_REPO",
+        help="finds a box by words, as in pjvlt-track (default: %(default)s)",
+    )
     add("--port", type=int, help="default: GRADIO_SERVER_PORT, or the first free one from 7860")
     add("--max_seconds", type=float, default=Limits.seconds, help="of a video (default: %(default)s)")
     add("--max_side", type=int, default=Limits.side, help="of a frame, in pixels (default: %(default)s)")
     args = parser.parse_args(argv)
     if not (args.max_seconds > 0 and args.max_side > 0):
         parser.error("--max_seconds and --max_side must be above 0")
-    from modeling_pjvlt.signals import terminations
-
     for number in terminations():
         signal.signal(number, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="pjvlt-app-") as folder:
@@ -224,7 +310,8 @@ def main(argv: list[str] | None = None) -> None:
         except (ImportError, ValueError, OSError) as error:
             parser.error(" ".join(str(error).split()))
         limits = Limits(args.max_seconds, args.max_side)
-        page = build(shared, limits, draw_examples(Path(folder)), ResultFolders(Path(folder) / "results"))
+        results, detector = ResultFolders(Path(folder) / "results"), Detector(args.detector, shared.model.device)
+        page = build(shared, limits, draw_examples(Path(folder)), results, detector)
         launch(page, limits, args.port)
 
 

@@ -99,7 +99,7 @@ def open_upload(path: str | os.PathLike, limits: Limits) -> Video:
         first_frame = next(iter(reader))
     except (ValueError, OSError) as error:
         raise Refused(
-            "No picture of this video can be decoded; the file may be cut off. Please upload another one."
+            "No image of this video can be decoded; the file may be cut off. Please upload another one."
         ) from error
     return Video(path, first_frame, reader.fps, num_frames)
 
@@ -113,7 +113,7 @@ def _probe(path: Path) -> tuple[int, int, float, int | None]:
     try:
         with av.open(ffmpeg_name(path), options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:
-                raise Refused("There is no picture in this file, only sound. Please upload a video.")
+                raise Refused("There are no images in this file, only sound. Please upload a video.")
             stream = main_video(container)
             fps = float(stream.average_rate or 30)
             num_frames = stream.frames or None
@@ -141,7 +141,7 @@ def check_typed_box(values: Sequence[float | None], frame_size: tuple[int, int])
     """The typed x, y, w, h as floats, cut at the frame's edges. Raises `Refused`."""
     if any(value is None or not math.isfinite(value) for value in values):
         raise Refused(
-            "There is no box yet. Click two opposite corners of the target in the picture, or type x, y, w, h."
+            "There is no box yet. Draw one around the target, or find it by words, or type x, y, width, height."
         )
     x, y, w, h = (float(value) for value in values)
     height, width = frame_size
@@ -149,8 +149,16 @@ def check_typed_box(values: Sequence[float | None], frame_size: tuple[int, int])
         raise Refused(f"The box is too small: its width and height must be at least {MIN_BOX_SIDE} pixels.")
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
     if min(right - left, bottom - top) < MIN_BOX_SIDE:
-        raise Refused(f"The box lies outside the picture, which is {width} x {height} pixels.")
+        raise Refused(f"The box lies outside the frame, which is {width} x {height} pixels.")
     return left, top, round(right - left, 3), round(bottom - top, 3)
+
+
+def check_sentence(text: str | None) -> str:
+    """The sentence in one line, which may be empty. Raises `Refused` where it is too long."""
+    text = " ".join((text or "").split())
+    if len(text) > MAX_LETTERS:
+        raise Refused(f"The sentence has {len(text)} letters; one of up to {MAX_LETTERS} is enough.")
+    return text
 
 
 def mark_frame(
@@ -200,9 +208,7 @@ def track_video(
     from modeling_pjvlt.video_writer_pjvlt import VideoWriter
     from modeling_pjvlt.visualization.drawing import draw_box
 
-    text = " ".join((text or "").split()) or DEFAULT_SENTENCE
-    if len(text) > MAX_LETTERS:
-        raise Refused(f"The sentence has {len(text)} letters; one of up to {MAX_LETTERS} is enough.")
+    text = check_sentence(text) or DEFAULT_SENTENCE
     box = check_typed_box(box, video.frame_size)
     session = TrackingSession(shared.model, shared.processor)
     started, rows = time.perf_counter(), []
@@ -240,6 +246,38 @@ def summarise(result: Result, video: Video) -> str:
     if video.num_frames and count < video.num_frames:
         lines.append(f"only {count} of {video.num_frames} announced frames could be read; the file may be cut off")
     return " · ".join(lines)
+
+
+class Detector:
+    """Finds a target by words; loaded when it is first needed, and shared by all visitors.
+
+    name: checkpoint for transformers' `zero-shot-object-detection`, folder or Hub id. device: where it runs.
+    """
+
+    def __init__(self, name: str, device=None):
+        self.name, self.device = name, device
+        self._loaded, self._lock = None, threading.Lock()
+
+    def find(self, video: Video, text: str | None) -> tuple[float, float, float, float]:
+        """The box (x, y, w, h) of what the sentence says in the first frame. Raises `Refused`."""
+        from modeling_pjvlt.detection_pjvlt import find_target, load_detector
+
+        text = check_sentence(text)
+        if not text:
+            raise Refused("There is no sentence yet. Write what the target is, or draw a box around it.")
+        with self._lock:
+            if self._loaded is None:
+                try:
+                    self._loaded = load_detector(self.name, self.device)
+                except (OSError, ValueError, ImportError) as error:
+                    raise Refused(
+                        f"The detector {self.name} cannot be loaded on this machine. Please draw the box instead."
+                    ) from error
+            try:
+                box, _ = find_target(video.first_frame, text, self._loaded)
+            except ValueError as error:
+                raise Refused(str(error)) from error
+        return check_typed_box(box, video.frame_size)
 
 
 class ResultFolders:
