@@ -37,7 +37,9 @@ CSS = """
 #frame img {cursor: crosshair; touch-action: none; user-select: none; -webkit-user-drag: none}
 #rubber {position: fixed; z-index: 9; border: 2px solid #ffc400; outline: 1px solid #000; pointer-events: none}
 #numbers .form {flex-wrap: nowrap}
-#numbers .form > * {min-width: 0 !important}
+#numbers .form > * {min-width: 0 !important; padding: 6px !important}
+#numbers input {padding: 6px !important; text-align: center; appearance: textfield; -moz-appearance: textfield}
+#numbers input::-webkit-inner-spin-button {display: none}
 #examples button {white-space: normal; text-align: left; justify-content: flex-start; font-weight: 400}
 """
 

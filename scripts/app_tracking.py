@@ -220,7 +220,7 @@ def track_video(
             for frame, (target,), size in video_loop_pjvlt.track_video(session, frames, [start]):
                 if len(rows) >= _most_frames(limits) or frame.time > 1.01 * limits.seconds:
                     raise Refused(f"The video is longer than it says; {limits.seconds:g} seconds are allowed.")
-                writer.write(draw_box(frame.image, target.box, label=text, score=target.score), frame.time)
+                writer.write(draw_box(frame.image, target.box, score=target.score), frame.time)
                 found = target.box, target.score, frame.time, size, target.lost, target.redetected
                 results.append(make_result(len(results), *found))
                 rows.append((*xywh(results[-1]), results[-1]["score"]))
