@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from .cli.parser import CommandParser, silent_when_piped
+from .command_parser import CommandParser, silent_when_piped
 
 COMMANDS = {
     "track": ("track", "follow a target through a video"),

@@ -79,10 +79,6 @@ class PJVLTConfig(PreTrainedConfig):
     head_channels: list[int] | tuple[int, ...] = (256, 128, 64, 32)
     offset_activation: str = "sigmoid"  # or "identity": centres may lie outside of the cell that answers
 
-    # tracking, as sessions do it unless they are told otherwise
-    window_weight: float | int = 1.0  # of the Hann window that scores are multiplied by; 0 is none
-    size_smoothing: float | int = 0.0  # how much of a target's last width and height is kept, below 1
-
     # loss, Eq. 14-17
     focal_weight: float | int = 1.0
     giou_weight: float | int = 2.0
@@ -161,10 +157,6 @@ class PJVLTConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` ({getattr(self, name)}) must be a multiple of `patch_size` ({self.patch_size})."
                 )
-        if not 0 <= self.window_weight <= 1:
-            raise ValueError(f"`window_weight` must lie between 0 and 1, got {self.window_weight}.")
-        if not 0 <= self.size_smoothing < 1:
-            raise ValueError(f"`size_smoothing` must be at least 0 and less than 1, got {self.size_smoothing}.")
         if self.position_scale and self.hidden_size % 4:
             raise ValueError(f"With `position_scale`, `hidden_size` ({self.hidden_size}) must be a multiple of 4.")
         self._check_stem()

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .files_pjvlt import replacing
 from .geometry_pjvlt import CORNERS, clip_box
 from .session_pjvlt import LOST_SCORE
 from .streams_pjvlt import DEFAULT_FPS
@@ -306,18 +306,14 @@ def _save_video(results: Mapping[str, TrackingResults], one: TrackingResults, pa
 
 def _write_lines(path: Path, lines: Iterator[str]) -> Path:
     """Write a text file beside its place and rename it; into a pipe or a device. Raises `OSError`."""
-    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (path.is_file() or path.is_dir()):
             path.write_text("".join(lines), encoding="utf-8", newline="")
             return path
-        try:
+        with replacing(path) as partial:
             # The name of a video may not be UTF-8; as \\udce9 it is valid JSON, and read back as the same name.
             partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace", newline="")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     return path

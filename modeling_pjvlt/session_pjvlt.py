@@ -9,7 +9,9 @@ from typing import Any
 
 from .geometry_pjvlt import Box, check_first_box, crop_geometry, crops_to_frames
 
-LOST_SCORE, LOST_AFTER = 0.2, 5  # chosen on real clips, with an earlier checkpoint
+# What a session does where neither it nor its checkpoint says otherwise.
+TRACKING_DEFAULTS = {"window_weight": 1.0, "size_smoothing": 0.0, "lost_score": 0.2}
+LOST_AFTER = 5  # frames
 MAX_SHOWN = 5  # targets that `repr` names
 GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
 REDETECT = (None, "local", "frame")  # where a lost target is looked for
@@ -75,6 +77,18 @@ class Search:
     growth: float = 1.0
 
 
+def check_settings(
+    window_weight: float | None = None, size_smoothing: float | None = None, lost_score: float | None = None
+) -> None:
+    """Raises `ValueError` for a setting of [`TargetSession`] that is out of its range; None is in it."""
+    if window_weight is not None and not 0 <= window_weight <= 1:
+        raise ValueError(f"`window_weight` must lie between 0 and 1, got {window_weight}.")
+    if size_smoothing is not None and not 0 <= size_smoothing < 1:
+        raise ValueError(f"`size_smoothing` must be at least 0 and less than 1, got {size_smoothing}.")
+    if lost_score is not None and not 0 <= lost_score < 1:
+        raise ValueError(f"`lost_score` must be at least 0 and less than 1, got {lost_score}.")
+
+
 def weighted(window, weight: float):
     """A window that counts with a weight from 0 to 1; None where it does not count at all."""
     return None if weight == 0 else weight * window + (1 - weight)
@@ -105,14 +119,11 @@ class TargetSession(ABC):
         search_size: int,
         window_weight: float,
         size_smoothing: float,
-        lost_score: float = LOST_SCORE,
+        lost_score: float,
         lost_after: int = LOST_AFTER,
         redetect: str | None = "local",
     ):
-        if not 0 <= window_weight <= 1:
-            raise ValueError(f"`window_weight` must lie between 0 and 1, got {window_weight}.")
-        if not 0 <= size_smoothing < 1:
-            raise ValueError(f"`size_smoothing` must be at least 0 and less than 1, got {size_smoothing}.")
+        check_settings(window_weight, size_smoothing, lost_score)
         if redetect not in REDETECT:
             raise ValueError(f"`redetect` must be one of {', '.join(map(repr, REDETECT))}, got {redetect!r}.")
         self.search_factor, self.search_size = search_factor, search_size
@@ -385,12 +396,13 @@ def overlap(one: Box, other: Box) -> float:
 
 __all__ = [
     "LOST_AFTER",
-    "LOST_SCORE",
     "REDETECT",
+    "TRACKING_DEFAULTS",
     "Search",
     "Target",
     "TargetSession",
     "TrackedTarget",
+    "check_settings",
     "frame_tiles",
     "weighted",
 ]

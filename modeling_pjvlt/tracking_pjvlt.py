@@ -17,7 +17,6 @@ from .processing_pjvlt import PJVLTProcessor
 from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences
 from .session_pjvlt import (
     LOST_AFTER,
-    LOST_SCORE,
     Target,
     TargetSession,
     TrackedTarget,
@@ -54,8 +53,8 @@ class TrackingSession(TargetSession):
     Args:
         model: a [`PJVLTModel`]; it is put into eval mode.
         processor: its [`PJVLTProcessor`].
-        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first two are the
-            model's own where they are None.
+        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first three
+            are the checkpoint's own, which its processor holds, where they are None.
         num_threads: of a frame, on a CPU; by default the number that you have set for torch or OpenMP, or else one for a
             small model, which then runs beside other programs without being held up, and torch's own for a large one.
 
@@ -77,7 +76,7 @@ class TrackingSession(TargetSession):
         processor: PJVLTProcessor,
         window_weight: float | None = None,
         size_smoothing: float | None = None,
-        lost_score: float = LOST_SCORE,
+        lost_score: float | None = None,
         lost_after: int = LOST_AFTER,
         redetect: str | None = "local",
         num_threads: int | None = None,
@@ -94,17 +93,15 @@ class TrackingSession(TargetSession):
                 )
         if not fast and (dtype or compile):
             raise ValueError("`dtype` and `compile` are options of the fast path: leave `fast` True.")
-        window_weight = model.config.window_weight if window_weight is None else window_weight
-        size_smoothing = model.config.size_smoothing if size_smoothing is None else size_smoothing
-        super().__init__(
-            sizes.search_factor, sizes.search_size, window_weight, size_smoothing, lost_score, lost_after, redetect
-        )
+        given = {"window_weight": window_weight, "size_smoothing": size_smoothing, "lost_score": lost_score}
+        own = processor.tracking_settings(model.config) | {n: v for n, v in given.items() if v is not None}
+        super().__init__(sizes.search_factor, sizes.search_size, **own, lost_after=lost_after, redetect=redetect)
         self.model = model.eval()
         self.num_threads = tracking_threads(model) if num_threads is None else num_threads
         self._fast = (dtype, compile) if fast else None
         self.inference_model = self.model.inference_model(dtype, compile) if fast else None
         self.processor = processor
-        self.window = weighted(hann_window(model.config.search_grid, model.device), window_weight)
+        self.window = weighted(hann_window(model.config.search_grid, model.device), self.window_weight)
         self._batch: tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None] | None = None  # of all the targets
 
     def __getstate__(self) -> dict:

@@ -43,7 +43,8 @@ CSS = """
 #examples button {white-space: normal; text-align: left; justify-content: flex-start; font-weight: 400}
 """
 
-# Draws a box on the frame while the pointer is down, and types it into the four numbers; a click stays a corner.
+# Draws a box while the pointer is down on the frame, and hands its corners, and the time, to the hidden text; a click
+# stays a corner.
 DRAG = """
 () => {
   let start = null, drawn = false, rubber = null
@@ -78,14 +79,9 @@ DRAG = """
   document.addEventListener('pointerup', event => {
     if (start && rubber) {
       drawn = true
-      const [a, b] = [start.image, place(event)]
-      const corner = [0, 1].map(i => Math.round(Math.min(a[i], b[i])))
-      const size = [0, 1].map(i => Math.round(Math.max(a[i], b[i])) - corner[i])
-      for (const [i, name] of ['x', 'y', 'w', 'h'].entries()) {
-        const input = document.querySelector(`#box-${name} input`)
-        input.value = [...corner, ...size][i]
-        input.dispatchEvent(new Event('input', {bubbles: true}))
-      }
+      const input = document.querySelector('#drawn textarea, #drawn input')
+      input.value = [...start.image, ...place(event), Date.now()].map(Math.round).join(' ')
+      input.dispatchEvent(new Event('input', {bubbles: true}))
     }
     clear()
   })
@@ -133,8 +129,18 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         point = tuple(event.index)
         if corner is None:
             return [point, mark_frame(video.first_frame, corner=point), None, None, None, None]
+        return show_box(video, corner, point)
+
+    def drag(video, corners):
+        """Outputs: corner, image, x, y, w, h."""
+        if video is None:
+            return [gr.skip()] * 6
+        x0, y0, x1, y1, _ = (int(value) for value in corners.split())
+        return show_box(video, (x0, y0), (x1, y1))
+
+    def show_box(video, first, second):
         try:
-            box = box_from_corners(corner, point)
+            box = box_from_corners(first, second)
         except Refused as refusal:
             gr.Warning(str(refusal), title="No box yet")
             return [None, video.first_frame, None, None, None, None]
@@ -210,6 +216,7 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
                     show_label=False, interactive=False, format="png", buttons=[], elem_id="frame", height=340,
                     alt_text="first frame",
                 )  # fmt: skip
+                drawn = gr.Textbox(visible="hidden", elem_id="drawn")
                 with gr.Row(elem_id="numbers"):
                     labels = {"x": "x", "y": "y", "w": "width", "h": "height"}
                     numbers = [
@@ -238,6 +245,7 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         for button, example in zip(buttons, examples, strict=True):
             button.click(lambda example=example: load_example(example), None, [*loaded, text], **quick)
         frame.select(click, [video, corner], [corner, frame, *numbers], **quick)
+        drawn.input(drag, [video, drawn], [corner, frame, *numbers], trigger_mode="always_last", **quick)
         for number in numbers:
             number.input(show_typed, [video, *numbers], [corner, frame], trigger_mode="always_last", **quick)
         by_words.click(

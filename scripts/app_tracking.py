@@ -133,7 +133,9 @@ def box_from_corners(first: Sequence[float], second: Sequence[float]) -> tuple[f
     """The box (x, y, w, h) between two opposite corners, in any order. Raises `Refused` where they are too close."""
     (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(first, second, strict=True))
     if min(x1 - x0, y1 - y0) < MIN_BOX_SIDE:
-        raise Refused("The two corners are too close together. Click two opposite corners of the target.")
+        raise Refused(
+            "The two corners are too close together. Drag from one corner of the target to the opposite one."
+        )
     return float(x0), float(y0), float(x1 - x0), float(y1 - y0)
 
 

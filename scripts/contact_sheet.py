@@ -1,13 +1,13 @@
-"""Look at what a training would see: pairs of crops, their boxes and their sentences, on one image.
+"""Draw training samples: pairs of crops, their boxes and their sentences, on one image.
 
-    python scripts/contact_sheet.py --photographs my-pictures --output_file sheet.png
+    python scripts/contact_sheet.py --photographs my-images --output_file sheet.png
     python scripts/contact_sheet.py --config scripts/recipes/pjvlt_tiny.yaml --output_file sheet.png
     python scripts/contact_sheet.py --dataset_name my-data --output_file sheet.png --rows 4 --columns 6
 
-Every flag of pjvlt-train that concerns data is understood (--dataset_name, --photograph_difficulty, --centre_jitter,
+Every flag of pjvlt-train about data is accepted (--dataset_name, --photograph_difficulty, --centre_jitter,
 --seed, …), and --config reads the data of a recipe. The left image of a pair is the template, the right one the search
-region with its label; black is outside the frame. Brightness is as the network gets it. Some sentences may be wrong on
-purpose: the line at the foot of the sheet says how many, and why.
+region with its label; black is outside the frame. Brightness is that of the network's input. Some sentences may be
+wrong on purpose: the line at the foot of the sheet says how many, and why.
 """
 
 import argparse
@@ -17,10 +17,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from modeling_pjvlt.data.generated import GENERATED, PHOTOGRAPHS
 from modeling_pjvlt.data.pairs.mixture import TrackingPairs
+from modeling_pjvlt.files_pjvlt import replacing
 from modeling_pjvlt.image_processing_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
-from modeling_pjvlt.training.arguments import DRAWN, PHOTOGRAPHS, TrainArguments, parse_arguments
+from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments
 from modeling_pjvlt.training.build import build_pairs
 from modeling_pjvlt.video_pjvlt import refuse_outputs_over
 from modeling_pjvlt.visualization.drawing import draw_box, wrap_text
@@ -76,8 +78,8 @@ def describe_sentences(args: TrainArguments) -> str:
     """How many sentences are wrong or missing on purpose; empty where none is."""
     parts = []
     for kind, prefix, is_used in (
-        ("drawn pairs", "", DRAWN & set(args.dataset_name)),
-        ("pairs of datasets", "dataset_", set(args.dataset_name) - DRAWN),
+        ("generated pairs", "", GENERATED & set(args.dataset_name)),
+        ("pairs of datasets", "dataset_", set(args.dataset_name) - GENERATED),
     ):
         wrong, missing = (getattr(args, f"{prefix}{name}_text_share") for name in ("wrong", "no"))
         if is_used and (wrong or missing):
@@ -91,7 +93,7 @@ def describe_sentences(args: TrainArguments) -> str:
 
 
 def read_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArguments]:
-    """What the sheet looks like, and the arguments of the training whose data it shows."""
+    """The layout of the sheet, and the arguments of the training whose samples it shows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -101,7 +103,7 @@ def read_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArg
     own, rest = parser.parse_known_args(argv)
     if own.rows < 1 or own.columns < 1:
         parser.error("--rows and --columns must be at least 1")
-    # what a training needs and a sheet does not
+    # required by a training, not by a sheet
     needed = (
         [] if "--config" in rest else ["--output_dir", ".", "--model_config", "{}", "--tokenizer_name_or_path", "."]
     )
@@ -124,7 +126,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit("A sheet of streamed data cannot be drawn; leave --streaming out.")
     own.output_file.parent.mkdir(parents=True, exist_ok=True)
     note = describe_sentences(args)
-    draw_sheet(pairs, own.rows, own.columns, note).save(own.output_file)
+    with replacing(own.output_file) as partial:
+        draw_sheet(pairs, own.rows, own.columns, note).save(partial)
     print(f"wrote {own.output_file}: {own.rows * own.columns} pairs of {', '.join(args.dataset_name)}")
     if note:
         print(note)

@@ -41,8 +41,8 @@ VARIANTS = [
 def checkpoint(tiny_processor, tmp_path_factory):
     """A folder with a literal model in which nothing is neutral."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    stirred_model(**SHALLOW, window_weight=0.5, size_smoothing=0.25).save_pretrained(folder)
-    tiny_processor.save_pretrained(folder)
+    stirred_model(**SHALLOW).save_pretrained(folder)
+    PJVLTProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, 0.5, 0.25).save_pretrained(folder)
     return folder
 
 

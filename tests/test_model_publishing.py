@@ -169,7 +169,7 @@ BROKEN = {
     "no tokenizer": (remove("tokenizer_config.json"), FileNotFoundError, r"no tokenizer_config\.json"),
     "no weights": (remove("model.safetensors"), FileNotFoundError, r"no model\.safetensors"),
     "pickled weights": (pickle_only, FileNotFoundError, r"no model\.safetensors"),
-    "half a file": (truncate, ValueError, "not a whole safetensors file"),
+    "half a file": (truncate, ValueError, "not a complete safetensors file"),
     "another model": (lambda f: edit_json(f / "config.json", model_type="bert"), ValueError, "'bert'"),
     "other sizes": (
         lambda f: edit_json(f / "config.json", intermediate_size=80),

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import pickle
 import re
 import threading
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_pjvlt import TrackingSession
+from modeling_pjvlt import PJVLTConfig, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.session_pjvlt import GROWTH, MAX_GROWTH, Search, frame_tiles
 
@@ -210,13 +211,26 @@ def test_window_counts_as_much_as_it_is_told(session):
     torch.testing.assert_close(half, 0.5 + 0.5 * full)
 
 
-def test_window_weight_and_smoothing_come_with_the_model(tiny_model, tiny_processor):
-    session = TrackingSession(tiny_model(window_weight=0.5, size_smoothing=0.25), tiny_processor)
-    assert (session.window_weight, session.size_smoothing) == (0.5, 0.25)
-    torch.testing.assert_close(session.window, TrackingSession(tiny_model(), tiny_processor, 0.5).window)
-    for bad in ({"window_weight": 1.2}, {"size_smoothing": 1.0}):
+def test_how_answers_are_read_comes_with_the_processor_or_an_older_checkpoints_config(
+    tiny_model, tiny_processor, tmp_path
+):
+    model = tiny_model()
+    processor = PJVLTProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, 0.5, 0.25, 0.1)
+    processor.save_pretrained(tmp_path)
+    for again in (processor, PJVLTProcessor.from_pretrained(tmp_path)):
+        session = TrackingSession(model, again)
+        assert (session.window_weight, session.size_smoothing, session.lost_score) == (0.5, 0.25, 0.1)
+        assert TrackingSession(model, again, size_smoothing=0.0).size_smoothing == 0
+        torch.testing.assert_close(session.window, TrackingSession(model, tiny_processor, 0.5).window)
+    model.config.save_pretrained(tmp_path)
+    old = json.loads((tmp_path / "config.json").read_text()) | {"window_weight": 0.75, "size_smoothing": 0.5}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    model.config = PJVLTConfig.from_pretrained(tmp_path)
+    session = TrackingSession(model, tiny_processor)
+    assert (session.window_weight, session.size_smoothing, session.lost_score) == (0.75, 0.5, 0.2)
+    for bad in ({"window_weight": 1.2}, {"size_smoothing": 1.0}, {"lost_score": 1.5}):
         with pytest.raises(ValueError, match=next(iter(bad))):
-            tiny_model(**bad)
+            PJVLTProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, **bad)
 
 
 @pytest.mark.parametrize("settings", [{"window_weight": 1.5}, {"size_smoothing": 1.0}, {"window_weight": -0.1}])

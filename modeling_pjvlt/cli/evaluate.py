@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from .. import DEFAULT_CHECKPOINT
+from ..command_parser import CommandParser, silent_when_piped
 from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
-from .parser import CommandParser, silent_when_piped
 
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "got10k")
 TEXT_KINDS = ("own", "shuffled", "empty", "class")
@@ -148,7 +148,7 @@ def _run(args: argparse.Namespace) -> None:
 
     from .. import PJVLTModel, PJVLTProcessor
     from ..evaluation.sequences import load_split
-    from ..training.run_folders import checkpoint_name, find_checkpoint
+    from ..run_folders import checkpoint_name, find_checkpoint
 
     others = dict(_split_word(word, "--others takes NAME=FOLDER") for word in args.others)
     attributes = {} if args.attributes is None else _read_json(args.attributes)
@@ -176,7 +176,7 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     from ..evaluation.result_files import read_results
     from ..evaluation.runner import Evaluation, ground_truth, lost_sequences, result_of, score, worst_sequences
     from ..evaluation.sequences import alike
-    from ..training.run_folders import checkpoint_name
+    from ..run_folders import checkpoint_name
 
     runs, notes = {}, []
     for text in sorted(set(args.text), key=TEXT_KINDS.index):  # own first

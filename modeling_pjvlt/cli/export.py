@@ -4,9 +4,9 @@ import argparse
 import sys
 
 from .. import DEFAULT_CHECKPOINT
+from ..command_parser import CommandParser, silent_when_piped
 from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
-from .parser import CommandParser, silent_when_piped
 
 FORMATS = ("onnx", "torch_export")
 DTYPES = ("float32", "float16", "bfloat16")

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import copy
@@ -18,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..command_parser import silent_when_piped
 from ..evaluation.metrics import iou
+from ..files_pjvlt import replacing
 from ..results_pjvlt import FORMATS, TARGET_COLORS, TargetsResults, TrackingResults, make_result, pick_format, xywh
 from ..session_pjvlt import TrackedTarget
 from ..signals import Stopped, exit_code, signal_of, terminations
@@ -29,7 +30,6 @@ from ..video_writer_pjvlt import VideoWriter
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
 from ..visualization.window import Window
 from . import print_any_name
-from .parser import silent_when_piped
 from .track_arguments import build_parser, given_targets, spread_box
 
 CLIP_TARGET = "target"  # of the clip that is made where there is no video
@@ -75,7 +75,7 @@ def load_session(model: str, device: str, dtype: str, redetect: str | None = "lo
         if device not in ("auto", "cpu") or dtype != "float32":
             raise ValueError(f"{model} is an export, which runs on the CPU as it is: leave --device and --dtype out")
         return OnnxTracker(model, redetect=redetect)
-    from ..training.run_folders import find_checkpoint
+    from ..run_folders import find_checkpoint
 
     model = find_checkpoint(model)
     import torch
@@ -108,15 +108,11 @@ class _Highlights:
             self.kept, self.step = self.kept[::2], 2 * self.step
 
     def save(self, path: Path) -> None:
-        """Write the frames side by side as a picture, beside its place first."""
+        """Write the frames side by side as an image."""
         places = np.unique(np.linspace(0, len(self.kept) - 1, self.count).round().astype(int))
         chosen = [self.kept[place] for place in places]
-        partial = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
-        try:
+        with replacing(path) as partial:
             contact_strip([frame for _, frame in chosen], partial, [f"frame {number}" for number, _ in chosen])
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -417,7 +413,7 @@ def _find_model(model: str | None) -> str:
     if model is None:
         return _default_checkpoint()
     from ..onnx.tracker import SETTINGS_FILE
-    from ..training.run_folders import find_checkpoint
+    from ..run_folders import find_checkpoint
 
     return model if (Path(model) / SETTINGS_FILE).is_file() else find_checkpoint(model)
 

@@ -7,11 +7,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from ..command_parser import CommandParser
 from ..detection_pjvlt import DETECTOR
 from ..geometry_pjvlt import check_box
 from ..results_pjvlt import FORMATS
 from ..video_loop_pjvlt import DIRECTIONS, TargetStart, check_starts, target_starts
-from .parser import CommandParser
 
 EPILOG = """\
 examples:

@@ -1,4 +1,4 @@
-"""One-pass evaluation of one sequence: the first frame's box is given, every later one is found."""
+"""One-pass evaluation of one sequence: the first box is given, all later ones are predicted."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +15,10 @@ from .metrics import iou, success_auc
 
 @dataclass(frozen=True)
 class Tracks:
-    """What tracking a sequence gave.
+    """The result of tracking a sequence.
 
-    boxes: name of the sentence -> (n, 4) float64 xywh, the given box in row 0. seconds: whole time spent to `decode`
-    frames, to `crop` and in the `network`. times: (n,) seconds of each frame without decoding, 0 for the first.
+    boxes: name of the sentence -> (n, 4) float64 xywh, the given box in row 0. seconds: total time to `decode` frames,
+    to `crop` and in the `network`. times: (n,) seconds of each frame without decoding, 0 for the first.
     frame_size: height, width.
     """
 
@@ -38,15 +38,15 @@ def track_sequence(
     session: TargetSession | None = None,
     lost_score: float = 0.0,
 ) -> Tracks:
-    """Track a sequence once for each of `texts`, all in one session, which changes nothing about each of them.
+    """Track a sequence once for each of `texts`, all in one session; each track is the same as alone.
 
     Args:
         sequence: has `boxes`, `frame(index)` and a length.
-        max_frames: look at no more than these. on_frame: called after each frame.
+        max_frames: track at most this many. on_frame: called after each frame.
         session: without targets yet; by default a [`TrackingSession`] of model and processor, with this `lost_score`:
             0, as in the paper, searches every target around its last box, however low its score.
 
-    Raises `ValueError` for a first box that is none or a frame that cannot be decoded.
+    Raises `ValueError` for an invalid first box or a frame that cannot be decoded.
     """
     length = len(sequence) if max_frames is None else min(len(sequence), max_frames)
     session = TrackingSession(model, processor, lost_score=lost_score) if session is None else session
@@ -74,7 +74,7 @@ def track_sequence(
 
 
 def visible_auc(boxes: np.ndarray, sequence) -> float:
-    """Success AUC in [0, 1] over the frames after the first that show the target; 0 if none does. For quick looks."""
+    """Success AUC in [0, 1] over the frames after the first that show the target; 0 if none does. For quick checks."""
     seen = sequence.visible[1 : len(boxes)]
     if not seen.any():
         return 0.0

@@ -1,4 +1,4 @@
-"""The folder of an export: written beside its place, checked, measured, and only then renamed."""
+"""The folder of an export, which appears only after it was checked and measured."""
 
 import json
 import shutil
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
+from ..files_pjvlt import replacing_folder
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
+from ..run_folders import checkpoint_name, find_checkpoint
 from ..tracking_pjvlt import TrackingSession
-from ..training.run_folders import checkpoint_name, find_checkpoint
 from .checks import (
     largest_difference,
     milliseconds_per_frame,
@@ -29,9 +30,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the maps,
 
 
 def export(args: Namespace) -> Path:
-    """What `pjvlt-export` does, told by its arguments. Returns the folder.
+    """Run `pjvlt-export` with its arguments. Returns the folder.
 
-    Raises `ValueError` for a folder that is in use and for an export that differs from PyTorch, of which nothing is kept.
+    Raises `ValueError` for a folder that is in use and for an export that differs from PyTorch, which is deleted.
     """
     output = Path(args.output_dir)
     _check_free(output, args.overwrite_output_dir)
@@ -39,7 +40,7 @@ def export(args: Namespace) -> Path:
     checkpoint = find_checkpoint(args.model)
     model = PJVLTModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
     processor = PJVLTProcessor.from_pretrained(checkpoint)
-    with written_beside(output) as folder:
+    with replacing_folder(output) as folder:
         write_export(folder, model, processor, checkpoint_name(checkpoint), args.format, args.dtype, args.int8)
         if args.format == "onnx":
             exported = OnnxModel(folder, args.num_threads)
@@ -63,15 +64,15 @@ def write_export(
     dtype: str = "float32",
     int8: bool = False,
 ) -> None:
-    """The files of an export, into a folder that is there: graphs, and all else that a tracker needs to know.
+    """Write the files of an export into an existing folder: graphs, settings and tokenizer.
 
-    Args: `name` of the model, for people; `format`, "onnx" or "torch_export"; `dtype` of the per-frame graph; `int8`,
+    Args: `name` of the model, for display; `format`, "onnx" or "torch_export"; `dtype` of the per-frame graph; `int8`,
     whether its matmuls are going to be made eight-bit ones.
     """
-    with said("tracing"):
+    with timed("tracing"):
         programs = trace(model, getattr(torch, dtype))
     for part, program in programs.items():
-        with said(f"writing {part}"):
+        with timed(f"writing {part}"):
             if format == "onnx":
                 write_onnx(program, folder / f"{part}.onnx")
             else:
@@ -86,8 +87,7 @@ def write_export(
         "uses_language": config.uses_language,
         **{crop: getattr(images, crop) for crop in crops},
         "grid": config.search_grid,
-        "window_weight": config.window_weight,
-        "size_smoothing": config.size_smoothing,
+        **processor.tracking_settings(config),
         "scale": scale.tolist(),
         "shift": shift.tolist(),
         "pad_token_id": tokenizer.pad_token_id,
@@ -98,7 +98,7 @@ def write_export(
 
 
 def import_exporters(format: str) -> None:
-    """Ask for what the format needs before the work begins. Raises `ModuleNotFoundError`."""
+    """Import what the format needs before the work begins. Raises `ModuleNotFoundError`."""
     if format == "onnx":
         import_onnxruntime()
         import onnx  # noqa: F401
@@ -109,31 +109,14 @@ def _check_free(output: Path, overwrite: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / SETTINGS_FILE).is_file():
-        raise ValueError(f"--output_dir: {output} is there already and is no export; choose another folder.")
+        raise ValueError(f"--output_dir: {output} exists and is not an export; choose another folder.")
     if not overwrite:
         raise ValueError(f"--output_dir: {output} holds an export; replace it with --overwrite_output_dir.")
 
 
 @contextmanager
-def written_beside(output: Path):
-    """A folder beside `output` that takes its place at the end, and goes away where something fails."""
-    partial, old = (output.with_name(f".{output.name}.{state}") for state in ("partial", "old"))
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if output.exists():
-            output.rename(old)
-        partial.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def said(what: str):
-    """Say what is being done, and then how long it took."""
+def timed(what: str):
+    """Print what is being done, and then how long it took."""
     print(f"{what} … ", end="", flush=True)
     started = time.perf_counter()
     try:
@@ -154,12 +137,12 @@ def _refuse_difference(difference: float, dtype: str) -> None:
 
 
 def _measure(folder: Path, args: Namespace, exported: OnnxModel, model: PJVLTModel, processor: PJVLTProcessor) -> None:
-    """Speed and, where asked for, AUC; with `--int8` of both, and the small graph takes the place of the large one."""
+    """Speed and, where asked for, AUC; with `--int8` of both, and the small graph replaces the large one."""
     models = {args.dtype: exported}
     if args.int8:
         small = folder / "int8"
         shutil.copytree(folder, small, ignore=shutil.ignore_patterns(small.name, TRACKER_FILE))
-        with said("int8"):
+        with timed("int8"):
             quantize_tracker(folder / TRACKER_FILE, small / TRACKER_FILE)
         models["int8"] = OnnxModel(small, args.num_threads)
     trackers = {"PyTorch float32": TrackingSession(model, processor)}
@@ -169,9 +152,9 @@ def _measure(folder: Path, args: Namespace, exported: OnnxModel, model: PJVLTMod
         print(f"{name}: {whole:.1f} ms for a frame of 640x480 from crop to box, {network:.1f} of them in the network")
     for label, sequences in _sequences(args):
         scores = success_auc(models, sequences, label)
-        told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+        printed = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
         lost = f"; int8 loses {scores[args.dtype] - scores['int8']:.3f}" if args.int8 else ""
-        print(f"success AUC on {len(sequences)} {label} clips: {told}{lost}")
+        print(f"success AUC on {len(sequences)} {label} clips: {printed}{lost}")
     if args.int8:
         (small / TRACKER_FILE).replace(folder / TRACKER_FILE)
         shutil.rmtree(small)
@@ -188,4 +171,4 @@ def _sequences(args: Namespace):
             yield Path(name).name, load_sequences(name, args.eval_split)
 
 
-__all__ = ["export", "write_export", "written_beside"]
+__all__ = ["export", "write_export"]

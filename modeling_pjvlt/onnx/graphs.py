@@ -1,6 +1,6 @@
 """The three graphs of an export, and how they are written.
 
-`TrackerGraph` is what runs for every frame: crops and what the other two made in, maps out. `TemplateGraph` runs once for
+`TrackerGraph` runs for every frame, on crops and the outputs of the other two graphs, and gives the maps. `TemplateGraph` runs once for
 every target, `TextGraph` once for every sentence. All take any number of targets, and of words up to 40.
 """
 
@@ -18,7 +18,7 @@ from .tracker import MAPS, SENTENCE
 
 TRACED_TARGETS, TRACED_WORDS = 2, 6  # of the example that is traced; neither is special
 TEXT_INPUTS = ("input_ids", "attention_mask")
-NAMES = {  # of what goes into each graph and of what comes out; a model that reads no sentence takes fewer
+NAMES = {  # of inputs and outputs of each graph; a model without language has fewer
     "text": (TEXT_INPUTS, SENTENCE),
     "template": (("template_pixel_values",), ("template",)),
     "tracker": (("pixel_values", "template", *SENTENCE), MAPS),

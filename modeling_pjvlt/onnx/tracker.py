@@ -1,7 +1,7 @@
 """Tracking with an exported model: NumPy, onnxruntime and tokenizers, and no torch.
 
 [`OnnxModel`] is a folder that `pjvlt-export` wrote, [`OnnxTracker`] a session that runs on it as
-[`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch may be missing altogether.
+[`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch is not needed.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from ..geometry_pjvlt import Box, crop_array, crop_geometry
 from ..pixels_pjvlt import rgb_array
 from ..sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences, cut_warning, logger
-from ..session_pjvlt import LOST_AFTER, LOST_SCORE, TargetSession, weighted
+from ..session_pjvlt import LOST_AFTER, TRACKING_DEFAULTS, TargetSession, weighted
 
 TRACKER_FILE, TEMPLATE_FILE, TEXT_FILE = "tracker.onnx", "template.onnx", "text.onnx"
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "pjvlt_onnx.json"
@@ -63,7 +63,7 @@ class OnnxModel:
         )
 
     def __reduce__(self):
-        """Graphs do not travel: what is pickled or copied is read from its folder again."""
+        """Graphs are not pickled or copied: they are read from the folder again."""
         return OnnxModel, self._made_of
 
     def tokenize(self, sentences: list[str]) -> dict[str, np.ndarray]:
@@ -80,7 +80,7 @@ class OnnxModel:
         return {"input_ids": ids, "attention_mask": mask}
 
     def encode_text(self, sentences: list[str]) -> dict[str, np.ndarray]:
-        """All that the frames need of B sentences: `keys`, `values` and `mask`; nothing where no sentence is read."""
+        """What the frames need of B sentences: `keys`, `values` and `mask`; empty for a model without language."""
         if self._text is None:
             return {}
         return self.encode_tokens(self.tokenize(sentences))
@@ -138,7 +138,7 @@ def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None
     options = onnxruntime.SessionOptions()
     small = path.stat().st_size < SMALL_GRAPH
     options.intra_op_num_threads = num_threads or (1 if small else 0)
-    # Threads that wait for work by spinning would take the cores from the decoder.
+    # Threads that wait by spinning would take the cores from the decoder.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=providers or ["CPUExecutionProvider"])
 
@@ -166,8 +166,8 @@ class OnnxTracker(TargetSession):
 
     Args:
         model: an [`OnnxModel`], which many trackers can share, or its folder.
-        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first two are the
-            model's own where they are None.
+        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first three
+            are the export's own where they are None.
 
     Example:
         >>> tracker = OnnxTracker("pjvlt-onnx")  # doctest: +SKIP
@@ -181,17 +181,19 @@ class OnnxTracker(TargetSession):
         model: OnnxModel | str | os.PathLike,
         window_weight: float | None = None,
         size_smoothing: float | None = None,
-        lost_score: float = LOST_SCORE,
+        lost_score: float | None = None,
         lost_after: int = LOST_AFTER,
         redetect: str | None = "local",
     ):
         self.model = model if isinstance(model, OnnxModel) else OnnxModel(model)
         settings = self.model.settings
-        window_weight = settings.get("window_weight", 1.0) if window_weight is None else window_weight
-        size_smoothing = settings.get("size_smoothing", 0.0) if size_smoothing is None else size_smoothing
-        search = settings["search_factor"], settings["search_size"]
-        super().__init__(*search, window_weight, size_smoothing, lost_score, lost_after, redetect)
-        self.window = weighted(hann_array(settings["grid"]), window_weight)
+        given = {"window_weight": window_weight, "size_smoothing": size_smoothing, "lost_score": lost_score}
+        own = {name: settings.get(name, default) for name, default in TRACKING_DEFAULTS.items()}
+        own |= {name: value for name, value in given.items() if value is not None}
+        super().__init__(
+            settings["search_factor"], settings["search_size"], **own, lost_after=lost_after, redetect=redetect
+        )
+        self.window = weighted(hann_array(settings["grid"]), self.window_weight)
 
     def _template(self, image: np.ndarray, box: Box, hide: bool) -> np.ndarray:
         settings = self.model.settings

@@ -1,10 +1,10 @@
-"""Validation by tracking: success AUC with the right sentence and with another sequence's; and phrases that choose."""
+"""Validation by tracking: success AUC with the right and with another sentence, and accuracy on phrase pairs."""
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from ..data.dataset import load_tracking_dataset
+from ..data.loading import load_tracking_dataset
 from ..data.synthetic.procedural import KINDS, ProceduralClip
 from ..evaluation.phrase_pairs import choices, read_phrase_pairs
 from ..evaluation.procedural import FIRST_SEED
@@ -19,7 +19,7 @@ class Validation:
 
     Args:
         args: of the run: which sequences, how many, how many frames of each.
-        processor: of the model.
+        processor: the model's.
         best_score: of the run so far.
 
     Where a sequence is procedural, the other sentence is that of another figure in the same clip.

@@ -1,4 +1,4 @@
-"""What `reproduce_tables.py` compares: the variants of the paper's ablation tables, and the settings of its presets."""
+"""The models that `reproduce_tables.py` compares: the variants of the paper's ablation tables, and the settings of its presets."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Table:
-    """title: for people. head: of the first column. rows: what the first column says, and the variant's name."""
+    """One table. head: of the first column. rows: label in the first column, and name of the variant."""
 
     title: str
     head: str
@@ -51,7 +51,7 @@ def build_variants(depth: int) -> dict[str, Variant]:
 
 
 def build_tables(depth: int, ours: bool = True) -> dict[str, Table]:
-    """The tables by what `--table` calls them; a variant may stand in several.
+    """The tables by their name for `--table`; a variant may be in several.
 
     ours: of a model as deep as the paper's, table 3 has a row for each depth, not only the paper's five.
     """

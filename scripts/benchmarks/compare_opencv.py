@@ -32,6 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_pjvlt.files_pjvlt import write_text
+
 OPENCV = {"csrt": "CSRT", "kcf": "KCF", "mil": "MIL"}
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot")
 BORDER_PROTOCOLS = ("otb", "lasot", "tnl2k")  # written for frames that begin at 1
@@ -150,8 +152,8 @@ class Preparation:
     frames: int = 0
 
 
-Pictures = dict[str, list[np.ndarray]]  # "RGB" and "BGR" -> frames, uint8 (H, W, 3)
-Start = Callable[[Pictures, object], OpenCVTracker | PJVLTTracker]  # (first frames, sequence) -> a tracker
+Images = dict[str, list[np.ndarray]]  # "RGB" and "BGR" -> frames, uint8 (H, W, 3)
+Start = Callable[[Images, object], OpenCVTracker | PJVLTTracker]  # (first frames, sequence) -> a tracker
 
 
 def compare(
@@ -167,17 +169,17 @@ def compare(
     for begin in range(0, length, CHUNK):
         indices = range(begin, min(begin + CHUNK, length))
         began = time.perf_counter()
-        pictures = {"RGB": [sequence.frame(index) for index in indices]}
+        images = {"RGB": [sequence.frame(index) for index in indices]}
         decoded = time.perf_counter()
-        pictures["BGR"] = [np.ascontiguousarray(frame[..., ::-1]) for frame in pictures["RGB"]]
+        images["BGR"] = [np.ascontiguousarray(frame[..., ::-1]) for frame in images["RGB"]]
         spent.decode, spent.convert = spent.decode + decoded - began, spent.convert + time.perf_counter() - decoded
         spent.frames += len(indices)
         for name, start in starts.items():
             if begin == 0:
-                trackers[name] = start(pictures, sequence)
+                trackers[name] = start(images, sequence)
                 boxes[name][0] = sequence.boxes[0]
             tracker = trackers[name]
-            for index, frame in zip(indices, pictures[tracker.order], strict=True):
+            for index, frame in zip(indices, images[tracker.order], strict=True):
                 if index > 0:
                     began = time.perf_counter()
                     box, is_lost = tracker.step(frame)
@@ -193,7 +195,7 @@ def build_starts(models: list[str], kinds: list[str]) -> dict[str, Start]:
     import torch
 
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor
-    from modeling_pjvlt.training.run_folders import checkpoint_name, find_checkpoint
+    from modeling_pjvlt.run_folders import checkpoint_name, find_checkpoint
 
     for kind in kinds:
         opencv_class(kind)
@@ -205,12 +207,12 @@ def build_starts(models: list[str], kinds: list[str]) -> dict[str, Start]:
             raise ValueError(f"Two models are called {name!r}; rename a folder.")
         model = PJVLTModel.from_pretrained(path, dtype=torch.float32)
         processor = PJVLTProcessor.from_pretrained(path)
-        starts[name] = lambda pictures, sequence, model=model, processor=processor: PJVLTTracker(
-            model, processor, sequence.text, pictures["RGB"][0], sequence.boxes[0]
+        starts[name] = lambda images, sequence, model=model, processor=processor: PJVLTTracker(
+            model, processor, sequence.text, images["RGB"][0], sequence.boxes[0]
         )
     for kind in kinds:
-        starts[OPENCV[kind]] = lambda pictures, sequence, kind=kind: OpenCVTracker(
-            kind, pictures["BGR"][0], sequence.boxes[0]
+        starts[OPENCV[kind]] = lambda images, sequence, kind=kind: OpenCVTracker(
+            kind, images["BGR"][0], sequence.boxes[0]
         )
     return starts
 
@@ -337,12 +339,12 @@ def sequence_table(comparison: Comparison) -> str:
 def environment(args: argparse.Namespace) -> dict:
     import torch
 
-    told = {"python": platform.python_version(), "torch": torch.__version__, "threads": args.num_threads}
+    machine = {"python": platform.python_version(), "torch": torch.__version__, "threads": args.num_threads}
     if args.trackers:
         import cv2
 
-        told["opencv"] = cv2.__version__
-    return told
+        machine["opencv"] = cv2.__version__
+    return machine
 
 
 def as_json(comparison: Comparison, args: argparse.Namespace) -> dict:
@@ -420,7 +422,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.per_sequence:
             print(f"\n{sequence_table(comparison)}")
         if args.output:
-            Path(args.output).write_text(json.dumps(as_json(comparison, args), indent=1), encoding="utf-8")
+            write_text(args.output, json.dumps(as_json(comparison, args), indent=1))
         if args.plot:
             plot_success(comparison, args.plot)
     except (ImportError, ValueError, OSError) as error:

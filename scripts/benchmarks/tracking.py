@@ -312,22 +312,22 @@ class Contestant:
             stepping = time.perf_counter() - started
         if clock.on_gpu:
             clock.marks["end"].synchronize()
-        told = {"decode": decoding, "crop": clock.seconds("start", "crop")}
+        stages = {"decode": decoding, "crop": clock.seconds("start", "crop")}
         if "network" in clock.marks:
-            told |= {"network": clock.seconds("crop", "network"), "box": clock.seconds("network", "end")}
+            stages |= {"network": clock.seconds("crop", "network"), "box": clock.seconds("network", "end")}
         else:
-            told["network"] = clock.seconds("crop", "end")
-        return {**told, "end to end": decoding + stepping}
+            stages["network"] = clock.seconds("crop", "end")
+        return {**stages, "end to end": decoding + stepping}
 
     def visit(self) -> None:
         """Measure a few frames; where they are more than one, after one to get the caches back."""
         if self.frames > 1:
             self._frame()
         measured = [self._frame() for _ in range(self.frames)]
-        for told in measured:
-            for stage, seconds in told.items():
+        for stages in measured:
+            for stage, seconds in stages.items():
                 self.seconds[stage].append(seconds)
-        self.visits.append(float(np.median([told["end to end"] for told in measured])))
+        self.visits.append(float(np.median([stages["end to end"] for stages in measured])))
         if self.case.path in AHEAD and self.frames > 1 and self.clip.path:
             self.seconds["decoded ahead"].append(self._whole_clip())
 

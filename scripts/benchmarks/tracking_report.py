@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from tracking_cases import EXPORTED
 
+from modeling_pjvlt.files_pjvlt import write_text
+
 STAGES = ("decode", "crop", "network", "box", "end to end")
 PAIRS = (("fast", "baseline"), ("compiled", "compiled-baseline"))  # a path, and what it is without language
 NETWORK_SHARE = {"fp32": 0.75, "bf16": 0.60}  # goals on a CPU
@@ -160,7 +162,7 @@ def report(
         if row["compile_seconds"]:
             print(f"- {', '.join(map(str, case))}: compiled in {row['compile_seconds']:.0f} s")
     if output is not None:
-        told = {
+        report = {
             "machine": machine,
             "peak_flops": peaks,
             "macs_by_part": {
@@ -174,4 +176,4 @@ def report(
             "ratios": ratios,
         }
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(told, indent=2) + "\n")
+        write_text(output, json.dumps(report, indent=2) + "\n")
