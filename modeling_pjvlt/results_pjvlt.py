@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from .files_pjvlt import replacing
 from .geometry_pjvlt import CORNERS, clip_box
+from .session_pjvlt import LOST_SCORE
 from .streams_pjvlt import DEFAULT_FPS
 from .video_pjvlt import refuse_outputs_over
 from .video_writer_pjvlt import VideoWriter
@@ -112,7 +113,8 @@ class TrackingResults(list):
     def plot(self):
         """A matplotlib `Figure` of the score and of the size of the box (square root of its area, pixels) over time.
 
-        Time is in seconds where the fps are known, in frames otherwise.
+        Time is in seconds where the fps are known, in frames otherwise. A dashed line marks the score below which a
+        target counts as lost when it stays there. The frame whose box was given has a score of 1 and is left out.
         """
         try:
             from matplotlib.figure import Figure
@@ -131,8 +133,10 @@ class TrackingResults(list):
         sizes = [(max(w, 0) * max(h, 0)) ** 0.5 for _, _, w, h in map(xywh, self)]
         figure = ShownFigure(figsize=(8, 4), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
-        above.plot(times, [result["score"] for result in self])
+        above.plot(times, [result["score"] if result["score"] < 1 else float("nan") for result in self])
+        above.axhline(LOST_SCORE, color="tab:red", linestyle="--", linewidth=1, label=f"lost below {LOST_SCORE:g}")
         above.set(ylabel="score", ylim=(0, 1.05), title=self.text or "")
+        above.legend(loc="lower right", frameon=False)
         below.plot(times, sizes)
         below.set(ylabel="box size (pixels)", xlabel="seconds" if self.fps else "frame")
         below.set_ylim(bottom=0)

@@ -79,7 +79,6 @@ def load_session(model: str, device: str, dtype: str, redetect: str | None = "lo
 
     model = find_checkpoint(model)
     import torch
-    from transformers.utils import logging
 
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor, TrackingSession
 
@@ -87,7 +86,6 @@ def load_session(model: str, device: str, dtype: str, redetect: str | None = "lo
     # The Hub's own message for a mistyped path is about the letters that a repository's name may have.
     if model.startswith(("/", ".")) and not Path(model).is_dir():
         raise FileNotFoundError(f"{model}: no such checkpoint folder")
-    logging.disable_progress_bar()
     network = PJVLTModel.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
     return TrackingSession(network, PJVLTProcessor.from_pretrained(model), redetect=redetect)
 
