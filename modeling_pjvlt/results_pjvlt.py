@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from .files_pjvlt import replacing
 from .geometry_pjvlt import CORNERS, clip_box
-from .session_pjvlt import LOST_SCORE
+from .session_pjvlt import TRACKING_DEFAULTS
 from .streams_pjvlt import DEFAULT_FPS
 from .video_pjvlt import refuse_outputs_over
 from .video_writer_pjvlt import VideoWriter
@@ -42,6 +42,7 @@ class TrackingResults(list):
         text: the sentence that described the target.
         source: the video: a path, an address or "camera 0"; None for frames from memory.
         model: the checkpoint, as it was named.
+        lost_score: below which the target counted as lost where its score stayed there.
         frames: the frames again, for [`TrackingResults.save_video`]: something that can be iterated more than once.
 
     In a notebook it shows itself as a video that plays, where the frames can be read again, and as a table.
@@ -59,9 +60,11 @@ class TrackingResults(list):
         source: str | None = None,
         model: str | None = None,
         frames: Iterable | None = None,
+        lost_score: float = TRACKING_DEFAULTS["lost_score"],
     ):
         super().__init__(results)
         self.fps, self.text, self.source, self.model, self.frames = fps, text, source, model, frames
+        self.lost_score = lost_score
         self._html: str | None = None
 
     def __getitem__(self, place):
@@ -69,7 +72,7 @@ class TrackingResults(list):
         found = super().__getitem__(place)
         if not isinstance(place, slice):
             return found
-        return TrackingResults(found, self.fps, self.text, self.source, self.model, self.frames)
+        return TrackingResults(found, self.fps, self.text, self.source, self.model, self.frames, self.lost_score)
 
     def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
         """Write the boxes to a file, which appears under its name only once it is complete. Returns its path.
@@ -134,7 +137,8 @@ class TrackingResults(list):
         figure = ShownFigure(figsize=(8, 4), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
         above.plot(times, [result["score"] if result["score"] < 1 else float("nan") for result in self])
-        above.axhline(LOST_SCORE, color="tab:red", linestyle="--", linewidth=1, label=f"lost below {LOST_SCORE:g}")
+        label = f"lost below {self.lost_score:g}"
+        above.axhline(self.lost_score, color="tab:red", linestyle="--", linewidth=1, label=label)
         above.set(ylabel="score", ylim=(0, 1.05), title=self.text or "")
         above.legend(loc="lower right", frameon=False)
         below.plot(times, sizes)
