@@ -6,6 +6,7 @@ transformers take seconds to import, which what does without them, such as `pjvl
 Without torch nothing is registered, and `modeling_pjvlt.onnx.tracker` can be used all the same.
 """
 
+import logging
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .modeling_pjvlt import PJVLTModel, PJVLTOutput, PJVLTTextFeatures
     from .pipeline_pjvlt import TrackingPipeline
     from .processing_pjvlt import PJVLTProcessor
-    from .results_pjvlt import TrackingResults
+    from .results_pjvlt import TargetsResults, TrackingResults
     from .tracking_pjvlt import TrackedTarget, TrackingSession
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "PJVLTProcessor",
     "PJVLTSentence",
     "PJVLTTextFeatures",
+    "TargetsResults",
     "TrackedTarget",
     "TrackingPipeline",
     "TrackingResults",
@@ -53,6 +55,7 @@ _HOMES = {
     "PJVLTProcessor": "processing_pjvlt",
     "PJVLTSentence": "inference_pjvlt",
     "PJVLTTextFeatures": "modeling_pjvlt",
+    "TargetsResults": "results_pjvlt",
     "TrackedTarget": "tracking_pjvlt",
     "TrackingPipeline": "pipeline_pjvlt",
     "TrackingResults": "results_pjvlt",
@@ -90,6 +93,12 @@ def register() -> None:
         )
         # What `save_pretrained` writes into a config: the task without our default, which is a path of this machine.
         TrackingPipeline._registered_impl = {TASK: {"impl": TrackingPipeline, "pt": (AutoModel,)}}
+        logging.getLogger("transformers.pipelines").addFilter(_is_worth_saying)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """False for transformers' warning about a default model where that is ours: it ships with us and cannot change."""
+    return not record.getMessage().startswith(f"No model was supplied, defaulted to {DEFAULT_CHECKPOINT} ")
 
 
 def __getattr__(name: str):

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from .cli.parser import CommandParser, silent_when_piped
+from .command_parser import CommandParser, silent_when_piped
 
 COMMANDS = {
     "track": ("track", "follow a target through a video"),
@@ -17,7 +17,7 @@ COMMANDS = {
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int | None:
-    """Hand over to the command that is named first; `pjvlt-track …` is the same as `python -m modeling_pjvlt track …`."""
+    """Run the command that is named first; `python -m modeling_pjvlt track …` is the same as `pjvlt-track …`."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in COMMANDS:
         return import_module(f".cli.{COMMANDS[argv[0]][0]}", __package__).main(argv[1:])

@@ -79,10 +79,6 @@ class PJVLTConfig(PreTrainedConfig):
     head_channels: list[int] | tuple[int, ...] = (256, 128, 64, 32)
     offset_activation: str = "sigmoid"  # or "identity": centres may lie outside of the cell that answers
 
-    # tracking, as sessions do it unless they are told otherwise
-    window_weight: float | int = 1.0  # of the Hann window that scores are multiplied by; 0 is none
-    size_smoothing: float | int = 0.0  # how much of a target's last width and height is kept, below 1
-
     # loss, Eq. 14-17
     focal_weight: float | int = 1.0
     giou_weight: float | int = 2.0
@@ -148,7 +144,8 @@ class PJVLTConfig(PreTrainedConfig):
             raise ValueError(f"`box_cells` must be an odd number, got {self.box_cells}.")
         if self.box_cells > 1 and self.offset_activation == "sigmoid":
             raise ValueError(
-                "With `box_cells` above 1, `offset_activation` must be 'identity': a sigmoid cannot point into another cell."
+                "With `box_cells` above 1, `offset_activation` must be 'identity': a sigmoid cannot point into "
+                "another cell."
             )
 
     def validate_sizes(self):
@@ -161,10 +158,6 @@ class PJVLTConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` ({getattr(self, name)}) must be a multiple of `patch_size` ({self.patch_size})."
                 )
-        if not 0 <= self.window_weight <= 1:
-            raise ValueError(f"`window_weight` must lie between 0 and 1, got {self.window_weight}.")
-        if not 0 <= self.size_smoothing < 1:
-            raise ValueError(f"`size_smoothing` must be at least 0 and less than 1, got {self.size_smoothing}.")
         if self.position_scale and self.hidden_size % 4:
             raise ValueError(f"With `position_scale`, `hidden_size` ({self.hidden_size}) must be a multiple of 4.")
         self._check_stem()
@@ -183,7 +176,8 @@ class PJVLTConfig(PreTrainedConfig):
         stages = self.stem_stages
         if any(len(stage) != 5 or min(stage) < 1 or stage[2] > 2 for stage in stages):
             raise ValueError(
-                f"Each of `stem_stages` must be repeats, kernel, stride (1 or 2), expansion and channels, got {stages}."
+                f"Each of `stem_stages` must be repeats, kernel, stride (1 or 2), expansion and channels, got "
+                f"{stages}."
             )
         if stages and len(self.stem_channels) != 1:
             raise ValueError(
@@ -192,8 +186,8 @@ class PJVLTConfig(PreTrainedConfig):
             )
         if self.patch_size % self.stem_stride:
             raise ValueError(
-                f"`stem_channels` ({self.stem_channels}) and `stem_stages` shrink the image {self.stem_stride} times, so "
-                f"`patch_size` ({self.patch_size}) must be a multiple of {self.stem_stride}."
+                f"`stem_channels` ({self.stem_channels}) and `stem_stages` shrink the image {self.stem_stride} times, "
+                f"so `patch_size` ({self.patch_size}) must be a multiple of {self.stem_stride}."
             )
         fine = self.stem_fine_stage
         if stages and fine is not None and not 0 <= fine < len(stages) - 1:

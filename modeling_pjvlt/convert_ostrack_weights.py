@@ -1,9 +1,9 @@
 """OSTrack's published checkpoints as PJVLT checkpoints: its network is our `fusion="none"`, weight by weight.
 
-OSTrack (Ye et al., 2022, "Joint Feature Learning and Relation Modeling for Tracking") runs a plain ViT over template and
-search tokens, without a class token, and reads the box with a convolutional head whose offset has no sigmoid. Two
-differences remain. Its variants with candidate elimination drop search tokens half-way; those weights run here, too, but
-nothing is dropped. And it clamps sizes to at least 1e-4 of the crop, which no box comes near.
+OSTrack (Ye et al., 2022, "Joint Feature Learning and Relation Modeling for Tracking") runs a plain ViT over template
+and search tokens, without a class token, and reads the box with a convolutional head whose offset has no sigmoid. Two
+differences remain. Its variants with candidate elimination drop search tokens half-way; those weights run here, too,
+but nothing is dropped. And it clamps sizes to at least 1e-4 of the crop, which no box comes near.
 """
 
 import math
@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from . import DEFAULT_CHECKPOINT
 from .configuration_pjvlt import PJVLTConfig
-from .data.files import written_beside
+from .files_pjvlt import replacing_folder
 from .image_processing_pjvlt import PJVLTImageProcessor
 from .modeling_pjvlt import PJVLTModel
 from .processing_pjvlt import PJVLTProcessor
@@ -83,7 +83,7 @@ def convert(checkpoint: str | Path, output: str | Path) -> PJVLTModel:
         search_size=config.search_size,
         search_factor=SEARCH_FACTORS.get(config.search_size, PJVLTImageProcessor.search_factor),
     )
-    with written_beside(output) as folder:
+    with replacing_folder(output) as folder:
         model.eval().save_pretrained(folder)
         # No sentence is read, but a processor has a tokenizer: the small one that ships with the package.
         PJVLTProcessor(images, AutoTokenizer.from_pretrained(DEFAULT_CHECKPOINT)).save_pretrained(folder)
@@ -142,7 +142,7 @@ def read_config(weights: dict[str, Tensor]) -> PJVLTConfig:
 
 
 def rename(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under our names. Raises `ValueError` naming the first that is unknown, missing or of another shape."""
+    """The same weights under our names. Raises `ValueError` for one that is unknown, missing or of another shape."""
     renamed: dict[str, Tensor] = {}
     for name, value in weights.items():
         if name not in UNUSED:

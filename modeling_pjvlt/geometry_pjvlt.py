@@ -6,12 +6,13 @@ Shared by the image processor and by trackers that run without torch. The conven
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 MIN_BOX_SIDE = 1.0  # pixels; a tracked box never gets thinner
 CORNERS = ("xmin", "ymin", "xmax", "ymax")  # keys of a box that is a dict, as in the pipeline's results
+BAND = 8  # rows or columns of a crop that are filtered by one matmul, too small for BLAS to wake its threads for
 OVERHANG = 0.1  # share of a box's side that may lie outside the frame before the box is doubted
 
 Box = tuple[float, float, float, float]  # x, y, w, h
@@ -128,7 +129,7 @@ def _triangle_mass(centres: np.ndarray, support: float) -> np.ndarray:
 
 
 def axis_taps(start: float, scale: float, size: int, length: int) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """Which source pixels [first, last) an axis reads, and for each output pixel the places in it (size, K) and weights."""
+    """The source pixels [first, last) an axis reads, and for each output pixel the places (size, K) and weights."""
     centres, support, peak = axis_triangles(start, scale, size)
     first = min(max(math.floor(start - support), 0), length)
     last = min(max(math.ceil(start + size / scale + support), first), length)
@@ -138,6 +139,42 @@ def axis_taps(start: float, scale: float, size: int, length: int) -> tuple[int, 
     return first, last, places - first, weights.astype(np.float32)
 
 
+def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: int) -> np.ndarray:
+    """The crop of a frame (H, W, C): (C, size, size) float32 in the same value range, black outside the frame.
+
+    Crop pixel (0, 0) starts at frame position (left, top), and a frame pixel is `scale` crop pixels wide.
+    """
+    channels = frame.shape[2]
+    y0, y1, *rows = axis_taps(top, scale, size, frame.shape[0])
+    x0, x1, *columns = axis_taps(left, scale, size, frame.shape[1])
+    if y1 <= y0 or x1 <= x0:
+        return np.zeros((channels, size, size), dtype=np.float32)
+    height, width = y1 - y0, x1 - x0
+    pixels = frame[y0:y1, x0:x1].reshape(height, -1)
+    low = np.empty((size, width * channels), dtype=np.float32)
+    for part, seen, weights in _bands(*rows, height):
+        np.matmul(weights, pixels[seen].astype(np.float32), out=low[part])
+    low = np.ascontiguousarray(low.reshape(size, width, channels).transpose(2, 0, 1)).reshape(channels * size, width)
+    crop = np.empty((channels * size, size), dtype=np.float32)
+    for part, seen, weights in _bands(*columns, width):
+        np.matmul(low[:, seen], weights.T, out=crop[:, part])
+    return crop.reshape(channels, size, size)
+
+
+def _bands(places: np.ndarray, weights: np.ndarray, length: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """A filter of `length` pixels, with `weights` (size, K) at `places` (size, K) that never fall, in bands.
+
+    For a few outputs at a time: which outputs, which pixels they read, and the weights between them as a matrix.
+    """
+    size = len(places)
+    dense = np.zeros((size, length), dtype=np.float32)
+    dense[np.arange(size)[:, None], places] = weights
+    for start in range(0, size, BAND):
+        stop = min(start + BAND, size)
+        part, seen = slice(start, stop), slice(places[start, 0], places[stop - 1, -1] + 1)
+        yield part, seen, dense[part, seen]
+
+
 __all__ = [
     "Box",
     "axis_taps",
@@ -145,6 +182,7 @@ __all__ = [
     "check_box",
     "check_first_box",
     "clip_box",
+    "crop_array",
     "crop_geometry",
     "crops_to_frames",
 ]

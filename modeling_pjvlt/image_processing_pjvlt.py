@@ -14,7 +14,7 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import TensorType
 
-from .geometry_pjvlt import axis_taps, axis_triangles, check_box, clip_box, crop_geometry
+from .geometry_pjvlt import axis_triangles, check_box, clip_box, crop_array, crop_geometry
 from .pixels_pjvlt import brightness_scale, rgb_array
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -63,7 +63,7 @@ def _channels_first(pixels: Tensor) -> Tensor:
 
 
 def _exact(numbers) -> Tensor:
-    """Tensors as they are, all else in float64: float32 cannot hold a frame position to a thousandth of a crop pixel."""
+    """Tensors as they are, others as float64: float32 cannot hold a position to a thousandth of a crop pixel."""
     return numbers if isinstance(numbers, Tensor) else torch.as_tensor(np.asarray(numbers, dtype=np.float64))
 
 
@@ -88,22 +88,8 @@ def crop_image(image: Tensor, left: float, top: float, scale: float, size: int) 
     """
     if image.device.type != "cpu":
         return crop_images(image, [(left, top, scale)], size)[0]
-    y0, y1, *rows = axis_taps(top, scale, size, image.shape[1])
-    x0, x1, *columns = axis_taps(left, scale, size, image.shape[2])
-    channels = image.shape[0]
-    if y1 <= y0 or x1 <= x0:
-        return torch.zeros(channels, size, size)
-    # Channels last, as most frames lie in memory, each filter sums a few whole rows: a dense matmul would read them all.
-    seen = image.permute(1, 2, 0)[y0:y1, x0:x1].float().reshape(y1 - y0, -1)
-    seen = _sum_rows(seen, *rows).view(size, x1 - x0, channels).transpose(0, 1)
-    seen = _sum_rows(seen.reshape(x1 - x0, -1), *columns)
-    return seen.view(size, size, channels).permute(2, 1, 0)
-
-
-def _sum_rows(table: Tensor, places: np.ndarray, weights: np.ndarray) -> Tensor:
-    """Weighted sums (size, M) of the rows of a table (n, M), at `places` (size, K)."""
-    places, weights = torch.from_numpy(places), torch.from_numpy(weights)
-    return torch.nn.functional.embedding_bag(places, table, per_sample_weights=weights, mode="sum")
+    pixels = image if image.dtype == torch.uint8 else image.float()
+    return torch.from_numpy(crop_array(pixels.permute(1, 2, 0).numpy(), left, top, scale, size))
 
 
 def crop_images(image: Tensor, crops: Sequence[Sequence[float]], size: int) -> Tensor:

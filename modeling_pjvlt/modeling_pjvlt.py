@@ -23,10 +23,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
-from .backbones_pjvlt import load_backbones, load_tracker
+from .backbones_pjvlt import load_backbones, load_tracker, no_weights_bar
 from .configuration_pjvlt import PJVLTConfig
 from .decoding_pjvlt import SCORE_EPS, decode_boxes
-from .inference_pjvlt import PJVLTInferenceModel
+from .inference_pjvlt import InferenceModels, PJVLTInferenceModel
 from .loss_pjvlt import tracking_loss
 from .stem_pjvlt import PJVLTConvStem, PJVLTSameConv
 
@@ -48,6 +48,10 @@ class PJVLTTextFeatures(ModelOutput):
     modulation: Tensor | None = None
     attention_mask: Tensor | None = None
 
+    def rows(self, places: Tensor) -> "PJVLTTextFeatures":
+        """Those of some sentences, by their numbers (n,)."""
+        return PJVLTTextFeatures(**{name: value[places] for name, value in self.items()})
+
 
 @dataclass
 class PJVLTOutput(ModelOutput):
@@ -56,7 +60,8 @@ class PJVLTOutput(ModelOutput):
     loss: scalar, with `labels`. pred_boxes: (B, 4) cx, cy, w, h in fractions of the search crop. scores: (B,) in
     (0, 1), of the chosen cell. score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32 in
     (0, 1). last_hidden_state (B, N, C) after the final norm. loss_dict: the unweighted parts of the loss.
-    hidden_states: J + 1 of (B, N, C), with late fusion one more for each late layer. attentions: J of (B, heads, N, N). cross_attentions: F of (B, H, N, T).
+    hidden_states: J + 1 of (B, N, C), with late fusion one more for each late layer. attentions: J of (B, heads, N,
+    N). cross_attentions: F of (B, H, N, T).
     """
 
     loss: Tensor | None = None
@@ -73,7 +78,7 @@ class PJVLTOutput(ModelOutput):
 
 
 def sine_positions(grid: int, channels: int, longest: float = 50.0) -> Tensor:
-    """(1, grid * grid, channels) sines and cosines of column and row, of waves from 2 pi to 2 pi `longest` cells long."""
+    """(1, grid * grid, channels) sines and cosines of column and row, wavelengths 2 pi to 2 pi `longest` cells."""
     frequency = longest ** -(torch.arange(channels // 4) / (channels // 4))
     rows, columns = torch.meshgrid(torch.arange(grid) + 0.5, torch.arange(grid) + 0.5, indexing="ij")
     angles = [axis.reshape(-1, 1) * frequency for axis in (columns, rows)]
@@ -232,8 +237,9 @@ class PJVLTFanInLinear(nn.Linear):
 class PJVLTWordModulation(nn.Linear):
     """Words (B, C_text) to alpha, beta and gamma (B, 3 D); its weight starts at zero, as in DiT.
 
-    `modulation_init="identity"`: alpha = beta = 0 and gamma = 1, so that nothing is modulated at first, and yet the words
-    have a gradient from the first step. `"zero"`, as in the paper: gamma = 0, which stops their gradient in that step.
+    `modulation_init="identity"`: alpha = beta = 0 and gamma = 1, so that nothing is modulated at first, and yet the
+    words have a gradient from the first step. `"zero"`, as in the paper: gamma = 0, which stops their gradient in that
+    step.
     """
 
 
@@ -480,7 +486,8 @@ class PJVLTPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As in every transformers model, but weights come from safetensors files only, never from pickle."""
-        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+        with no_weights_bar():
+            return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -529,6 +536,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
         self.encoder = PJVLTJointEncoder(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = PJVLTBoxHead(config)
+        self._inference_models = InferenceModels()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -552,7 +560,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
         return [math.ceil(j * texts / depth) for j in range(depth - fused + 1, depth + 1)]
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> PJVLTTextFeatures:
-        """Everything the tracker needs of the sentences, once per sentence: `model(..., text_features=...)` skips BERT.
+        """What the tracker needs of the sentences, once per sentence: `model(..., text_features=...)` skips BERT.
 
         Args: `input_ids` (B, T) and `attention_mask` (B, T), 1 for words and 0 for padding (default: all words).
         Raises `ValueError` for a model without a language stream.
@@ -589,6 +597,10 @@ class PJVLTModel(PJVLTPreTrainedModel):
         if self.training:
             raise ValueError("The model is in training mode: call `model.eval()` before `prepare_for_tracking`.")
         return PJVLTInferenceModel(self, dtype, compile, portable)
+
+    def inference_model(self, dtype: torch.dtype | None = None, compile: bool | str = False) -> PJVLTInferenceModel:
+        """The one of [`PJVLTModel.prepare_for_tracking`] that all sessions share, made when it is first asked for."""
+        return self._inference_models.get(self, dtype, compile)
 
     def _read(self, input_ids, attention_mask, text_features) -> PJVLTTextFeatures | None:
         """The sentence as features, or None where nothing reads it."""
@@ -636,8 +648,8 @@ class PJVLTModel(PJVLTPreTrainedModel):
             template_pixel_values: (B, 3, template_size, template_size) normalised template crops.
             input_ids, attention_mask: (B, T) the tokenised sentences and 1 for words, 0 for padding.
             text_features: from [`~PJVLTModel.encode_text`], instead of `input_ids`.
-            labels: (B, 4) boxes as cx, cy, w, h in fractions of the search crop; gives `loss`. A row of zeros says that
-                the crop does not show the target.
+            labels: (B, 4) boxes as cx, cy, w, h in fractions of the search crop; gives `loss`. A row of zeros says
+                that the crop does not show the target.
         """
         # BERT captures hidden states of its own, and captures must not be nested: read the sentence first.
         text_features = self._read(input_ids, attention_mask, text_features)
@@ -690,8 +702,8 @@ class PJVLTModel(PJVLTPreTrainedModel):
             tracker: instead of `vision`, a PJVLT without language by Hub id or folder, such as `pjvlt-convert-weights`
                 makes of OSTrack: its vision stream and its box head.
 
-        Logs which weights are new. Raises `ImportError` without timm, `ValueError` for sizes that do not fit, for a ViT
-        with parts that PJVLT has not, and unless `text` and one of `vision` and `tracker` are given.
+        Logs which weights are new. Raises `ImportError` without timm, `ValueError` for sizes that do not fit, for a
+        ViT with parts that PJVLT has not, and unless `text` and one of `vision` and `tracker` are given.
         """
         if text is None or (vision is None) == (tracker is None):
             raise ValueError("from_backbones needs `text` and either `vision` or `tracker`.")

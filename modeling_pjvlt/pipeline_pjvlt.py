@@ -1,27 +1,34 @@
 """The pipeline `vision-language-tracking`: a video, a box and a sentence in; a box and a score per frame out."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
-from itertools import islice
+from functools import partial
 
 from tqdm.auto import tqdm
 from transformers import Pipeline
 
 from .detection_pjvlt import DETECTOR, find_target, load_detector
 from .processing_pjvlt import DEFAULT_SENTENCE
-from .results_pjvlt import TrackingResults, make_result
+from .results_pjvlt import TargetsResults, TrackingResults, make_result
 from .sentences_pjvlt import check_sentence
 from .streams_pjvlt import FrameReader, public_name, read_ahead
 from .tracking_pjvlt import TrackingSession
+from .video_loop_pjvlt import TargetStart, target_starts, track_both_ways
 from .video_pjvlt import read_frames
 
 TASK = "vision-language-tracking"
-DEFAULTS = {"box": None, "text": None, "progress": True, "detector": DETECTOR, "max_frames": None, "raw": False}
+DEFAULTS = {
+    "box": None, "text": None, "boxes": None, "texts": None, "frame": 0, "direction": "forward", "redetect": "local",
+    "progress": True, "detector": DETECTOR, "max_frames": None, "raw": False,
+}  # fmt: skip
 OPTIONS = ("video", *DEFAULTS)
+ONLY = "target"  # id of a target that is alone
+NOT_LIVE = ("video", "direction", "progress")  # options that `stream` has not
 MEANT = {  # by the names that other libraries use
-    "frames": "video", "images": "video", "video": "frames", "bbox": "box", "boxes": "box", "query": "text",
-    "sentence": "text", "prompt": "text", "caption": "text",
+    "frames": "video", "images": "video", "video": "frames", "bbox": "box", "bboxes": "boxes", "query": "text",
+    "sentence": "text", "prompt": "text", "caption": "text", "captions": "texts", "sentences": "texts",
 }  # fmt: skip
 
 
@@ -45,13 +52,8 @@ def _need_video(video, name: str) -> None:
         raise TypeError(f"The tracker needs `{name}`: a path, a camera's index, an address, or frames.")
 
 
-def _check_max_frames(max_frames: int | None) -> None:
-    if max_frames is not None and max_frames < 1:
-        raise ValueError(f"`max_frames` must be 1 or more, got {max_frames}.")
-
-
 class TrackingPipeline(Pipeline):
-    """Follows one target through a video.
+    """Follows one or several targets through a video.
 
     Example:
         >>> import modeling_pjvlt  # registers the task  # doctest: +SKIP
@@ -71,66 +73,90 @@ class TrackingPipeline(Pipeline):
         video=None,
         box=None,
         text: str | None = None,
+        boxes=None,
+        texts=None,
+        frame: int | Sequence[int] | Mapping[str, int] = 0,
+        direction: str = "forward",
+        redetect: str | None = "local",
         progress: bool = True,
         detector: str = DETECTOR,
         max_frames: int | None = None,
         raw: bool = False,
         **unknown,
-    ) -> TrackingResults:
+    ) -> TrackingResults | TargetsResults:
         """Track through a whole video.
 
         Args:
-            video: a video file, a folder of pictures, a camera's index, a stream's address (rtsp://, http://,
-                rtmp://, https://, udp://, …), a decoder of torchcodec or decord (such as `datasets` gives for a video), or
-                frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
+            video: a video file, a folder of images, a camera's index, a stream's address (rtsp://, http://,
+                rtmp://, https://, udp://, …), a decoder of torchcodec or decord (such as `datasets` gives for a
+                video), or frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
             box: x, y, w, h of the target in the first frame, in pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
                 Without it the sentence has to do: `detector` finds what it says in the first frame.
             text: a sentence about the target; empty or missing reads as "the target", with a warning.
+            boxes, texts: instead of these two for several targets: a list for each, or dicts by the targets' ids.
+                `texts` alone, too: the detector finds each.
+            frame: number of the frame, from 0, in which the box is given; of several targets one for all, or a list
+                or a dict as the boxes.
+            direction: from that frame on "forward", "backward" to the video's first frame, or "both".
+            redetect: where a target that was lost is searched. None: where it was last seen. "local": there, in a
+                region that grows. "frame": in the whole frame, too.
             progress: show a progress bar.
             detector: checkpoint for transformers' `zero-shot-object-detection`, folder or Hub id; loaded when first
                 needed, and kept.
-            max_frames: stop after so many frames.
+            max_frames: look at no more than so many frames.
             raw: boxes and scores as the network gives them: neither rounded nor clipped to the frame.
 
-        Returns one dict for each frame: `frame` (its number in the video, from 0; a live source may drop some), `box`
-        (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels, inside the frame, to 2 decimals), `score` in (0, 1], to 4, and
-        `time` (seconds since the video's first frame; 30 frames a second where nobody says). The first is the given box
-        with score 1. The list is a [`TrackingResults`], which saves itself as JSON, CSV or text.
+        Returns one dict for each frame in which the target was tracked: `frame` (its number in the video, from 0; a
+        live source may drop some), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels, inside the frame, to 2
+        decimals), `score` in (0, 1], to 4, `time` (seconds since the video's first frame; 30 frames a second where
+        nobody says), `lost` and `redetected`. In the target's own frame it is the given box with score 1. The list is
+        a [`TrackingResults`], which saves itself as JSON, CSV or text. With `boxes` or `texts`: [`TargetsResults`], a
+        dict of them by the targets' ids ("0", "1", … where they have none).
 
         Raises `ValueError` for a bad box, sentence, frame or file, and where the detector finds nothing, and `OSError`
         for a camera or a stream that cannot be read.
         """
         _refuse(unknown, OPTIONS)
         _need_video(video, "video")
-        options = {"box": box, "text": text, "progress": progress, "detector": detector}
-        options |= {"max_frames": max_frames, "raw": raw}
-        _check_max_frames(max_frames)
-        reader = _open(video)
-        results = self.run_single(reader, *self._sanitize_parameters(**options))
-        return TrackingResults(
-            results,
-            fps=reader.fps,
-            text=text if text and text.strip() else DEFAULT_SENTENCE,
-            source=public_name(video) if isinstance(video, int | str | os.PathLike) else None,
-            model=self.model.name_or_path or None,
-            frames=reader if reader.is_repeatable else None,
-        )
+        options = {"box": box, "text": text, "boxes": boxes, "texts": texts, "frame": frame, "direction": direction}
+        options |= {"redetect": redetect, "progress": progress, "detector": detector, "raw": raw}
+        reader = _open(video).first(max_frames)
+        found = self.run_single(reader, *self._sanitize_parameters(**options))
+        about = {
+            "fps": reader.fps,
+            "source": public_name(video) if isinstance(video, int | str | os.PathLike) else None,
+            "model": self.model.name_or_path or None,
+            "frames": reader if reader.is_repeatable else None,
+            "lost_score": self.processor.tracking_settings(self.model.config)["lost_score"],
+        }
+        results = {
+            target_id: TrackingResults(rows, text=sentence if (sentence or "").strip() else DEFAULT_SENTENCE, **about)
+            for target_id, (sentence, rows) in found.items()
+        }
+        return results[ONLY] if boxes is None and texts is None else TargetsResults(results)
 
     def stream(
         self,
         frames=None,
         box=None,
         text: str | None = None,
+        boxes=None,
+        texts=None,
+        frame: int | Sequence[int] | Mapping[str, int] = 0,
+        redetect: str | None = "local",
         detector: str = DETECTOR,
         max_frames: int | None = None,
         raw: bool = False,
         **unknown,
     ) -> Iterator[dict]:
-        """The same for live frames: yields one result as soon as its frame is in."""
-        _refuse(unknown, ("frames", *(name for name in OPTIONS if name not in ("video", "progress"))))
+        """The same for live frames: yields one result as soon as its frame is in; with `boxes` or `texts`, a dict of
+        results by the targets' ids."""
+        _refuse(unknown, ("frames", *(name for name in OPTIONS if name not in NOT_LIVE)))
         _need_video(frames, "frames")
-        _check_max_frames(max_frames)
-        return self._track(_open(frames), box, text, detector, max_frames, raw)
+        starts = self._starts(box, text, boxes, texts, frame, detector)
+        reader = _open(frames).first(max_frames)
+        results = self._track(reader, starts, "forward", redetect, raw)
+        return (found[ONLY] for found in results) if boxes is None and texts is None else results
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model.name_or_path or 'PJVLTModel'}, {self.device})"
@@ -142,13 +168,44 @@ class TrackingPipeline(Pipeline):
     def preprocess(self, video) -> FrameReader:
         return read_frames(video)
 
-    def _forward(self, reader: FrameReader, box, text, progress: bool, detector, max_frames, raw) -> list[dict]:
-        results = self._track(reader, box, text, detector, max_frames, raw)
-        total = min((n for n in (reader.num_frames, max_frames) if n is not None), default=None)
-        return list(tqdm(results, total=total, desc="tracking", unit="frame", disable=not progress))
+    def _forward(
+        self, reader, box, text, boxes, texts, frame, direction, redetect, progress: bool, detector, raw, max_frames
+    ) -> dict[str, tuple[str | None, list[dict]]]:
+        """The sentence and the results of each target, by its id."""
+        starts = self._starts(box, text, boxes, texts, frame, detector)
+        reader = reader.first(max_frames)
+        tracked = self._track(reader, starts, direction, redetect, raw)
+        found: dict[str, list[dict]] = {start.target_id: [] for start in starts}
+        for results in tqdm(tracked, total=reader.num_frames, desc="tracking", unit="frame", disable=not progress):
+            for target_id, result in results.items():
+                found[target_id].append(result)
+        return {s.target_id: (s.text, sorted(found[s.target_id], key=lambda r: r["frame"])) for s in starts}
 
-    def postprocess(self, results: list[dict]) -> list[dict]:
+    def postprocess(self, results: dict) -> dict:
         return results
+
+    def _starts(self, box, text, boxes, texts, frame, detector: str) -> list[TargetStart]:
+        """The targets. Raises before anything is read."""
+        if boxes is None and texts is None:
+            boxes, texts = {ONLY: box}, {ONLY: text}
+            if isinstance(frame, Sequence | Mapping):
+                raise ValueError(f"`frame` is a number where there is one target, got {frame!r}.")
+        elif box is not None or text is not None:
+            raise ValueError("Give either `box` and `text`, of one target, or `boxes` and `texts`, of several.")
+        elif boxes is None:
+            texts = [texts] if isinstance(texts, str) else texts
+            boxes = dict.fromkeys(texts) if isinstance(texts, Mapping) else [None] * len(texts)
+        starts = target_starts(boxes, texts, frame)
+        for place, start in enumerate(starts):
+            check_sentence(start.text)
+            if start.box is None:
+                if not (start.text or "").strip():
+                    raise ValueError(
+                        "The tracker needs `box=[x, y, w, h]`, where the target is in its first frame, in pixels, or "
+                        "a sentence by which a detector can find it."
+                    )
+                starts[place] = replace(start, box=partial(self._detect, text=start.text, detector=detector))
+        return starts
 
     def _detect(self, frame, text: str, detector: str) -> tuple[float, float, float, float]:
         loaded = getattr(self, "_detector", (None, None))
@@ -156,26 +213,19 @@ class TrackingPipeline(Pipeline):
             self._detector = loaded = detector, load_detector(detector, self.device)
         return find_target(frame, text, loaded[1])[0]
 
-    def _track(self, reader: FrameReader, box, text, detector: str, max_frames, raw: bool) -> Iterator[dict]:
-        check_sentence(text)
-        if box is None and not (text or "").strip():
-            raise ValueError(
-                "The tracker needs `box=[x, y, w, h]`, where the target is in the first frame, in pixels, or a sentence "
-                "by which a detector can find it."
-            )
-        session = TrackingSession(self.model, self.processor)
-        for frame in islice(reader.timed(), max_frames):
-            if session.target_ids:
-                (target,) = session.step(frame.image)
-                found, score = target.box, target.score
-            else:
-                box = self._detect(frame.image, text, detector) if box is None else box
-                target_id = session.add_target(frame.image, box, text)
-                found, score = session.box_of(target_id), 1.0
-            size = None if raw else session.frame_size_of(target_id)
-            yield make_result(frame.number, found, score, frame.time, size)
-        if not session.target_ids:
-            raise ValueError("The video has no frames.")
+    def _track(self, reader: FrameReader, starts, direction: str, redetect, raw: bool) -> Iterator[dict[str, dict]]:
+        """Results by the targets' ids, frame after frame."""
+
+        def session() -> TrackingSession:
+            return TrackingSession(self.model, self.processor, redetect=redetect)
+
+        for frame, targets, size in track_both_ways(session, reader, starts, direction):
+            size = None if raw else size
+            if targets:
+                yield {
+                    t.target_id: make_result(frame.number, t.box, t.score, frame.time, size, t.lost, t.redetected)
+                    for t in targets
+                }
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
         """Save model, processor and the code of this pipeline; the folder loads with `from_pretrained`.

@@ -7,22 +7,45 @@ from transformers.utils import logging
 
 from .geometry_pjvlt import crops_to_frames
 from .sentences_pjvlt import DEFAULT_SENTENCE, MAX_WORDS, clean_sentences, cut_warning
+from .session_pjvlt import TRACKING_DEFAULTS, check_settings
 
 logger = logging.get_logger(__name__)
 
 
 class PJVLTProcessor(ProcessorMixin):
-    """Wraps a [`PJVLTImageProcessor`] and a BERT tokenizer.
+    """Wraps a [`PJVLTImageProcessor`] and a BERT tokenizer, and holds how a session reads the network's answers.
 
     Sentences are cut to 40 tokens, with a warning; `token_type_ids` are dropped, because a tracker reads one sentence.
+
+    Args:
+        image_processor, tokenizer: as above.
+        window_weight, size_smoothing, lost_score: of a session with this checkpoint, unless it is told otherwise; see
+            [`TargetSession`]. None: the session's own defaults, which are the paper's.
     """
 
     # Defaults of a call, which transformers merges with the caller's arguments.
     text_kwargs = {"padding": True, "truncation": True, "max_length": MAX_WORDS, "return_tensors": "pt"}
     images_kwargs = {"return_tensors": "pt"}
 
-    def __init__(self, image_processor, tokenizer):
+    def __init__(
+        self,
+        image_processor,
+        tokenizer,
+        window_weight: float | None = None,
+        size_smoothing: float | None = None,
+        lost_score: float | None = None,
+    ):
         super().__init__(image_processor, tokenizer)
+        check_settings(window_weight, size_smoothing, lost_score)
+        self.window_weight, self.size_smoothing, self.lost_score = window_weight, size_smoothing, lost_score
+
+    def tracking_settings(self, config) -> dict[str, float]:
+        """What a session takes where it is told nothing: our settings, or those that older checkpoints have in the
+        model's `config`, or the paper's."""
+        return {
+            name: next(v for v in (getattr(self, name), getattr(config, name, None), default) if v is not None)
+            for name, default in TRACKING_DEFAULTS.items()
+        }
 
     @property
     def model_input_names(self) -> list[str]:

@@ -1,14 +1,25 @@
-"""The targets of one video and what is known of them, without torch: shared by all sessions, whatever runs the network."""
+"""The targets of one video and what is known of them, without torch: shared by all sessions."""
 
+import math
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .geometry_pjvlt import Box
+from .geometry_pjvlt import Box, check_first_box, crop_geometry, crops_to_frames
 
-LOST_SCORE, LOST_AFTER = 0.2, 5  # chosen on real clips, with an earlier checkpoint
+# What a session does where neither it nor its checkpoint says otherwise.
+TRACKING_DEFAULTS = {"window_weight": 1.0, "size_smoothing": 0.0, "lost_score": 0.2}
+LOST_AFTER = 5  # frames
 MAX_SHOWN = 5  # targets that `repr` names
 GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
+REDETECT = (None, "local", "frame")  # where a lost target is looked for
+TILE_SCALES = (1.0, 1.5)  # sides of the tiles that a frame is searched in, over that of the usual search region
+FOUND_SCORE, FOUND_MARGIN = 0.4, 0.1  # of a candidate: its score, and how much better it is than the last place's
+FOUND_AFTER = 3  # frames in a row that a candidate has to win
+SAME_OVERLAP = 0.3  # IoU of a candidate's boxes in two frames that are one thing
+MAX_RESIZE = 2.5  # by which a target's side may have changed while it was away
 
 
 @dataclass
@@ -17,13 +28,23 @@ class TrackedTarget:
 
     target_id: as given to [`TrackingSession.add_target`]. box: x, y, w, h in frame pixels. score: confidence in
     (0, 1), the model's score before the window; 1.0 in the frame where the box was given. lost: whether the score has
-    been low for some frames; the box is then no more than the best guess.
+    been low for some frames; the box is then no more than the best guess. redetected: whether the target was lost, and
+    is found again in this frame, elsewhere.
     """
 
     target_id: str
     box: Box
     score: float
     lost: bool = False
+    redetected: bool = False
+
+
+@dataclass
+class Candidate:
+    """Where a lost target may be. wins: in how many frames in a row it looked like it."""
+
+    box: Box
+    wins: int = 1
 
 
 @dataclass
@@ -35,8 +56,37 @@ class Target:
     frame_size: tuple[int, int]  # height, width
     box: Box  # around which it is searched
     seen: Box  # the last one with a score that was not low
+    text_features: Any = None  # of its sentence, where the session keeps some
     low: int = 0  # frames in a row whose score was
     growth: float = 1.0  # of the search region
+    tile: int = 0  # number of the tile of the frame that is searched next, while it is lost
+    candidate: Candidate | None = None
+
+    @property
+    def side(self) -> float:
+        """Square root of the area of the box that was last seen, in pixels."""
+        return math.sqrt(self.seen[2] * self.seen[3])
+
+
+@dataclass(frozen=True)
+class Search:
+    """One region of a frame that the network looks at. row: of the target among all. growth: over its usual side."""
+
+    row: int
+    box: Box
+    growth: float = 1.0
+
+
+def check_settings(
+    window_weight: float | None = None, size_smoothing: float | None = None, lost_score: float | None = None
+) -> None:
+    """Raises `ValueError` for a setting of [`TargetSession`] that is out of its range; None is in it."""
+    if window_weight is not None and not 0 <= window_weight <= 1:
+        raise ValueError(f"`window_weight` must lie between 0 and 1, got {window_weight}.")
+    if size_smoothing is not None and not 0 <= size_smoothing < 1:
+        raise ValueError(f"`size_smoothing` must be at least 0 and less than 1, got {size_smoothing}.")
+    if lost_score is not None and not 0 <= lost_score < 1:
+        raise ValueError(f"`lost_score` must be at least 0 and less than 1, got {lost_score}.")
 
 
 def weighted(window, weight: float):
@@ -45,54 +95,229 @@ def weighted(window, weight: float):
 
 
 class TargetSession(ABC):
-    """Targets by their ids, and what a frame's boxes and scores mean for each. Subclasses find those in `_locate`.
+    """Targets by their ids, and what a frame's boxes and scores mean for each. Subclasses run the network.
 
     Args:
-        window_weight: from 0 to 1, how much a Hann window counts that the scores are multiplied by: of two equal answers
-            the nearer one wins. 0: not at all.
+        search_factor, search_size: of the search region, as in the image processor.
+        window_weight: from 0 to 1, how much a Hann window counts that the scores are multiplied by: of two equal
+            answers the nearer one wins. 0: not at all.
         size_smoothing: from 0 to below 1, how much of a target's width and height (their logarithms) is kept from one
             frame to the next, against boxes that jump.
-        lost_score, lost_after: a target whose score stays below `lost_score` for `lost_after` frames is lost: it is
-            searched where it was last seen, in a region that grows by a tenth a frame up to twice its side, until its
-            score is not low any more. With a `lost_score` of 0 no target is ever lost.
+        lost_score, lost_after: a target whose score stays below `lost_score` for `lost_after` frames is lost, until
+            its score is not low any more. With a `lost_score` of 0 no target is ever lost.
+        redetect: where a lost target is searched. None: where it was last seen. "local": there, in a region that grows
+            by a tenth a frame up to twice its side. "frame": as "local", and beside it one tile a frame of the whole
+            frame, until something there looks like it in some frames in a row.
 
     Attributes:
-        seconds: spent in `step` so far: `crop`, until the network's input is there, and `network`, until the boxes are.
+        seconds: spent in `step` so far: `crop`, until the network's input is there, and `network`, until the boxes
+            are.
     """
 
     def __init__(
         self,
+        search_factor: float,
+        search_size: int,
         window_weight: float,
         size_smoothing: float,
-        lost_score: float = LOST_SCORE,
+        lost_score: float,
         lost_after: int = LOST_AFTER,
+        redetect: str | None = "local",
     ):
-        if not 0 <= window_weight <= 1:
-            raise ValueError(f"`window_weight` must lie between 0 and 1, got {window_weight}.")
-        if not 0 <= size_smoothing < 1:
-            raise ValueError(f"`size_smoothing` must be at least 0 and less than 1, got {size_smoothing}.")
+        check_settings(window_weight, size_smoothing, lost_score)
+        if redetect not in REDETECT:
+            raise ValueError(f"`redetect` must be one of {', '.join(map(repr, REDETECT))}, got {redetect!r}.")
+        self.search_factor, self.search_size = search_factor, search_size
         self.window_weight, self.size_smoothing = window_weight, size_smoothing
-        self.lost_score, self.lost_after = lost_score, lost_after
+        self.lost_score, self.lost_after, self.redetect = lost_score, lost_after, redetect
         self.seconds = {"crop": 0.0, "network": 0.0}
         self._targets: dict[str, Any] = {}
         self._batch = None  # what the network needs of all the targets; made anew where they change
 
     @abstractmethod
-    def _locate(self, image, started: float) -> tuple[list[Box], list[float]]:
-        """Boxes (xywh, frame pixels) and scores of all the targets in one frame. started: when its step did."""
+    def _read(self, frame) -> tuple[Any, tuple[int, int]]:
+        """The frame as `_crop` takes it, and its height and width. Raises `ValueError` for a bad one."""
+
+    @abstractmethod
+    def _crop(self, image, crops: list[tuple[float, float, float]]):
+        """The network's input: what the crops (left, top, scale) show of the image."""
+
+    @abstractmethod
+    def _run(self, pixel_values, rows: list[int]) -> tuple[Any, list[float]]:
+        """Boxes (B, 4) as cx, cy, w, h in fractions of the crops, and B scores. rows: the target of each crop."""
+
+    @abstractmethod
+    def _template(self, image, box: Box, hide: bool):
+        """The template of a target, for [`Target`]."""
+
+    @abstractmethod
+    def _read_text(self, text: str | None) -> dict[str, Any]:
+        """Fields of the target that a sentence sets: `text`, and what the subclass keeps of it."""
 
     @abstractmethod
     def _model_name(self) -> str:
         """How `repr` calls the model."""
 
+    def add_target(
+        self, frame, box, text: str | None = None, target_id: str | None = None, hide_template: bool = False
+    ) -> str:
+        """Start to track what `box` shows in `frame`.
+
+        Args:
+            frame: one image (PIL, NumPy or, for a [`TrackingSession`], torch, RGB).
+            box: x, y, w, h in frame pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
+            text: a sentence about the target. Empty or missing: "the target", with a warning.
+            target_id: a name for it; by default "0", "1", and so on.
+            hide_template: `box` only says where to look first, and how large the target is; the model sees a blank
+                template, and the sentence alone says what to find. For models that were trained with such pairs.
+
+        Returns the target's id. Raises `ValueError` for a bad box, image or sentence, or an id that is in use.
+        """
+        target_id = self._free_id(target_id)
+        image, size = self._read(frame)
+        box = check_first_box(box, size)
+        template = self._template(image, box, hide_template)
+        self._targets[target_id] = self._new_target(template, size, box, text)
+        self._batch = None
+        return target_id
+
+    def correct(self, target_id: str, frame, box, new_template: bool = False) -> None:
+        """Say where a target is in `frame`, the one that was just tracked; it is searched from there on.
+
+        Args:
+            box: as in [`TargetSession.add_target`].
+            new_template: also show the model the target as it looks here, from now on.
+
+        Raises `KeyError` for an unknown id and `ValueError` for a bad box, or a frame of another size.
+        """
+        target = self._known(target_id)
+        image, size = self._read(frame)
+        self._check_size(target_id, target, size)
+        box = check_first_box(box, size)
+        if new_template:
+            target.template, self._batch = self._template(image, box, hide=False), None
+        self._put(target, box)
+
+    def set_text(self, target_id: str, text: str | None) -> None:
+        """Give a target another sentence, from the next frame on.
+
+        Raises `KeyError` for an unknown id and `ValueError` for a sentence that is not a string.
+        """
+        target = self._known(target_id)
+        for name, value in self._read_text(text).items():
+            setattr(target, name, value)
+        self._batch = None
+
+    def step(self, frame) -> list[TrackedTarget]:
+        """Find every target in the next frame.
+
+        Returns one [`TrackedTarget`] for each, in the order in which they were added. Raises `ValueError` for an image
+        of another size than the first; the session can go on with the next frame then.
+        """
+        if not self._targets:
+            return []
+        started = time.perf_counter()
+        image, size = self._read(frame)
+        for target_id, target in self._targets.items():
+            self._check_size(target_id, target, size)
+        self.seconds["crop"] += time.perf_counter() - started
+        searches = [Search(row, t.box, t.growth) for row, t in enumerate(self._targets.values())]
+        extra = {row: self._elsewhere(row, t, size) for row, t in enumerate(self._targets.values()) if self._looks(t)}
+        boxes, scores = self._locate(image, size, [*searches, *extra.values()])
+        elsewhere = dict(zip(extra, zip(boxes[len(searches) :], scores[len(searches) :], strict=True), strict=True))
+        tracked = []
+        for row, (target_id, target) in enumerate(self._targets.items()):
+            box, score = boxes[row], scores[row]
+            if row in elsewhere and self._believe(target, *elsewhere[row], score):
+                box, score = elsewhere[row]
+                self._put(target, box)
+                tracked.append(TrackedTarget(target_id, box, score, redetected=True))
+                continue
+            box = self._smoothed(target.box, box) if self.size_smoothing else box
+            tracked.append(TrackedTarget(target_id, box, score, self._follow(target, box, score)))
+        return tracked
+
+    def _locate(self, image, size: tuple[int, int], searches: Sequence[Search]) -> tuple[list[Box], list[float]]:
+        """Boxes (xywh, frame pixels) and scores that the network finds in each region of a frame (height, width)."""
+        started = time.perf_counter()
+        crops = [crop_geometry(s.box, self.search_factor * s.growth, self.search_size) for s in searches]
+        pixel_values = self._crop(image, crops)
+        cropped = time.perf_counter()
+        boxes, scores = self._run(pixel_values, [s.row for s in searches])
+        boxes = crops_to_frames(boxes, crops, self.search_size, size)
+        self.seconds["crop"] += cropped - started
+        self.seconds["network"] += time.perf_counter() - cropped
+        return boxes, scores
+
+    def _looks(self, target: Target) -> bool:
+        """Whether a target is looked for in the whole frame."""
+        return self.redetect == "frame" and target.low >= self.lost_after
+
+    def _elsewhere(self, row: int, target: Target, size: tuple[int, int]) -> Search:
+        """The second region in which a lost target is searched: around its candidate, or the next tile."""
+        if target.candidate is not None:
+            return Search(row, target.candidate.box)
+        tiles = frame_tiles(size, target.seen, self.search_factor)
+        search = tiles[target.tile % len(tiles)]
+        target.tile += 1
+        return Search(row, *search)
+
+    def _believe(self, target: Target, box: Box, score: float, score_here: float) -> bool:
+        """Weigh what was found elsewhere. Returns whether it is the target: it has won often enough."""
+        resize = math.sqrt(box[2] * box[3]) / target.side
+        if (
+            score < FOUND_SCORE
+            or score < score_here + FOUND_MARGIN
+            or not 1 / MAX_RESIZE <= resize <= MAX_RESIZE
+            or (target.candidate and overlap(target.candidate.box, box) < SAME_OVERLAP)
+        ):
+            target.candidate = None
+            return False
+        target.candidate = Candidate(box, target.candidate.wins + 1 if target.candidate else 1)
+        return target.candidate.wins >= FOUND_AFTER
+
+    def _put(self, target: Target, box: Box) -> None:
+        """The target is here."""
+        target.box = target.seen = box
+        target.low, target.growth, target.tile, target.candidate = 0, 1.0, 0, None
+
+    def _smoothed(self, before: Box, box: Box) -> Box:
+        """The box around the same middle, its sides nearer to those of the box before."""
+        x, y, w, h = box
+        kept = self.size_smoothing
+        width, height = before[2] ** kept * w ** (1 - kept), before[3] ** kept * h ** (1 - kept)
+        return x + (w - width) / 2, y + (h - height) / 2, width, height
+
+    def _follow(self, target: Target, box: Box, score: float) -> bool:
+        """Decide where a target is searched next. Returns whether it is lost."""
+        target.low = target.low + 1 if score < self.lost_score else 0
+        if target.low == 0:
+            target.seen, target.tile, target.candidate = box, 0, None
+        if target.low < self.lost_after:
+            target.box, target.growth = box, 1.0
+            return False
+        target.box = target.seen
+        target.growth = 1.0 if self.redetect is None else min(target.growth * GROWTH, MAX_GROWTH)
+        return True
+
+    def _new_target(self, template, size: tuple[int, int], box: Box, text: str | None) -> Target:
+        return Target(template, frame_size=size, box=box, seen=box, **self._read_text(text))
+
+    def _check_size(self, target_id: str, target: Target, size: tuple[int, int]) -> None:
+        if target.frame_size != size:
+            raise ValueError(
+                f"The frame is {size[1]} x {size[0]} pixels, but target {target_id!r} was given in one of "
+                f"{target.frame_size[1]} x {target.frame_size[0]}: all frames of a video must have one size."
+            )
+
     def __repr__(self) -> str:
-        shown = [
+        names = [
             f"{target_id!r} at {' '.join(f'{v:.0f}' for v in t.box)}" + (f' ("{t.text}")' if t.text else "")
             for target_id, t in self._targets.items()
         ]
-        number = f"{len(shown)} target{'s' * (len(shown) != 1)}"
-        told = "; ".join([number, *shown[:MAX_SHOWN], *["…"] * (len(shown) > MAX_SHOWN)])
-        return f"{type(self).__name__}({self._model_name()}; {told})"
+        number = f"{len(names)} target{'s' * (len(names) != 1)}"
+        listed = "; ".join([number, *names[:MAX_SHOWN], *["…"] * (len(names) > MAX_SHOWN)])
+        return f"{type(self).__name__}({self._model_name()}; {listed})"
 
     def __copy__(self) -> "TargetSession":
         """A session that goes on from here by itself. The model, which is only read, is the same."""
@@ -110,14 +335,6 @@ class TargetSession(ABC):
         """The targets that are tracked now, in the order in which they were added."""
         return list(self._targets)
 
-    def _free_id(self, target_id: str | None) -> str:
-        """The id for a new target, or a `ValueError`."""
-        if target_id is None:
-            target_id = str(next(i for i in range(len(self._targets) + 1) if str(i) not in self._targets))
-        if target_id in self._targets:
-            raise ValueError(f"A target {target_id!r} is tracked already; its ids are {self.target_ids}.")
-        return target_id
-
     def box_of(self, target_id: str) -> Box:
         """Where a target was last seen: x, y, w, h in frame pixels. Raises `KeyError` for an unknown id."""
         return self._known(target_id).box
@@ -132,49 +349,61 @@ class TargetSession(ABC):
         del self._targets[target_id]
         self._batch = None
 
+    def _free_id(self, target_id: str | None) -> str:
+        """The id for a new target, or a `ValueError`."""
+        if target_id is None:
+            target_id = str(next(i for i in range(len(self._targets) + 1) if str(i) not in self._targets))
+        if target_id in self._targets:
+            raise ValueError(f"A target {target_id!r} is tracked already; its ids are {self.target_ids}.")
+        return target_id
+
     def _known(self, target_id: str) -> Any:
         if target_id not in self._targets:
             raise KeyError(f"No target {target_id!r} is tracked; its ids are {self.target_ids}.")
         return self._targets[target_id]
 
-    def _step(self, image, frame_size: tuple[int, int], started: float) -> list[TrackedTarget]:
-        """Find all the targets in the next frame, of `frame_size` (height, width), and decide where they are searched next."""
-        for target_id, target in self._targets.items():
-            if target.frame_size != frame_size:
-                raise ValueError(
-                    f"The frame is {frame_size[1]} x {frame_size[0]} pixels, but target {target_id!r} was given in one of "
-                    f"{target.frame_size[1]} x {target.frame_size[0]}: all frames of a video must have one size."
-                )
-        boxes, scores = self._locate(image, started)
-        if self.size_smoothing:
-            boxes = [self._smoothed(t.box, box) for t, box in zip(self._targets.values(), boxes, strict=True)]
-        found = zip(self._targets.items(), boxes, scores, strict=True)
-        return [TrackedTarget(i, box, score, self._follow(t, box, score)) for (i, t), box, score in found]
 
-    def _smoothed(self, before: Box, box: Box) -> Box:
-        """The box around the same middle, its sides nearer to those of the box before."""
-        x, y, w, h = box
-        kept = self.size_smoothing
-        width, height = before[2] ** kept * w ** (1 - kept), before[3] ** kept * h ** (1 - kept)
-        return x + (w - width) / 2, y + (h - height) / 2, width, height
+def frame_tiles(size: tuple[int, int], seen: Box, search_factor: float) -> list[tuple[Box, float]]:
+    """Regions that together show a frame (height, width), so that a target as large as `seen` lies whole in one.
 
-    def _follow(self, target: Target, box: Box, score: float) -> bool:
-        """Decide where a target is searched next. Returns whether it is lost."""
-        target.low = target.low + 1 if score < self.lost_score else 0
-        if target.low == 0:
-            target.seen = box
-        if target.low < self.lost_after:
-            target.box, target.growth = box, 1.0
-            return False
-        target.box, target.growth = target.seen, min(target.growth * GROWTH, MAX_GROWTH)
-        return True
+    Returns boxes of the target's size, around which the regions lie, and the growth of each region; those near the
+    place where it was seen come first.
+    """
+    x, y, w, h = seen
+    centre, tiles = (x + w / 2, y + h / 2), []
+    for growth in TILE_SCALES:
+        side = math.sqrt(w * h) * search_factor * growth
+        columns, rows = (_tile_centres(length, side, part) for length, part in zip(size[::-1], (w, h), strict=True))
+        places = sorted(((cx, cy) for cx in columns for cy in rows), key=lambda place: math.dist(place, centre))
+        tiles += [((cx - w / 2, cy - h / 2, w, h), growth) for cx, cy in places]
+    return tiles
+
+
+def _tile_centres(length: float, side: float, target: float) -> list[float]:
+    """Centres of tiles of one side along an axis, as far apart as shows a target of this size whole in one of them."""
+    if side >= length:
+        return [length / 2]
+    count = math.ceil((length - side) / max(side - target, side / 4)) + 1
+    return [side / 2 + (length - side) * number / (count - 1) for number in range(count)]
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes (xywh)."""
+    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
 
 
 __all__ = [
     "LOST_AFTER",
-    "LOST_SCORE",
+    "REDETECT",
+    "TRACKING_DEFAULTS",
+    "Search",
     "Target",
     "TargetSession",
     "TrackedTarget",
+    "check_settings",
+    "frame_tiles",
     "weighted",
 ]

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Clock:
 class FrameReader:
     """Frames of one source, in order; made by `read_frames`.
 
-    Iterating gives images, `timed` gives them with their numbers and times.
+    Iterating gives images, `timed` gives them with their numbers and times, `first` a shorter video.
 
     Iterating a file or a folder again starts again from its first frame; a camera or an address is opened again.
 
@@ -106,6 +107,7 @@ class FrameReader:
         is_live: frames that come while nobody takes them are dropped.
         is_repeatable: iterating again gives the same frames again, as far as anybody can know.
         num_dropped: how many frames were dropped so far.
+        open_from: the same as `open_frames` from a number on, where that takes less than reading all that come before.
     """
 
     open_frames: Callable[[], Iterator]
@@ -114,15 +116,35 @@ class FrameReader:
     is_live: bool = False
     is_repeatable: bool = True
     tally: Tally = field(default_factory=Tally, repr=False, compare=False)
+    open_from: Callable[[int], Iterator] | None = None
 
     def __iter__(self) -> Iterator:
         for frame in self.timed():
             yield frame.image
 
-    def timed(self) -> Iterator[TimedFrame]:
-        """The frames with their numbers and times."""
-        for number, frame in enumerate(self.open_frames()):
+    def timed(self, start: int = 0, stop: int | None = None) -> Iterator[TimedFrame]:
+        """The frames with their numbers and times, from place `start` on up to the one before `stop`."""
+        if start and self.open_from is not None:
+            frames = islice(self.open_from(start), None if stop is None else stop - start)
+        else:
+            frames = islice(self.open_frames(), start, stop)
+        for number, frame in enumerate(frames, start):
             yield frame if isinstance(frame, TimedFrame) else TimedFrame(frame, number, number / self.fps)
+
+    def first(self, max_frames: int | None) -> "FrameReader":
+        """The first frames of this source, no more than `max_frames`; all of them for None.
+
+        Raises `ValueError` below 1.
+        """
+        if max_frames is None:
+            return self
+        if max_frames < 1:
+            raise ValueError(f"`max_frames` must be 1 or more, got {max_frames}.")
+        total = max_frames if self.num_frames is None else min(max_frames, self.num_frames)
+        shorter = {"open_frames": lambda: islice(self.open_frames(), max_frames), "num_frames": total}
+        if self.open_from is not None:
+            shorter["open_from"] = lambda start: islice(self.open_from(start), max(max_frames - start, 0))
+        return replace(self, **shorter)
 
     @property
     def num_dropped(self) -> int:

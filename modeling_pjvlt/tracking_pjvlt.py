@@ -4,39 +4,27 @@ What runs per frame is the model's [`PJVLTInferenceModel`], made once per model 
 threads.
 """
 
-import threading
-import time
-import weakref
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor
 
 from .decoding_pjvlt import decode_boxes, hann_window
-from .geometry_pjvlt import Box, check_first_box, crop_geometry
+from .geometry_pjvlt import Box
 from .image_processing_pjvlt import crop_images, hidden_template, to_rgb
-from .inference_pjvlt import PJVLTInferenceModel, PJVLTSentence
+from .inference_pjvlt import PJVLTSentence
 from .modeling_pjvlt import PJVLTModel, PJVLTTextFeatures
 from .processing_pjvlt import PJVLTProcessor
 from .sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences
 from .session_pjvlt import (
     LOST_AFTER,
-    LOST_SCORE,
     Target,
     TargetSession,
     TrackedTarget,
     weighted,
 )
+from .threads_pjvlt import set_threads
 
 STATE = ("text", "frame_size", "box", "seen", "low", "growth")  # of a target, beside its template
-# of each model, and what its weights were then
-_INFERENCE_MODELS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-_INFERENCE_MODELS_LOCK = threading.Lock()
-
-
-@dataclass
-class _Target(Target):
-    text_features: PJVLTTextFeatures | None = None  # of its sentence
 
 
 def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
@@ -57,27 +45,6 @@ def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
     )
 
 
-def shared_inference_model(
-    model: PJVLTModel, dtype: torch.dtype | None = None, compile: bool | str = False
-) -> PJVLTInferenceModel:
-    """The model's inference model, made once and again only after its weights were changed, moved or cast.
-
-    Changes through `.data`, of which torch keeps no count, are not noticed.
-    """
-    weights = [*model.parameters(), *model.buffers()]
-    state = [(w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype, w.device) for w in weights]
-    with _INFERENCE_MODELS_LOCK:
-        made = _INFERENCE_MODELS.setdefault(model, {})
-        if made.get("state") != state:
-            made.clear()
-            made["state"] = state
-        key = dtype or model.dtype, compile
-        if key not in made:
-            with torch.inference_mode(False):  # other threads may use it outside
-                made[key] = model.prepare_for_tracking(*key)
-        return made[key]
-
-
 class TrackingSession(TargetSession):
     """Tracks any number of targets through one video, all in one batch per frame.
 
@@ -86,8 +53,11 @@ class TrackingSession(TargetSession):
     Args:
         model: a [`PJVLTModel`]; it is put into eval mode.
         processor: its [`PJVLTProcessor`].
-        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`]; the first two are the model's
-            own where they are None.
+        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first three
+            are the checkpoint's own, which its processor holds, where they are None.
+
+    On a CPU a small model takes one thread, which runs beside other programs without being held up: unless you have
+    set a number yourself (`torch.set_num_threads`, `OMP_NUM_THREADS`), the session sets torch's to 1.
 
     Attributes:
         seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
@@ -107,8 +77,9 @@ class TrackingSession(TargetSession):
         processor: PJVLTProcessor,
         window_weight: float | None = None,
         size_smoothing: float | None = None,
-        lost_score: float = LOST_SCORE,
+        lost_score: float | None = None,
         lost_after: int = LOST_AFTER,
+        redetect: str | None = "local",
         fast: bool = True,
         dtype: torch.dtype | None = None,
         compile: bool | str = False,
@@ -117,19 +88,21 @@ class TrackingSession(TargetSession):
         for name in ("template_size", "search_size"):
             if getattr(sizes, name) != getattr(model.config, name):
                 raise ValueError(
-                    f"The processor's {name} is {getattr(sizes, name)}, but the model's is {getattr(model.config, name)}: "
-                    "load both from the same checkpoint."
+                    f"The processor's {name} is {getattr(sizes, name)}, but the model's is "
+                    f"{getattr(model.config, name)}: load both from the same checkpoint."
                 )
         if not fast and (dtype or compile):
             raise ValueError("`dtype` and `compile` are options of the fast path: leave `fast` True.")
-        window_weight = model.config.window_weight if window_weight is None else window_weight
-        size_smoothing = model.config.size_smoothing if size_smoothing is None else size_smoothing
-        super().__init__(window_weight, size_smoothing, lost_score, lost_after)
+        given = {"window_weight": window_weight, "size_smoothing": size_smoothing, "lost_score": lost_score}
+        own = processor.tracking_settings(model.config) | {n: v for n, v in given.items() if v is not None}
+        super().__init__(sizes.search_factor, sizes.search_size, **own, lost_after=lost_after, redetect=redetect)
         self.model = model.eval()
+        if model.device.type == "cpu":
+            set_threads(model)
         self._fast = (dtype, compile) if fast else None
-        self.inference_model = shared_inference_model(model, dtype, compile) if fast else None
+        self.inference_model = self.model.inference_model(dtype, compile) if fast else None
         self.processor = processor
-        self.window = weighted(hann_window(model.config.search_grid, model.device), window_weight)
+        self.window = weighted(hann_window(model.config.search_grid, model.device), self.window_weight)
         self._batch: tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None] | None = None  # of all the targets
 
     def __getstate__(self) -> dict:
@@ -144,56 +117,27 @@ class TrackingSession(TargetSession):
         model.name_or_path = name
         self.__dict__.update({**state, "model": model})
         if self._fast is not None:
-            self.inference_model = shared_inference_model(self.model, *self._fast)
+            self.inference_model = self.model.inference_model(*self._fast)
 
     def _model_name(self) -> str:
         return f"{self.model.name_or_path or 'PJVLTModel'}, {self.model.device}"
 
     @torch.inference_mode()
-    def add_target(
-        self, frame, box, text: str | None = None, target_id: str | None = None, hide_template: bool = False
-    ) -> str:
-        """Start to track what `box` shows in `frame`.
-
-        Args:
-            frame: one picture (PIL, NumPy or torch, RGB).
-            box: x, y, w, h in frame pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
-            text: a sentence about the target. Empty or missing: "the target", with a warning.
-            target_id: a name for it; by default "0", "1", and so on.
-            hide_template: `box` only says where to look first, and how large the target is; the model sees a blank
-                template, and the sentence alone says what to find. For models that were trained with such pairs.
-
-        Returns the target's id. Raises `ValueError` for a bad box, picture or sentence, or an id that is in use.
-        """
-        target_id = self._free_id(target_id)
-        image = to_rgb(frame)
-        box = check_first_box(box, tuple(image.shape[1:]))
+    def _template(self, image: Tensor, box: Box, hide: bool) -> Tensor:
         images = self.processor.image_processor
-        crop, _ = images.crop(image, box, images.template_factor, images.template_size)
-        crop = hidden_template(images) if hide_template else crop
-        template = images.normalize_crops(crop[None].float()).to(self.model.device)
-        self._targets[target_id] = _Target(
-            template, text, tuple(image.shape[1:]), box, box, text_features=self._encode(text)
-        )
-        self._batch = None
-        return target_id
+        if hide:
+            crop = hidden_template(images)
+        else:
+            crop, _ = images.crop(image, box, images.template_factor, images.template_size)
+        return images.normalize_crops(crop[None].float()).to(self.model.device)
 
     @torch.inference_mode()
-    def set_text(self, target_id: str, text: str | None) -> None:
-        """Give a target another sentence, from the next frame on.
-
-        Raises `KeyError` for an unknown id and `ValueError` for a sentence that is not a string.
-        """
-        target = self._known(target_id)
-        target.text, target.text_features = text, self._encode(text)
-        self._batch = None
-
-    def _encode(self, text: str | None) -> PJVLTTextFeatures | None:
+    def _read_text(self, text: str | None) -> dict:
         check_sentence(text)
         if not self.model.config.uses_language:
-            return None
+            return {"text": text, "text_features": None}
         encoded = self.processor.encode_text(clean_sentences(text, 1)).to(self.model.device)
-        return self.model.encode_text(**encoded)
+        return {"text": text, "text_features": self.model.encode_text(**encoded)}
 
     def state_dict(self) -> dict[str, dict]:
         """Everything that the session knows of its targets: numbers, sentences and one small tensor each.
@@ -224,42 +168,37 @@ class TrackingSession(TargetSession):
                 )
             template = told["template"].to(self.model.device)
             values = {name: told[name] for name in STATE}
-            targets[target_id] = _Target(template, text_features=self._encode(told["text"]), **values)
+            targets[target_id] = Target(template, **{**values, **self._read_text(told["text"])})
         self._targets, self._batch = targets, None
 
-    @torch.inference_mode()
-    def step(self, frame) -> list[TrackedTarget]:
-        """Find every target in the next frame.
-
-        Returns one [`TrackedTarget`] for each, in the order in which they were added. Raises `ValueError` for a
-        picture of another size than the first; the session can go on with the next frame then.
-        """
-        if not self._targets:
-            return []
-        started = time.perf_counter()
+    def _read(self, frame) -> tuple[Tensor, tuple[int, int]]:
         image = to_rgb(frame)
-        return self._step(image, tuple(image.shape[1:]), started)
+        return image, tuple(image.shape[1:])
 
-    def _locate(self, image: Tensor, started: float) -> tuple[list[Box], list[float]]:
-        """Boxes (xywh, frame pixels) and scores of all the targets in one frame (3, H, W). started: when its step did."""
-        images, size = self.processor.image_processor, self.model.config.search_size
-        geometry = [crop_geometry(t.box, images.search_factor * t.growth, size) for t in self._targets.values()]
-        crops = crop_images(image.to(self.model.device), self._padded(geometry), size)
-        pixel_values = images.normalize_crops(crops)
-        cropped = time.perf_counter()
-        template, words = self._batched()
+    @torch.inference_mode()
+    def _crop(self, image: Tensor, crops: list[tuple[float, float, float]]) -> Tensor:
+        crops = crop_images(image.to(self.model.device), self._padded(crops), self.search_size)
+        return self.processor.image_processor.normalize_crops(crops)
+
+    @torch.inference_mode()
+    def _run(self, pixel_values: Tensor, rows: list[int]) -> tuple[np.ndarray, list[float]]:
+        template, words = self._rows(rows)
         if self.inference_model is not None:
             located = self.inference_model.locate(pixel_values, template, words, self.window)
         else:
             maps = self.model(pixel_values=pixel_values, template_pixel_values=template, text_features=words)
             boxes, scores = decode_boxes(maps.score_map, maps.offset_map, maps.size_map, self.window)
             located = torch.cat([boxes, scores[:, None]], dim=1)
-        located = located[: len(geometry)].cpu()  # the one time that the device is waited for
-        boxes = self.processor.post_process_tracking(located[:, :4], geometry, image.shape[1:])
-        answer = [tuple(box) for box in boxes.tolist()], located[:, 4].tolist()
-        self.seconds["crop"] += cropped - started
-        self.seconds["network"] += time.perf_counter() - cropped
-        return answer
+        located = located[: len(rows)].cpu()  # the one time that the device is waited for
+        return located[:, :4].double().numpy(), located[:, 4].tolist()
+
+    def _rows(self, rows: list[int]) -> tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None]:
+        """Templates and sentences for these targets, by their number."""
+        if rows == list(range(len(self._targets))):
+            return self._batched()
+        template, words = self._batched()
+        places = torch.tensor(self._padded(rows), device=template.device)
+        return template[places], None if words is None else words.rows(places)
 
     def _padded(self, targets: list) -> list:
         """So many targets that there are few different numbers of them, where each would be compiled anew."""
@@ -281,4 +220,4 @@ class TrackingSession(TargetSession):
         return self._batch
 
 
-__all__ = ["TrackedTarget", "TrackingSession", "hann_window", "shared_inference_model"]
+__all__ = ["TrackedTarget", "TrackingSession", "hann_window"]

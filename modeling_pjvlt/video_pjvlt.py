@@ -142,10 +142,17 @@ def _open_iterable(frames) -> FrameReader:
     if is_iterable:
         # Only what has a length is taken for a collection; all else may be used up by reading it once.
         return FrameReader(
-            lambda: map(_read_if_path, frames), num_frames=num_frames, is_repeatable=num_frames is not None
+            lambda: map(_read_if_path, frames),
+            num_frames=num_frames,
+            is_repeatable=num_frames is not None,
+            open_from=lambda start: map(_read_if_path, islice(frames, start, None)),
         )
+
     # Decoders (torchcodec, decord) and map-style datasets can be indexed, and that is all.
-    return FrameReader(lambda: (_decoded(frames[i]) for i in range(num_frames)), _decoder_fps(frames), num_frames)
+    def open_from(start: int) -> Iterator:
+        return (_decoded(frames[i]) for i in range(start, num_frames))
+
+    return FrameReader(lambda: open_from(0), _decoder_fps(frames), num_frames, open_from=open_from)
 
 
 def _length(frames) -> int | None:
@@ -189,7 +196,11 @@ def _open_folder(folder: Path) -> FrameReader:
     if not names:
         raise ValueError(f"{folder}: no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})")
     paths = [folder / name for name in sort_frames(names)]
-    return FrameReader(lambda: map(_read_picture, paths), num_frames=len(paths))
+    return FrameReader(
+        lambda: map(_read_picture, paths),
+        num_frames=len(paths),
+        open_from=lambda start: map(_read_picture, paths[start:]),
+    )
 
 
 def natural_key(name: str) -> tuple[list, str]:
@@ -201,8 +212,9 @@ def natural_key(name: str) -> tuple[list, str]:
 def sort_frames(names: Iterable[str]) -> list[str]:
     """File names of one video's frames in the order of the frames.
 
-    The order is the natural one of the whole names, so that 0001_cam1 comes before 0002_cam0. Where all are numbers with
-    a point and their decimals lost their final zeros, as Python writes a time (10.25, 10.5), they are sorted as numbers.
+    The order is the natural one of the whole names, so that 0001_cam1 comes before 0002_cam0. Where all are numbers
+    with a point and their decimals lost their final zeros, as Python writes a time (10.25, 10.5), they are sorted as
+    numbers.
 
     >>> sort_frames(["10.jpg", "9.jpg"]), sort_frames(["10.5.jpg", "10.125.jpg", "10.04.jpg"])
     (['9.jpg', '10.jpg'], ['10.04.jpg', '10.125.jpg', '10.5.jpg'])
@@ -246,7 +258,9 @@ def _open_video(path: Path) -> FrameReader:
         num_frames = stream.frames or None
         # Who has counted the frames knows their rate; all else is what the file says of itself, or a guess of FFmpeg.
         fps = float(stream.average_rate or DEFAULT_FPS) if num_frames else _measured_fps(container, stream)
-    return FrameReader(lambda: _decode(path, fps), fps=fps, num_frames=num_frames)
+    return FrameReader(
+        lambda: _decode(path, fps), fps=fps, num_frames=num_frames, open_from=lambda start: _decode(path, fps, start)
+    )
 
 
 def _measured_fps(container, stream) -> float:
@@ -267,7 +281,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode(path: Path, fps: float) -> Iterator[TimedFrame]:
+def _decode(path: Path, fps: float, start: int = 0) -> Iterator[TimedFrame]:
+    """Frames from number `start` on; those before are decoded, and no more than that."""
     num_decoded, clock = 0, Clock(fps)
     with _open_container(path) as container:
         stream = _video_stream(container, path)
@@ -276,11 +291,15 @@ def _decode(path: Path, fps: float) -> Iterator[TimedFrame]:
         stream.codec_context.thread_count = min(max(1, available_cores() // 2), MAX_DECODING_THREADS)
         try:
             for frame in container.decode(stream):
-                yield clock.stamp(upright(frame), frame.time)
+                if num_decoded < start:
+                    clock.stamp(None, frame.time)
+                else:
+                    yield clock.stamp(upright(frame), frame.time)
                 num_decoded += 1
         except av.error.FFmpegError as error:
             raise ValueError(
-                f"{path}: the video breaks off after {num_decoded} frames and cannot be decoded further ({error.strerror})"
+                f"{path}: the video breaks off after {num_decoded} frames and cannot be decoded further "
+                f"({error.strerror})"
             ) from error
         num_announced = stream.frames
     if num_decoded == 0:

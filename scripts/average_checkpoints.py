@@ -1,12 +1,12 @@
-"""Make a checkpoint to hand out: the mean of one or several, stored as bfloat16, half the size; it loads as float32.
+"""Average one or several checkpoints and store the result as bfloat16, half the size; it loads as float32.
 
     python scripts/average_checkpoints.py outputs/mine/checkpoints/last/pretrained_model --output_dir small
     python scripts/average_checkpoints.py outputs/mine/checkpoints/00*/pretrained_model \\
         --size_smoothing 0.5 --output_dir small
 
-The mean of the last checkpoints of one run is less noisy than each of them (Izmailov et al., "Averaging weights leads to
-wider optima and better generalization", 2018). A checkpoint that is named twice counts twice. The config, the processor
-and the tokenizer are those of the last one named.
+The mean of the last checkpoints of one run is less noisy than each of them (Izmailov et al., "Averaging weights leads
+to wider optima and better generalization", 2018). A checkpoint that is named twice counts twice. The config, the
+processor and the tokenizer are those of the last one named.
 """
 
 import argparse
@@ -15,14 +15,18 @@ from pathlib import Path
 import torch
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
-from modeling_pjvlt.training.run_folders import find_checkpoint
+from modeling_pjvlt.run_folders import find_checkpoint
+from modeling_pjvlt.session_pjvlt import TRACKING_DEFAULTS, check_settings
 
 
 def mean_weights(models: list[PJVLTModel]) -> dict[str, torch.Tensor]:
-    """The mean of each floating-point weight; of whole numbers the last model's. Raises `ValueError` for other shapes."""
+    """The mean of each floating-point weight; integers are those of the last model.
+
+    Raises `ValueError` for other shapes.
+    """
     weights = [model.state_dict() for model in models]
     if len({tuple((name, value.shape) for name, value in one.items()) for one in weights}) > 1:
-        raise ValueError("Only checkpoints of the same architecture have a mean.")
+        raise ValueError("Only checkpoints of the same architecture can be averaged.")
     return {
         name: torch.stack([one[name] for one in weights]).mean(dim=0) if value.is_floating_point() else value
         for name, value in weights[-1].items()
@@ -34,8 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("checkpoints", nargs="+", help="folders or Hub ids")
     parser.add_argument("--output_dir", type=Path, required=True)
     for name, what in (
-        ("window_weight", "how much sessions heed the window"),
+        ("window_weight", "weight of the Hann window in a session"),
         ("size_smoothing", "and earlier sizes"),
+        ("lost_score", "the score below which a target gets lost"),
     ):
         parser.add_argument(f"--{name}", type=float, help=f"{what} (default: as in the last checkpoint)")
     args = parser.parse_args(argv)
@@ -48,13 +53,18 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     model = models[-1]
-    for name in ("window_weight", "size_smoothing"):
-        if getattr(args, name) is not None:
-            setattr(model.config, name, getattr(args, name))
-    # The config goes on saying float32, which is what `from_pretrained` then loads the weights as.
+    processor = PJVLTProcessor.from_pretrained(args.checkpoints[-1])
+    given = {name: getattr(args, name) for name in TRACKING_DEFAULTS}
+    try:
+        check_settings(**given)
+    except ValueError as error:
+        parser.error(str(error))
+    for name, value in processor.tracking_settings(model.config).items():
+        setattr(processor, name, value if given[name] is None else given[name])
+    # The config still says float32, so `from_pretrained` loads the weights as float32.
     halves = {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in weights.items()}
     model.save_pretrained(args.output_dir, state_dict=halves)
-    PJVLTProcessor.from_pretrained(args.checkpoints[-1]).save_pretrained(args.output_dir)
+    processor.save_pretrained(args.output_dir)
     size = sum(path.stat().st_size for path in args.output_dir.iterdir()) / 1e6
     print(f"{args.output_dir}: {size:.1f} MB")
 

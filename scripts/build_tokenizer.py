@@ -15,7 +15,7 @@ from modeling_pjvlt.data.synthetic.procedural_text import vocabulary
 
 
 def read_sentences(path: Path) -> list[str]:
-    """All tab-separated texts of a file that are not numbers and have no digits in place of a name (`car-17`)."""
+    """All tab-separated texts of a file without digits."""
     cells = [cell.strip() for line in path.read_text(encoding="utf-8").splitlines() for cell in line.split("\t")]
     return [cell for cell in cells if cell and not any(character.isdigit() for character in cell)]
 

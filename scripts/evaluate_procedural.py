@@ -10,7 +10,7 @@ import torch
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.evaluation.procedural import draw_worst, evaluate_procedural
-from modeling_pjvlt.training.run_folders import find_checkpoint
+from modeling_pjvlt.run_folders import find_checkpoint
 
 
 def main() -> None:
@@ -21,9 +21,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--num_proc", type=int, default=1, help="processes on the CPU, each of one thread")
-    parser.add_argument(
-        "--failures", metavar="PICTURE", help="also save a picture (.png) of the clips that went worst"
-    )
+    parser.add_argument("--failures", metavar="IMAGE", help="also save an image (.png) of the clips that went worst")
     args = parser.parse_args()
     args.model = find_checkpoint(args.model)
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)

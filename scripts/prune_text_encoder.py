@@ -3,9 +3,9 @@
     python scripts/prune_text_encoder.py sentence-transformers/all-MiniLM-L6-v2 --sentences nlp.tsv boxes.jsonl \
       --num_layers 2 --output_dir backbones/minilm-2-layers
 
-What stays computes what it did: layer k of the small model is layer k of the large one. A word of no kept token is cut
-into pieces, down to letters, which are kept always. Sentences come from text files (each tab-separated text without digits counts),
-and from what `.jsonl` files call their objects (phrases, category, supercategory). The words of the procedural clips are added.
+Layer k of the small model is layer k of the large one. A word without a token is split into pieces, down to letters,
+which are always kept. Sentences come from text files (each tab-separated text without digits counts) and from the
+phrases, categories and supercategories of `.jsonl` files. The words of the procedural clips are added.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from modeling_pjvlt.sentences_pjvlt import MAX_WORDS
 
 
 def read_sentences(path: Path) -> list[str]:
-    """All texts of a file that say something in words."""
+    """All sentences, phrases and categories of a file."""
     lines = path.read_text(encoding="utf-8").splitlines()
     if path.suffix != ".jsonl":
         cells = [cell.strip() for line in lines for cell in line.split("\t")]
@@ -31,7 +31,7 @@ def read_sentences(path: Path) -> list[str]:
 
 
 def used_tokens(tokenizer, sentences: list[str]) -> list[int]:
-    """Ids of the tokens that are kept, in order: special ones, letters and pieces of one, and those of the sentences."""
+    """Ids of the tokens that are kept, in order: special ones, single letters, and those of the sentences."""
     vocabulary_ids = tokenizer.get_vocab()
     kept = set(tokenizer.all_special_ids)
     kept |= {i for token, i in vocabulary_ids.items() if len(token.removeprefix("##")) == 1 and token.isascii()}

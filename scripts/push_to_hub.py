@@ -12,26 +12,27 @@ name only.
 look first: write everything into a folder, card (README.md) included, and send nothing
   python scripts/push_to_hub.py outputs/mine/checkpoints/last/pretrained_model me/mine --dry_run look
 
-then send it, with what was measured
+then send it, with its scores
   hf auth login    # or set HF_TOKEN
   python scripts/push_to_hub.py outputs/mine/checkpoints/last/pretrained_model me/mine --private \\
       --metrics metrics.json --hardware "1 x H200, 3 hours"
 
-metrics.json holds numbers by name; what stands before a slash is what the number was measured on:
+metrics.json holds numbers by name; the part before a slash is the data the number was measured on:
   {"LaSOT/success_auc": 0.71, "LaSOT/precision": 0.78}
 """
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        """Say what is wrong in one line, without the usage text in front of it, and exit with 2."""
+        """Print the error in one line, without the usage, and exit with 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="push_to_hub",
-        description="Publish a trained checkpoint on the Hugging Face Hub in one commit: weights, processor, the code\n"
+        description="Publish a trained checkpoint on the Hugging Face Hub in one commit: weights, processor, the "
+        "code\n"
         "that a machine without this package needs (trust_remote_code), and a model card.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -40,9 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "checkpoint", metavar="CHECKPOINT", help="folder with config.json, model.safetensors and the processor's files"
     )
-    add("repo", metavar="REPO", help="model repository, user/name; made if it does not exist")
+    add("repo", metavar="REPO", help="model repository, user/name; created if it does not exist")
     add("--private", action="store_true", help="make a new repository private; a public one then gets nothing")
-    add("--metrics", metavar="JSON", help="file with what was measured, numbers by name")
+    add("--metrics", metavar="JSON", help="JSON file of scores, numbers by name")
     add(
         "--evaluated_on",
         default="",
@@ -50,20 +51,24 @@ def build_parser() -> argparse.ArgumentParser:
         help="what metrics without a slash in their name were measured on",
     )
     add(
-        "--datasets", nargs="+", default=[], metavar="NAME", help="training data (default: as the run's arguments say)"
+        "--datasets",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="training data (default: from the arguments of the run)",
     )
     add("--hardware", default="", metavar="TEXT", help="what it was trained on, and for how long")
     add("--limits", nargs="+", default=[], metavar="TEXT", help="sentences to add to the card's limits")
     add("--citation", metavar="BIB", help="BibTeX file, for the card")
     add("--license", default="apache-2.0", help="of the weights, as the Hub names it (default: %(default)s)")
-    add("--revision", metavar="BRANCH", help="branch to send it to, made if need be (default: main)")
+    add("--revision", metavar="BRANCH", help="branch to send it to, created if needed (default: main)")
     add("--commit_message", default="Upload PJVLT checkpoint", metavar="TEXT", help="default: %(default)s")
-    add("--dry_run", metavar="FOLDER", help="write what would be sent into this new folder, and send nothing")
+    add("--dry_run", metavar="FOLDER", help="write the files into this new folder, and send nothing")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Publish, or write a folder. Returns the exit code: 2 after one line on what is wrong, 130 when interrupted."""
+    """Publish, or write a folder. Returns the exit code: 2 after an error of one line, 130 when interrupted."""
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
@@ -72,14 +77,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted; the checkpoint is as it was", file=sys.stderr)
+        print(f"\n{parser.prog}: interrupted; the checkpoint was not changed", file=sys.stderr)
         return 130
     return 0
 
 
 def _run(args: argparse.Namespace) -> str:
     from modeling_pjvlt.hub.publishing import push_checkpoint, read_metrics, read_run_arguments
-    from modeling_pjvlt.training.run_folders import find_checkpoint
+    from modeling_pjvlt.run_folders import find_checkpoint
 
     args.checkpoint = find_checkpoint(args.checkpoint)
     place = push_checkpoint(

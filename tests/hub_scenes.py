@@ -1,4 +1,4 @@
-"""What the unpatched client libraries do with the loopback Hub, one function per scene; `test_hub_server.py` runs them.
+"""Uses of the loopback Hub by the unpatched client libraries, one function each; `test_hub_server.py` runs them.
 
 The libraries read their environment when they are imported, so a group of scenes runs in a process of its own, which
 is turned to a server first.
@@ -334,7 +334,7 @@ def library_dataset(server: HubServer) -> None:
     from datasets import Dataset, load_dataset
     from huggingface_hub import HfApi
 
-    pushed = Dataset.from_dict({"image": pictures(4), "text": list("abcd"), "box": [[0.0, 1.0, 2.0, 3.0]] * 4})
+    pushed = Dataset.from_dict({"image": images(4), "text": list("abcd"), "box": [[0.0, 1.0, 2.0, 3.0]] * 4})
     pushed = pushed.cast_column("image", image_feature())
     pushed.push_to_hub(REPO, num_shards=2)
     HfApi().create_tag(REPO, tag="v1", repo_type="dataset")
@@ -421,7 +421,7 @@ def library_own_model(server: HubServer) -> None:
     assert again.tokenizer("red ball").input_ids == processor.tokenizer("red ball").input_ids
 
 
-def pictures(count: int) -> list:
+def images(count: int) -> list:
     from PIL import Image
 
     return [Image.new("RGB", (6, 5), (40 * index, 10, 200)) for index in range(count)]

@@ -1,4 +1,4 @@
-"""Miniatures of the seven benchmarks: a few tiny pictures each, laid out on disk as the authors do, warts included.
+"""Miniatures of the seven benchmarks: a few tiny images each, laid out on disk as the authors do, warts included.
 
 Each builder writes below a root folder and returns what converting that folder must give.
 """
@@ -16,10 +16,10 @@ from miniatures_common import (
     Split,
     Video,
     box_lines,
+    encoded_image,
     make_row,
-    picture,
     some_boxes,
-    truncated_picture,
+    truncated_image,
     write_file,
     zip_bytes,
 )
@@ -46,7 +46,7 @@ def _write_lasot(
     for number, box in zip(numbers, boxes, strict=True):
         hidden = number in occluded or number in (outside or ())
         row = make_row(name, number, box, hidden)
-        write_file(folder / "img" / f"{number:08d}.jpg", truncated_picture() if number == broken else row.image)
+        write_file(folder / "img" / f"{number:08d}.jpg", truncated_image() if number == broken else row.image)
         if number != broken:
             rows.append(row)
     write_file(folder / "groundtruth.txt", box_lines(boxes, end=end))
@@ -76,7 +76,7 @@ def build_lasot(root: Path, flat: bool = False, lists: bool = False) -> Miniatur
     ]
     category = root if flat else root / "airplane"
     for number in (1, 2):  # a sequence without its boxes
-        write_file(category / "airplane-11" / "img" / f"{number:08d}.jpg", picture("airplane-11", number))
+        write_file(category / "airplane-11" / "img" / f"{number:08d}.jpg", encoded_image("airplane-11", number))
     write_file(root / "airplane.zip", b"PK\x03\x04 left behind")
     write_file(category / "airplane-2.zip", b"PK\x03\x04 left behind")
     write_file(category / ".DS_Store", b"\x00\x00\x00\x01Bud1")
@@ -100,7 +100,7 @@ def build_lasotext(root: Path) -> Miniature:
         _write_lasot(root, "wingsuit-1", "man in a wingsuit, above the valley", some_boxes(3), outside=[1]),
     )
     write_file(root / "atv" / "atv-3" / "nlp.txt", "atv without boxes")
-    write_file(root / "atv" / "atv-3" / "img" / "00000001.jpg", picture("atv-3", 1))
+    write_file(root / "atv" / "atv-3" / "img" / "00000001.jpg", encoded_image("atv-3", 1))
     write_file(root / "atv.zip", b"PK\x03\x04 left behind")
     skipped = ("atv-3", r"groundtruth\.txt"), ("atv-10", r"\b0*4\b")
     return Miniature("lasotext", root, {"test": Split(videos, skipped)})
@@ -115,7 +115,7 @@ def _write_got10k(
     cover: Sequence[int] | None = None,
     larger_from: int = 99,
 ) -> Video:
-    """One sequence of GOT-10k; frames begin at 1, and the pictures of those from `larger_from` on are larger.
+    """One sequence of GOT-10k; frames begin at 1, and the images of those from `larger_from` on are larger.
 
     classes: object, motion, major and root class. absent, cover: lines of the label files, which may be too few.
     """
@@ -151,7 +151,7 @@ resolution: (1920, 1080)
 
 
 def build_got10k(root: Path) -> Miniature:
-    """GOT-10k. Test sequences have nothing but pictures and their first box."""
+    """GOT-10k. Test sequences have nothing but images and their first box."""
     bear, person = ("brown bear", "walking", "bear", "animal"), ("person", "uneven jumping", "person", "person")
     part, train = root / "train", "GOT-10k_Train_{:06d}"
     no_width = some_boxes(5, {3: (4, 4, 0, 6)})
@@ -208,7 +208,7 @@ def build_trackingnet(root: Path) -> Miniature:
         _write_trackingnet(second_part, "A1RSx6j_ra0_10", partly_outside, "dog", as_zip=True),
         _write_trackingnet(first_part, "zz-9_1", partly_outside),
     )
-    cut = zip_bytes({f"{number}.jpg": picture("cut", number) for number in range(3)})
+    cut = zip_bytes({f"{number}.jpg": encoded_image("cut", number) for number in range(3)})
     write_file(second_part / "anno" / "M1cut_0.txt", box_lines(some_boxes(3)))
     write_file(second_part / "zips" / "M1cut_0.zip", cut[: len(cut) // 2])
     write_file(first_part / "anno" / "M2lost_0.txt", box_lines(some_boxes(3)))
@@ -230,7 +230,7 @@ def _write_coco(root: Path, split: str, annotations: Iterable[tuple], images: It
     part = f"{split}2017"
     for image in images:
         if image not in lost:
-            write_file(root / part / f"{image:012d}.jpg", picture(part, image))
+            write_file(root / part / f"{image:012d}.jpg", encoded_image(part, image))
     write_file(root / "annotations" / f"instances_{part}.json", json.dumps(_coco_json(annotations, images)))
     videos, shown = [], None
     for image, number, kind, box, crowd in sorted(annotations):
@@ -273,7 +273,7 @@ def _coco_json(annotations: Iterable[tuple], images: Iterable[int]) -> dict:
 
 
 def build_coco(root: Path) -> Miniature:
-    """COCO: a sequence for each object; entries in no order, one picture without objects, one without its file."""
+    """COCO: a sequence for each object; entries in no order, one image without objects, one without its file."""
     train = [  # image, annotation, class, box, crowd
         (25, 7, 18, (2.25, 3.5, 10.0, 8.75), 0),
         (9, 1042, 1, (1.0, 1.0, 7.5, 20.0), 0),
@@ -294,13 +294,13 @@ def build_coco(root: Path) -> Miniature:
 
 
 def _write_tnl2k(
-    folder: Path, sentence: str, pictures: Sequence[str], boxes: Sequence[Box], empty: Sequence[str] = ()
+    folder: Path, sentence: str, images: Sequence[str], boxes: Sequence[Box], empty: Sequence[str] = ()
 ) -> Video:
-    """One sequence of TNL2K. `pictures`, `empty`: file names; those of `empty` have no bytes."""
+    """One sequence of TNL2K. `images`, `empty`: file names; those of `empty` have no bytes."""
     rows = []
-    for name in pictures:
+    for name in images:
         frame = int("".join(c for c in Path(name).stem if c.isdigit()))
-        encoded = picture(folder.name, frame, kind="PNG" if name.endswith(".png") else "JPEG")
+        encoded = encoded_image(folder.name, frame, kind="PNG" if name.endswith(".png") else "JPEG")
         write_file(folder / "imgs" / name, b"" if name in empty else encoded)
         rows.append((name, frame, encoded))
     write_file(folder / "groundtruth.txt", box_lines(boxes))
@@ -359,23 +359,23 @@ def _write_otb99(
     query: str,
     sentence: str,
     boxes: Sequence[Box],
-    pictures: Iterable[int] | None = None,
+    images: Iterable[int] | None = None,
     first: int = 1,
     folder: str | None = None,
     boxes_file: str = "groundtruth_rect.txt",
     boxes_text: str | None = None,
     digits: int = 4,
 ) -> Video:
-    """One target of OTB99: its query, video and boxes, of which the first belongs to the picture `first`.
+    """One target of OTB99: its query, video and boxes, of which the first belongs to the image `first`.
 
-    pictures: numbers of all pictures, by default as many as boxes. folder: of the video, by default as the query.
+    images: numbers of all images, by default as many as boxes. folder: of the video, by default as the query.
     boxes_text: the whole file of boxes, by default with commas.
     """
     folder = folder or query
     video = root / "OTB_videos" / folder
     numbers = range(first, first + len(boxes))
-    for number in pictures or numbers:
-        write_file(video / "img" / f"{number:0{digits}d}.jpg", picture(folder, number))
+    for number in images or numbers:
+        write_file(video / "img" / f"{number:0{digits}d}.jpg", encoded_image(folder, number))
     write_file(video / boxes_file, boxes_text or box_lines(boxes))
     write_file(root / f"OTB_query_{split}" / f"{query}.txt", sentence)
     rows = tuple(make_row(folder, number, box) for number, box in zip(numbers, boxes, strict=True))
@@ -383,15 +383,15 @@ def _write_otb99(
 
 
 def build_otb99(root: Path, long_david: bool = False) -> Miniature:
-    """OTB99, the part of OTB-100 with sentences. `long_david`: with the 770 pictures of the first release of David."""
+    """OTB99, the part of OTB-100 with sentences. `long_david`: with the 770 images of the first release of David."""
     four, mixed = some_boxes(4), box_lines(some_boxes(3), "\t") + box_lines(some_boxes(4)[3:])
-    whole = {"boxes": some_boxes(471), "pictures": range(1, 771)} if long_david else {"boxes": four}
+    whole = {"boxes": some_boxes(471), "images": range(1, 771)} if long_david else {"boxes": four}
     train = (
         _write_otb99(root, "train", "David", "the face of a man, in the dark\n", first=300, **whole),
         _write_otb99(
             root, "train", "Fleetface", "face", four, folder="FleetFace", boxes_text=box_lines(four, end="\r\n")
         ),
-        _write_otb99(root, "train", "Football1", "player\n", four, pictures=range(1, 7)),
+        _write_otb99(root, "train", "Football1", "player\n", four, images=range(1, 7)),
         *(
             _write_otb99(
                 root, "train", f"Jogging-{n}", said, boxes, folder="Jogging", boxes_file=f"groundtruth_rect.{n}.txt"
@@ -415,7 +415,7 @@ def build_otb99(root: Path, long_david: bool = False) -> Miniature:
     )
     write_file(root / "OTB_videos" / "Human4" / "groundtruth_rect1.txt", "")
     write_file(root / "OTB_videos" / "Skating2-2" / "groundtruth_rect.1.txt", blank)
-    write_file(root / "OTB_videos" / "Unasked" / "img" / "0001.jpg", picture("Unasked", 1))
+    write_file(root / "OTB_videos" / "Unasked" / "img" / "0001.jpg", encoded_image("Unasked", 1))
     write_file(root / "OTB_videos" / "Unasked" / "groundtruth_rect.txt", box_lines(some_boxes(1)))
     skipped = ("Football1", r"(?=.*\b6\b)(?=.*\b4\b)"), ("Matrix", "video")
     splits = {"train": Split(train, skipped), "test": Split(test)}

@@ -1,6 +1,6 @@
-"""What the miniatures of the benchmarks are made of: pictures, boxes, files, and what converting must give.
+"""What the miniatures of the benchmarks are made of: images, boxes, files, and what converting must give.
 
-Colours of a picture tell its number and its sequence, so no two pictures of a miniature have the same bytes. All
+Colours of an image tell its number and its sequence, so no two images of a miniature have the same bytes. All
 coordinates are multiples of 1/4: float32 holds them exactly.
 """
 
@@ -22,7 +22,7 @@ SMALL, LARGER = (32, 24), (48, 36)  # width and height
 
 @dataclass(frozen=True)
 class Row:
-    """What one row must hold. `image`: bytes of the file, None where a row shares the picture of the row before."""
+    """What one row must hold. `image`: bytes of the file, None where a row shares the image of the row before."""
 
     frame: int
     image: bytes | None
@@ -75,8 +75,8 @@ class Miniature:
 
 
 @cache
-def picture(name: str, number: int, size: tuple[int, int] = SMALL, kind: str = "JPEG") -> bytes:
-    """An encoded picture whose colours tell the number, and at its left edge the sequence."""
+def encoded_image(name: str, number: int, size: tuple[int, int] = SMALL, kind: str = "JPEG") -> bytes:
+    """An encoded image whose colours tell the number, and at its left edge the sequence."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     pixels[:] = (number % 16 * 17, number // 16 % 16 * 17, number // 256 % 6 * 50)
     pixels[:, :8] = np.frombuffer(zlib.crc32(name.encode()).to_bytes(4), np.uint8)[:3]
@@ -84,7 +84,7 @@ def picture(name: str, number: int, size: tuple[int, int] = SMALL, kind: str = "
 
 
 @cache
-def truncated_picture() -> bytes:
+def truncated_image() -> bytes:
     """The first half of a JPEG: its header is whole, about half of its pixels are there, the end mark is not."""
     noise = np.random.default_rng(0).integers(0, 256, (*SMALL[::-1], 3), dtype=np.uint8)
     whole = _encode(noise, "JPEG")
@@ -119,9 +119,9 @@ def box_lines(boxes: Iterable[Box], separator: str = ",", number: str = "g", end
 def make_row(
     name: str, frame: int, box: Box | None, hidden: bool = False, cover: int | None = None, **encoding
 ) -> Row:
-    """The row of a frame: visible where the box has an area, unless it is hidden. `encoding`: of its picture."""
+    """The row of a frame: visible where the box has an area, unless it is hidden. `encoding`: of its image."""
     visible = box is not None and box[2] > 0 and box[3] > 0 and not hidden
-    return Row(frame, picture(name, frame, **encoding), box, visible, cover)
+    return Row(frame, encoded_image(name, frame, **encoding), box, visible, cover)
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from modeling_pjvlt.cli import track
+from modeling_pjvlt.session_pjvlt import TrackedTarget
 from modeling_pjvlt.streams_pjvlt import FrameReader, Tally
 from modeling_pjvlt.video_pjvlt import read_frames
 from modeling_pjvlt.video_writer_pjvlt import VideoWriter
@@ -18,18 +19,29 @@ BOX = ["--box", "10", "12", "20", "16"]
 
 
 class DriftingSession:
-    """Stands in for a `TrackingSession`: the box moves one pixel to the right in every frame."""
+    """Stands in for a `TrackingSession`: the boxes move one pixel to the right in every frame."""
+
+    def __init__(self):
+        self.targets = {}
+
+    def __copy__(self):
+        self.targets = {}
+        return self
 
     def add_target(self, frame, box, text, target_id):
         if min(box[2:]) <= 0:
             raise ValueError(f"box {box} has no area")
-        self.shape, self.box, self.text, self.target_id = frame.shape, np.array(box, np.float32), text, target_id
+        self.shape, self.text = frame.shape, text
+        self.targets[target_id] = np.array(box, np.float32)
+
+    def frame_size_of(self, target_id):
+        return self.shape[:2]
 
     def step(self, frame):
-        if frame.shape != self.shape:
+        if self.targets and frame.shape != self.shape:
             raise ValueError(f"frame is {frame.shape[1]}x{frame.shape[0]}, the first one was another size")
-        self.box = self.box + np.array([1, 0, 0, 0], np.float32)
-        return [SimpleNamespace(target_id=self.target_id, box=self.box, score=0.5)]
+        self.targets = {name: box + np.array([1, 0, 0, 0], np.float32) for name, box in self.targets.items()}
+        return [TrackedTarget(name, box, 0.5) for name, box in self.targets.items()]
 
 
 class TinyClip:
@@ -171,7 +183,7 @@ def test_boxes_go_beside_the_video_by_default(workplace, video):
 
 def test_arguments_reach_the_model(workplace, video):
     track.main([video, *BOX, "--text", "dog", "--model", "user/repo", "--device", "cpu", "--dtype", "bfloat16"])
-    assert workplace.loaded == [("user/repo", "cpu", "bfloat16")]
+    assert workplace.loaded == [("user/repo", "cpu", "bfloat16", "local")]
     assert workplace.session.text == "dog"
 
 
@@ -498,11 +510,11 @@ def test_max_frames_stops_early(workplace, video, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "name", "first"),
     [
-        (["--boxes", "b.csv"], "b.csv", "frame,x,y,w,h,score,time"),
+        (["--boxes", "b.csv"], "b.csv", "frame,x,y,w,h,score,time,lost,redetected"),
         (["--boxes", "b.txt"], "b.txt", "10.000,12.000,20.000,16.000"),
         (["--boxes", "b.txt", "--format", "mot"], "b.txt", "1,1,10.000,12.000,20.000,16.000,1.0000,-1,-1,-1"),
         (["--format", "mot"], "o.txt", "1,1,10.000,12.000,20.000,16.000,1.0000,-1,-1,-1"),
-        (["--boxes", "dog.boxes", "--format", "csv"], "dog.boxes", "frame,x,y,w,h,score,time"),
+        (["--boxes", "dog.boxes", "--format", "csv"], "dog.boxes", "frame,x,y,w,h,score,time,lost,redetected"),
     ],
 )
 def test_boxes_come_in_the_format_that_was_asked_for(workplace, video, options, name, first):
@@ -623,3 +635,50 @@ def test_highlights_spread_over_the_video(tmp_path, length):
     kept = [index for index, _ in highlights.kept]
     assert kept[0] == 0 and kept[-1] >= 0.8 * (length - 1)
     assert [path.name for path in tmp_path.iterdir()] == ["strip.png"]
+
+
+def test_several_targets_by_repeated_flags_and_by_a_file(workplace, video, capsys):
+    targets = ["--box", "10", "12", "20", "16", "--text", "a dog", "--box=30,4,8,8", "--text", "a ball"]
+    track.main([video, *targets, "--output", "a.mp4"])
+    told = json.loads((workplace.folder / "a.json").read_text())
+    assert [(t["id"], t["text"], t["frames"][0]["box"]) for t in told["targets"]] == [
+        ("0", "a dog", [10, 12, 20, 16]), ("1", "a ball", [30, 4, 8, 8]),
+    ]  # fmt: skip
+    (workplace.folder / "t.csv").write_text("id,frame,x,y,w,h,text\ndog,0,10,12,20,16,a dog\n,1,30,4,8,8,\n")
+    rows = [{"id": "dog", "box": [10, 12, 20, 16], "text": "a dog"}, {"box": [30, 4, 8, 8], "frame": 1}]
+    (workplace.folder / "t.json").write_text(json.dumps(rows))
+    found = []
+    for name in ("t.csv", "t.json"):
+        track.main([video, "--targets", name, "--boxes", "b.csv", "--no_video"])
+        found.append((workplace.folder / "b.csv").read_text())
+    assert found[0] == found[1] and [line.split(",")[:2] for line in found[0].splitlines()[1:]] == [
+        ["dog", "0"], ["dog", "1"], ["dog", "2"], ["dog", "3"], ["1", "1"], ["1", "2"], ["1", "3"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*BOX, "--text", "a", "--text", "b"], "there are 2 --text, but 1 --box"),
+        ([*BOX, *BOX, *BOX, "--text", "a", "--text", "b"], "there are 3 --box, but 2 --text"),
+        ([*BOX, "--targets", "t.csv"], "--targets has boxes, sentences and frames"),
+        (["--targets", "t.txt"], "targets are read from .csv or .json"),
+        (["--targets", "t.csv"], "t.csv, line 2: "),
+        (["--targets", "t.json"], "t.json, target 1: 'bbox' is unknown"),
+        (["--targets", "gone.csv"], "gone.csv"),
+        ([*BOX, *BOX, "--text", "it", "--boxes", "b.txt"], "txt has room for one target"),
+        ([*BOX, "--frame", "-1"], "--frame must be 0 or more"),
+        ([*BOX, "--text", "a", "--frame", "9"], "the video ends at frame 3, before frame 9"),
+    ],
+)
+def test_targets_that_do_not_go_together_are_refused(workplace, video, capsys, arguments, message):
+    (workplace.folder / "t.csv").write_text("x,y,w,h\n1,2,three,4\n")
+    (workplace.folder / "t.json").write_text('[{"box": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4]}]')
+    assert message.lower() in failure(capsys, video, *arguments).lower()
+
+
+def test_both_ways_from_a_frame_in_the_middle(workplace, video):
+    track.main([video, *BOX, "--text", "dog", "--frame", "2", "--direction", "both", "--output", "o.mp4"])
+    frames = json.loads((workplace.folder / "o.json").read_text())["frames"]
+    assert [(row["frame"], row["box"][0]) for row in frames] == [(0, 12), (1, 11), (2, 10), (3, 11)]
+    assert len(list(read_frames("o.mp4"))) == 4 and (workplace.folder / "o.png").exists()

@@ -1,4 +1,4 @@
-"""A conversion that is killed at any moment, and started again, ends with the same rows; nothing half-written stays."""
+"""A conversion that is killed and started again ends with the same rows; nothing half-written stays."""
 
 import os
 import signal
@@ -77,7 +77,7 @@ def test_failure_leaves_finished_files_and_nothing_half_written(tmp_path, monkey
             raise OSError(28, "No space left on device")
         os.rename(source, target)
 
-    monkeypatch.setattr("modeling_pjvlt.data.converters.shards.os.replace", full_disk)
+    monkeypatch.setattr("os.replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         convert("lasot", miniature.root, output, sequences_per_shard=1, progress=False)
     assert len(list((output / "data").iterdir())) == 2 and not list((output / "data").glob("*.partial"))

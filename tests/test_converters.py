@@ -16,13 +16,13 @@ import pytest
 from datasets import Features, Image, List, Value, load_dataset
 from huggingface_hub import DatasetCard
 from miniatures import BUILDERS, build_coco, build_lasot, build_lasotext, build_otb99, build_tnl2k, build_trackingnet
-from miniatures_common import Miniature, Row, Split, Video, truncated_picture
+from miniatures_common import Miniature, Row, Split, Video, truncated_image
 from PIL import Image as PILImage
 
 from modeling_pjvlt.cli.convert import main as command
 from modeling_pjvlt.data import load_tracking_dataset
+from modeling_pjvlt.data.benchmarks import BENCHMARK_PROTOCOLS
 from modeling_pjvlt.data.converters import convert
-from modeling_pjvlt.hub.benchmarks import BENCHMARK_PROTOCOLS
 
 FEATURES = {
     "sequence": Value("string"),
@@ -92,8 +92,8 @@ def read_row(row: dict) -> Row:
     return Row(row["frame"], image, box, row["visible"], row.get("cover"))
 
 
-def without_pictures(videos) -> list[tuple]:
-    """All of the videos but the pictures, so that a failure can be read."""
+def without_images(videos) -> list[tuple]:
+    """All of the videos but the images, so that a failure can be read."""
     return [
         (video.name, video.text, video.category, [(row.frame, row.box, row.visible, row.cover) for row in video.rows])
         for video in videos
@@ -101,10 +101,10 @@ def without_pictures(videos) -> list[tuple]:
 
 
 def check_rows(output: Path, splits: dict[str, Split]) -> None:
-    """Every row is as expected, to the last byte of its picture."""
+    """Every row is as expected, to the last byte of its image."""
     for split, expected in splits.items():
         videos = read_videos(output, split)
-        assert without_pictures(videos) == without_pictures(expected.videos)
+        assert without_images(videos) == without_images(expected.videos)
         wrong = [
             f"{video.name}, frame {row.frame}"
             for video, right in zip(videos, expected.videos, strict=True)
@@ -132,7 +132,7 @@ def miniature(request, tmp_path_factory) -> Miniature:
     return BUILDERS[request.param](tmp_path_factory.mktemp(request.param) / "raw")
 
 
-def test_miniature_expects_only_pictures_that_are_on_disk(miniature):
+def test_miniature_expects_only_images_that_are_on_disk(miniature):
     on_disk = {path.read_bytes() for path in miniature.root.rglob("*") if path.suffix in (".jpg", ".png")}
     for path in miniature.root.rglob("*.zip"):
         if zipfile.is_zipfile(path):
@@ -144,20 +144,20 @@ def test_miniature_expects_only_pictures_that_are_on_disk(miniature):
     assert all(decode(image).ndim == 3 for image in set(shown))
 
 
-def test_pictures_of_one_video_differ(miniature):
+def test_images_of_one_video_differ(miniature):
     for split in miniature.splits.values():
         for video in split.videos:
             assert len({row.image for row in video.rows}) == len(video.rows)
 
 
-def test_truncated_picture_opens_but_does_not_decode():
-    image = PILImage.open(BytesIO(truncated_picture()))
+def test_truncated_image_opens_but_does_not_decode():
+    image = PILImage.open(BytesIO(truncated_image()))
     assert image.size == (32, 24)
     with pytest.raises(OSError, match="truncated"):
         image.load()
 
 
-def test_long_david_has_more_pictures_than_boxes(tmp_path):
+def test_long_david_has_more_images_than_boxes(tmp_path):
     david = build_otb99(tmp_path, long_david=True).splits["train"].videos[0]
     assert len(list((tmp_path / "OTB_videos" / "David" / "img").iterdir())) == 770
     assert [david.rows[0].frame, david.rows[-1].frame] == [300, 770]
@@ -475,7 +475,7 @@ def test_tnl2k_tells_the_split_by_the_nearest_folder_that_names_one(tmp_path):
     check_rows(tnl2k.output, tnl2k.miniature.splits)
 
 
-def test_otb99_boxes_of_david_belong_to_frames_300_to_770_of_all_his_pictures(tmp_path):
+def test_otb99_boxes_of_david_belong_to_frames_300_to_770_of_all_his_images(tmp_path):
     otb = convert_miniature(build_otb99(tmp_path / "raw", long_david=True), tmp_path / "converted", splits=["train"])
     check_rows(otb.output, {"train": otb.miniature.splits["train"]})
 
@@ -510,7 +510,7 @@ def test_boxes_meet_their_frames_whatever_these_are_called(names, numbers, zippe
     assert [(decode(row.image)[0, 0, 0], row.box[0]) for row in video.rows] == [(0, 0), (50, 1), (100, 2)]
 
 
-def test_full_check_finds_a_picture_that_is_damaged_inside(tmp_path):
+def test_full_check_finds_an_image_that_is_damaged_inside(tmp_path):
     miniature = build_tnl2k(tmp_path / "raw")
     (path,) = miniature.root.rglob("Arrow_Video_ZZ04_done/imgs/00002.png")
     data = bytearray(path.read_bytes())

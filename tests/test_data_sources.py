@@ -6,7 +6,7 @@ import logging
 import pytest
 from datasets import Dataset
 from PIL import Image
-from test_dataset import FEATURES, picture
+from test_dataset import FEATURES, draw_image
 
 from modeling_pjvlt.cli.train import main as train
 from modeling_pjvlt.data import load_tracking_dataset
@@ -23,7 +23,7 @@ def write(folder, splits=("train",), **renamed):
     table = {
         "sequence": ["a", "a", "b", "b"],
         "frame": [0, 1, 0, 1],
-        "image": [picture(value) for value in range(4)],
+        "image": [draw_image(value) for value in range(4)],
         "box": [[1.0, 1.0, 8.0, 8.0]] * 4,
         "visible": [True] * 4,
         "text": ["dog", "dog", "cat", "cat"],
@@ -58,7 +58,7 @@ def test_bad_rows_are_known_before_the_first_step(alone, recipe, capsys):
         {"file_name": f"{n}.png", "sequence": "s", "frame": n, "box": [1, 1, 4, 4][: 4 - (n == 1)]} for n in (0, 1)
     ]
     for line in lines:
-        Image.fromarray(picture(1)).save(folder / line["file_name"])
+        Image.fromarray(draw_image(1)).save(folder / line["file_name"])
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert train(["--config", str(recipe), "--dataset_name", str(folder.parent)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -104,7 +104,7 @@ def test_the_only_split_is_taken_and_another_one_is_not(alone, layout, caplog):
     with caplog.at_level(logging.WARNING):
         found = load_tracking_dataset(folder)
     assert found.split == "validation" and len(found) == 2
-    assert "its only split is 'validation', so that is taken" in caplog.text
+    assert "its only split is 'validation', which is used" in caplog.text
     with pytest.raises(ValueError, match="has no split 'test': choose one of validation"):
         load_tracking_dataset(folder, "test")
 
@@ -121,7 +121,9 @@ def test_name_of_nothing_is_said_before_the_hub_is_asked_once(alone, hub, caplog
     write(alone / "mine")
     with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError, match=r"^mne: there is neither a folder"):
         load_tracking_dataset("mne")
-    assert "mne is no folder here, so the Hub is asked for a dataset of that name. Did you mean mine?" in caplog.text
+    assert (
+        "mne is not a folder here, so the Hub is asked for a dataset of that name. Did you mean mine?" in caplog.text
+    )
     assert len([request for request in hub.requests if "mne" in request]) == 1
 
 

@@ -26,7 +26,7 @@ FEATURES = Features(
 )
 
 
-def picture(number: int) -> np.ndarray:
+def draw_image(number: int) -> np.ndarray:
     """A frame that tells its number."""
     frame = np.zeros((24, 32, 3), np.uint8)
     frame[:, : int(number) + 1] = (10 * int(number), 200, 30)
@@ -38,7 +38,7 @@ def rows(**changes) -> dict[str, list]:
     table = {
         "sequence": ["dog-1"] * 3 + ["cat, left"] * 2,
         "frame": [0, 1, 2, 300, 301],
-        "image": [PILImage.fromarray(picture(i)) for i in range(5)],
+        "image": [PILImage.fromarray(draw_image(i)) for i in range(5)],
         "box": [[float(i), 2.0, 10.0, 8.0] for i in range(5)],
         "visible": [True, False, True, True, True],
         "text": ["white dog, running"] * 3 + [""] * 2,
@@ -56,12 +56,12 @@ def parquet(isolated_cache):
 
 @pytest.fixture
 def image_folder(isolated_cache):
-    """A user's own pictures and a metadata file."""
-    folder = isolated_cache / "pictures"
+    """A user's own images and a metadata file."""
+    folder = isolated_cache / "images"
     (folder / "train").mkdir(parents=True)
     lines = []
     for number in range(4):
-        PILImage.fromarray(picture(number)).save(folder / "train" / f"{number}.png")
+        PILImage.fromarray(draw_image(number)).save(folder / "train" / f"{number}.png")
         lines.append(
             {
                 "file_name": f"{number}.png",
@@ -89,20 +89,20 @@ def test_parquet_folder_reads_as_sequences(parquet):
     assert dog.text == "white dog, running" and cat.text == "the target"
     assert dog.visible.tolist() == [True, False, True]
     np.testing.assert_array_equal(cat.boxes, [[3, 2, 10, 8], [4, 2, 10, 8]])
-    np.testing.assert_array_equal(cat.frame(1), picture(4))
+    np.testing.assert_array_equal(cat.frame(1), draw_image(4))
     with pytest.raises(IndexError, match="frame 2 of sequence 'cat, left'"):
         cat.frame(2)
 
 
-def test_picture_folder_with_metadata_needs_no_code(image_folder):
+def test_image_folder_with_metadata_needs_no_code(image_folder):
     (mine,) = load_tracking_dataset(str(image_folder))
     assert (mine.name, mine.text, len(mine)) == ("mine", "my dog", 4)
     np.testing.assert_array_equal(mine.boxes[3], [3, 1, 9, 5])
-    np.testing.assert_array_equal(mine.frame(2), picture(2))
+    np.testing.assert_array_equal(mine.frame(2), draw_image(2))
     assert mine.visible.all()
 
 
-def test_picture_folder_with_csv_reads_the_same(image_folder):
+def test_image_folder_with_csv_reads_the_same(image_folder):
     (listed,) = load_tracking_dataset(str(image_folder))
     (image_folder / "train" / "metadata.jsonl").unlink()
     lines = [f"{number}.png,mine,{number},{number},1,9,5,my dog" for number in range(4)]
@@ -113,14 +113,14 @@ def test_picture_folder_with_csv_reads_the_same(image_folder):
     np.testing.assert_array_equal(mine.frame(3), listed.frame(3))
 
 
-def test_picture_folder_streams(image_folder):
+def test_image_folder_streams(image_folder):
     (listed,) = load_tracking_dataset(str(image_folder))
     (streamed,) = load_tracking_dataset(str(image_folder), streaming=True)
     np.testing.assert_array_equal(streamed.frame(3), listed.frame(3))
     assert streamed.boxes.tolist() == listed.boxes.tolist()
 
 
-def test_box_may_be_unknown_and_picture_that_of_the_row_before():
+def test_box_may_be_unknown_and_image_that_of_the_row_before():
     changes = {"box": [[1.0, 2.0, 3.0, 4.0], None, None, [3.0, 2.0, 10.0, 8.0], [4.0, 2.0, 10.0, 8.0]]}
     changes["image"] = [rows()["image"][0], None, None, None, rows()["image"][4]]
     dog, cat = TrackingDataset(Dataset.from_dict(rows(**changes, visible=[True] * 5), features=FEATURES))
@@ -130,18 +130,18 @@ def test_box_may_be_unknown_and_picture_that_of_the_row_before():
         False,
     ]
     for sequence, index, number in ((dog, 2, 0), (cat, 0, 0), (cat, 1, 4)):
-        np.testing.assert_array_equal(sequence.frame(index), picture(number))
+        np.testing.assert_array_equal(sequence.frame(index), draw_image(number))
 
 
-def test_a_choice_of_rows_shows_its_own_pictures(parquet):
+def test_a_choice_of_rows_shows_its_own_images(parquet):
     chosen = load_tracking_dataset(str(parquet)).rows.select([1, 2, 4])
     sequences = list(TrackingDataset(chosen))
     assert [len(sequence) for sequence in sequences] == [2, 1]
     for sequence, index, number in ((sequences[0], 0, 1), (sequences[0], 1, 2), (sequences[1], 0, 4)):
-        assert np.array_equal(sequence.frame(index), picture(number))
+        assert np.array_equal(sequence.frame(index), draw_image(number))
 
 
-def test_a_dataset_for_another_process_does_not_take_its_pictures_along(isolated_cache):
+def test_a_dataset_for_another_process_does_not_take_its_images_along(isolated_cache):
     noise = [np.random.default_rng(i).integers(0, 256, (200, 300, 3), np.uint8) for i in range(5)]
     (isolated_cache / "data").mkdir()
     table = rows(image=[PILImage.fromarray(pixels) for pixels in noise])
@@ -152,23 +152,23 @@ def test_a_dataset_for_another_process_does_not_take_its_pictures_along(isolated
     assert len(sent) < noise[0].nbytes and np.array_equal(pickle.loads(sent)[1].frame(1), noise[4])
 
 
-def test_picture_that_no_row_has_is_reported():
+def test_image_that_no_row_has_is_reported():
     table = Dataset.from_dict(rows(image=[None, *rows()["image"][1:]]), features=FEATURES)
     with pytest.raises(
-        ValueError, match="1 rows have no picture, nor has a row before them: sequence 'dog-1', frame 0"
+        ValueError, match="1 rows have no image, and no row before them has one: sequence 'dog-1', frame 0"
     ):
         TrackingDataset(table)[0]
 
 
-def test_phone_picture_is_turned_upright(tmp_path):
+def test_phone_image_is_turned_upright(tmp_path):
     exif = PILImage.Exif()
     exif[0x0112] = 6
-    PILImage.fromarray(picture(2)).save(tmp_path / "turned.png", exif=exif)
+    PILImage.fromarray(draw_image(2)).save(tmp_path / "turned.png", exif=exif)
     table = Dataset.from_dict(rows(image=[str(tmp_path / "turned.png")] * 5), features=FEATURES)
-    np.testing.assert_array_equal(TrackingDataset(table)[0].frame(0), np.rot90(picture(2), -1))
+    np.testing.assert_array_equal(TrackingDataset(table)[0].frame(0), np.rot90(draw_image(2), -1))
 
 
-def test_16_bit_picture_keeps_its_brightness(tmp_path):
+def test_16_bit_image_keeps_its_brightness(tmp_path):
     levels = np.tile(np.arange(40, 240, 5, dtype=np.uint16), (30, 1))
     PILImage.fromarray(levels * 257).save(tmp_path / "thermal.png")
     features = {"image": Image(), "box": List(Value("float32"), length=4)}
@@ -195,7 +195,7 @@ def test_columns_can_be_mapped_and_sentences_come_from_a_file(isolated_cache):
         load_tracking_dataset(str(folder), columns={"box": "rectangle"})
 
 
-def test_pictures_without_sequences_are_sequences_of_one_frame():
+def test_images_without_sequences_are_sequences_of_one_frame():
     table = Dataset.from_dict(rows(), features=FEATURES).remove_columns(["sequence", "frame"])
     assert [(s.name, len(s)) for s in TrackingDataset(table)] == [(str(i), 1) for i in range(5)]
 
@@ -234,7 +234,7 @@ def test_boxes_of_the_wrong_length_are_listed():
 def write_csv(folder, columns, row, count=4):
     """A folder of images with a metadata.csv; `row(i)` gives the values of a row."""
     for number in range(count):
-        PILImage.fromarray(picture(number)).save(folder / f"{number}.png")
+        PILImage.fromarray(draw_image(number)).save(folder / f"{number}.png")
     lines = [f"file_name,{columns}", *(f"{number}.png,{row(number)}" for number in range(count))]
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
 
@@ -297,17 +297,17 @@ def test_missing_column_is_named(column):
         list(TrackingDataset(table))
 
 
-def test_broken_picture_is_named(isolated_cache):
+def test_broken_image_is_named(isolated_cache):
     path = isolated_cache / "broken.png"
-    PILImage.fromarray(picture(0)).save(path)
+    PILImage.fromarray(draw_image(0)).save(path)
     path.write_bytes(path.read_bytes()[:40])
     table = Dataset.from_dict(rows(image=[str(path)] * 5), features=FEATURES)
-    with pytest.raises(ValueError, match="Sequence 'dog-1', frame 1: the picture cannot be decoded"):
+    with pytest.raises(ValueError, match="Sequence 'dog-1', frame 1: the image cannot be decoded"):
         TrackingDataset(table)[0].frame(1)
 
 
 def frame_number(frame: SequenceFrame) -> int:
-    """Which of the five pictures this is; its box tells."""
+    """Which of the five images this is; its box tells."""
     return int(frame.sequence.boxes[frame.index][0])
 
 
@@ -317,7 +317,9 @@ def test_pairs_come_from_one_sequence_and_from_visible_frames():
     numbers = {(frame_number(p.template), frame_number(p.search)) for p in drawn}
     assert numbers == {(a, b) for group in ((0, 2), (3, 4)) for a in group for b in group}
     for pair in drawn:
-        np.testing.assert_array_equal(pair.template.sequence.frame(pair.template.index), picture(pair.template_box[0]))
+        np.testing.assert_array_equal(
+            pair.template.sequence.frame(pair.template.index), draw_image(pair.template_box[0])
+        )
 
 
 def test_pairs_keep_to_the_gap():

@@ -13,9 +13,9 @@ from test_dataset import FEATURES, rows
 
 from modeling_pjvlt.cli.convert import main as convert_main
 from modeling_pjvlt.cli.evaluate import main
+from modeling_pjvlt.data.benchmarks import BENCHMARK_PROTOCOLS, PROTOCOL_SCORES, SCORES
 from modeling_pjvlt.data.dataset import TrackingDataset
 from modeling_pjvlt.evaluation.protocols import PROTOCOLS, score_benchmark
-from modeling_pjvlt.hub.benchmarks import BENCHMARK_PROTOCOLS, PROTOCOL_SCORES, SCORES
 from modeling_pjvlt.hub.dataset_publishing import push_dataset
 from modeling_pjvlt.hub.eval_results import eval_results
 from modeling_pjvlt.hub.publishing import PublishingError, push_checkpoint, push_results

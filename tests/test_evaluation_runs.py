@@ -25,14 +25,14 @@ from modeling_pjvlt.evaluation.protocols import PROTOCOLS
 from modeling_pjvlt.evaluation.result_files import SUBMISSIONS, check_names, file_stem, read_results, write_submission
 from modeling_pjvlt.evaluation.runner import Evaluation, ground_truth, shares
 from modeling_pjvlt.evaluation.sequences import TEXTS, load_sequences, sentences
-from modeling_pjvlt.training.run_folders import checkpoint_name, find_checkpoint
+from modeling_pjvlt.run_folders import checkpoint_name, find_checkpoint
 
 LENGTHS = {"cat": 5, "dog & <cat>": 3, "a, b": 8}
 
 
 @pytest.fixture
 def clips(tmp_path):
-    """A folder of sequences as pictures; the second one is absent in its last frame."""
+    """A folder of sequences as images; the second one is absent in its last frame."""
     root = tmp_path / "clips"
     for seed, (name, length) in enumerate(LENGTHS.items()):
         clip, folder = ProceduralClip(seed, length, size=(60, 80)), root / name
@@ -357,7 +357,7 @@ def test_checkpoints_are_found_and_named(checkpoint, tmp_path, monkeypatch):
 
 
 def test_broken_frame_is_named_and_the_others_are_kept(command, clips, tmp_path, capsys):
-    (clips / "cat" / "img" / "0003.png").write_bytes(b"no picture")
+    (clips / "cat" / "img" / "0003.png").write_bytes(b"no image")
     assert main(command) == 2
     assert "Sequence 'cat', frame 3" in capsys.readouterr().err
     assert "a, b.txt" in raw(tmp_path / "out")  # the longest is tracked first

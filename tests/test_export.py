@@ -21,8 +21,8 @@ from modeling_pjvlt.cli.export import main
 from modeling_pjvlt.cli.track import main as track
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
-from modeling_pjvlt.image_processing_pjvlt import crop_image, to_rgb
-from modeling_pjvlt.onnx.tracker import OnnxModel, OnnxTracker, crop_array, decode_maps, hann_array
+from modeling_pjvlt.onnx.tracker import OnnxModel, OnnxTracker, decode_maps, hann_array
+from modeling_pjvlt.session_pjvlt import Search
 
 for needed in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(needed, reason=f"exports need {needed}: pip install 'pjvlt[export]'")
@@ -42,8 +42,8 @@ VARIANTS = [
 def checkpoint(tiny_processor, tmp_path_factory):
     """A folder with a literal model in which nothing is neutral."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    stirred_model(**SHALLOW, window_weight=0.5, size_smoothing=0.25).save_pretrained(folder)
-    tiny_processor.save_pretrained(folder)
+    stirred_model(**SHALLOW).save_pretrained(folder)
+    PJVLTProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, 0.5, 0.25).save_pretrained(folder)
     return folder
 
 
@@ -79,11 +79,27 @@ def test_a_tracker_without_torch_finds_the_boxes_of_a_session(checkpoint, export
     np.testing.assert_allclose(run_both(OnnxTracker(exported), clip), expected, atol=0.1)
 
 
+def test_hidden_templates_and_regions_of_the_whole_frame_are_those_of_a_session(checkpoint, exported, clip):
+    model, processor = PJVLTModel.from_pretrained(checkpoint), PJVLTProcessor.from_pretrained(checkpoint)
+    found = []
+    for tracker in (TrackingSession(model, processor), OnnxTracker(exported)):
+        tracker.add_target(clip.frame(0), clip.boxes[0], clip.text, hide_template=True)
+        tracker.add_target(clip.frame(0), clip.boxes[0], "it")
+        image, size = tracker._read(clip.frame(1))
+        searches = [
+            Search(row, tuple(clip.boxes[0]), growth) for row, growth in ((0, 1.0), (1, 1.0), (1, 1.5), (0, 2.0))
+        ]
+        boxes, scores = tracker._locate(image, size, searches)
+        found.append((np.array(boxes), np.array(scores)))
+    np.testing.assert_allclose(found[1][0], found[0][0], atol=0.1)
+    np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-3)
+
+
 def test_a_sentence_in_a_list_is_refused(exported, clip):
     tracker = OnnxTracker(exported)
     for give in (
         lambda: tracker.add_target(clip.frame(0), clip.boxes[0], ["a dog"]),
-        lambda: tracker._sentence(["a dog"]),
+        lambda: tracker._read_text(["a dog"]),
     ):
         with pytest.raises(ValueError, match="one sentence, a string"):
             give()
@@ -233,16 +249,6 @@ def test_a_folder_without_an_export_is_said(tmp_path):
         OnnxTracker(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "crop", [(10.3, 20.7, 0.4), (-50.5, -20.25, 0.9), (100.2, 50.1, 3.7), (5000.0, 0.0, 1.0), (-3.5, -1.5, 0.05)]
-)
-def test_crops_are_those_of_the_image_processor(crop, clip):
-    frame = clip.frame(0)
-    for size in (40, 37):  # one of them no multiple of the bands that are filtered at once
-        expected = crop_image(to_rgb(frame), *crop, size).numpy()
-        np.testing.assert_allclose(crop_array(frame, *crop, size), expected, atol=1e-3)
-
-
 def test_boxes_and_window_are_those_of_torch():
     generator = torch.Generator().manual_seed(0)
     maps = [torch.rand(5, channels, 7, 7, generator=generator) for channels in (1, 2, 2)]
@@ -259,7 +265,7 @@ def test_tokens_are_those_of_the_processor(text, exported, checkpoint):
     processor = PJVLTProcessor.from_pretrained(checkpoint)
     expected = processor(text=[text])
     model = OnnxModel(exported)
-    found = model.tokenize([OnnxTracker(model)._sentence(text)])
+    found = model.tokenize([OnnxTracker(model)._read_text(text)["text"]])
     for name in ("input_ids", "attention_mask"):
         np.testing.assert_array_equal(found[name], expected[name])
 

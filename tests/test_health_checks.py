@@ -59,7 +59,7 @@ def test_health_is_written_from_step_0_before_clipping_and_goes_on_when_resumed(
 def test_tokens_that_are_alike_at_the_start_are_warned_of(recipe, caplog, monkeypatch):
     monkeypatch.setattr("modeling_pjvlt.training.health_checks.ALIKE", -1.0)
     assert main(["--config", str(recipe), "--max_train_steps", "1"]) == 0
-    assert "The search tokens are nearly alike at the start (mean cosine" in caplog.text
+    assert "The search tokens are nearly equal at the start (mean cosine" in caplog.text
 
 
 def test_literal_equations_flatten_the_tokens_of_twelve_layers_and_a_residual_does_not(tiny_model, tiny_inputs):

@@ -169,7 +169,7 @@ BROKEN = {
     "no tokenizer": (remove("tokenizer_config.json"), FileNotFoundError, r"no tokenizer_config\.json"),
     "no weights": (remove("model.safetensors"), FileNotFoundError, r"no model\.safetensors"),
     "pickled weights": (pickle_only, FileNotFoundError, r"no model\.safetensors"),
-    "half a file": (truncate, ValueError, "not a whole safetensors file"),
+    "half a file": (truncate, ValueError, "not a complete safetensors file"),
     "another model": (lambda f: edit_json(f / "config.json", model_type="bert"), ValueError, "'bert'"),
     "other sizes": (
         lambda f: edit_json(f / "config.json", intermediate_size=80),
@@ -180,7 +180,10 @@ BROKEN = {
     "other crops": (
         lambda f: edit_json(
             f / "processor_config.json",
-            image_processor={**json.loads((f / "processor_config.json").read_text())["image_processor"], "search_size": 64},
+            image_processor={
+                **json.loads((f / "processor_config.json").read_text())["image_processor"],
+                "search_size": 64,
+            },
         ),
         ValueError,
         "search_size is 64",
@@ -189,7 +192,9 @@ BROKEN = {
     "a lost shard": (
         lambda f: (
             remove("model.safetensors")(f),
-            (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'),
+            (f / "model.safetensors.index.json").write_text(
+                '{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'
+            ),
         ),
         FileNotFoundError,
         r"no model-00001-of-00001\.safetensors",

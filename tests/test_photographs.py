@@ -35,22 +35,22 @@ from contact_sheet import main as contact_sheet
 
 WIDTH, HEIGHT = 160, 120
 GREY = Image.new("RGB", (90, 70), (60, 60, 60))
-OBJECT = (60, 40, 40, 30)  # x, y, w, h of the red rectangle in every picture
+OBJECT = (60, 40, 40, 30)  # x, y, w, h of the red rectangle in every image
 
 
 def draw_photograph(seed):
     """Dull blocks of colour, and a red rectangle."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(30, 110, (HEIGHT // 10, WIDTH // 10, 3)).astype(np.uint8)
-    picture = Image.fromarray(blocks).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)
+    image = Image.fromarray(blocks).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)
     x, y, w, h = OBJECT
-    ImageDraw.Draw(picture).rectangle((x, y, x + w - 1, y + h - 1), fill=(230, 20, 20))
-    return picture
+    ImageDraw.Draw(image).rectangle((x, y, x + w - 1, y + h - 1), fill=(230, 20, 20))
+    return image
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three pictures: one with a box, one with a polygon and a box that it replaces, one with regions."""
+    """Three images: one with a box, one with a polygon and a box that it replaces, one with regions."""
     root = tmp_path_factory.mktemp("photographs")
     for name in ("images/train", "labels/train", "polygons/train", "segments/train"):
         (root / name).mkdir(parents=True)
@@ -83,7 +83,7 @@ def test_objects_come_from_boxes_polygons_and_regions(photographs):
     assert photographs.objects(2)[0].name == ""
 
 
-def test_any_folder_of_pictures_will_do(tmp_path):
+def test_any_folder_of_images_will_do(tmp_path):
     draw_photograph(0).save(tmp_path / "plain.jpg")
     (tmp_path / "classes.tsv").write_text("plain.jpg\ttench\n")
     photographs = PhotographFolder([tmp_path])
@@ -92,11 +92,11 @@ def test_any_folder_of_pictures_will_do(tmp_path):
     assert clip.frame(1).shape == (*clip.size, 3)
 
 
-def test_large_pictures_are_shrunk_and_few_are_kept(tmp_path):
+def test_large_images_are_shrunk_and_few_are_kept(tmp_path):
     for number in range(3):
         Image.new("RGB", (1000, 600), (number, 0, 0)).save(tmp_path / f"{number}.png")
     photographs = PhotographFolder([tmp_path], cache_bytes=480 * 288 * 4)
-    assert [photographs.picture(i).size for i in (0, 1, 2, 0)] == [(480, 288)] * 4
+    assert [photographs.image(i).size for i in (0, 1, 2, 0)] == [(480, 288)] * 4
     assert list(photographs._cache) == [0]
 
 
@@ -113,22 +113,22 @@ def test_labels_lie_on_the_upright_photograph(tmp_path, suffix, exif):
     folder = PhotographFolder([tmp_path])
     (target,) = folder.objects(0)
     x, y, w, h = target.box.round().astype(int)
-    pixels = np.asarray(folder.picture(0))
+    pixels = np.asarray(folder.image(0))
     assert pixels.shape == (200, 100, 3) and pixels[y + 2 : y + h - 2, x + 2 : x + w - 2].min() > 230
     assert pixels[y + h + 3 :].max() < 25
 
 
 def test_16_bit_photograph_keeps_its_brightness(tmp_path):
     Image.fromarray(np.full((40, 50), 70 * 257, np.uint16)).save(tmp_path / "thermal.png")
-    assert np.unique(PhotographFolder([tmp_path]).picture(0)).tolist() == [70]
+    assert np.unique(PhotographFolder([tmp_path]).image(0)).tolist() == [70]
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("images/x.png", b"no picture", "x.png cannot be read"),
-        ("labels/x.txt", b"1 0.5 0.5 0.1\n", "labels/x.txt has a line that is no label"),
-        ("polygons/x.txt", b"1 0.5 0.5 0.1\n", "polygons/x.txt has a line that is no polygon"),
+        ("images/x.png", b"no image", "x.png cannot be read"),
+        ("labels/x.txt", b"1 0.5 0.5 0.1\n", "labels/x.txt has a line that is not a label"),
+        ("polygons/x.txt", b"1 0.5 0.5 0.1\n", "polygons/x.txt has a line that is not a polygon"),
     ],
 )
 def test_bad_files_are_named(tmp_path, file, content, message):
@@ -137,56 +137,56 @@ def test_bad_files_are_named(tmp_path, file, content, message):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        PhotographFolder([tmp_path]).picture(0)
+        PhotographFolder([tmp_path]).image(0)
 
 
-def test_folders_without_pictures_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no picture"):
+def test_folders_without_images_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no image"):
         PhotographFolder([tmp_path])
     with pytest.raises(FileNotFoundError, match="is not there"):
         PhotographFolder([tmp_path / "missing"])
 
 
-def test_warp_shows_the_picture_where_the_matrix_puts_it():
-    picture = draw_photograph(0)
-    same = warp(picture, np.eye(3), (0, 0, WIDTH, HEIGHT))
-    np.testing.assert_array_equal(np.asarray(same), np.asarray(picture))
-    shifted = warp(picture, np.array([[1, 0, 10], [0, 1, -5], [0, 0, 1.0]]), (30, 10, 90, 70))
-    np.testing.assert_array_equal(np.asarray(shifted), np.asarray(picture)[15:75, 20:80])
-    quarter = np.asarray(warp(picture, np.diag([0.25, 0.25, 1]), (0, 0, 40, 30)), np.float32)
-    wanted = np.asarray(picture.reduce(4), np.float32)
+def test_warp_shows_the_image_where_the_matrix_puts_it():
+    image = draw_photograph(0)
+    same = warp(image, np.eye(3), (0, 0, WIDTH, HEIGHT))
+    np.testing.assert_array_equal(np.asarray(same), np.asarray(image))
+    shifted = warp(image, np.array([[1, 0, 10], [0, 1, -5], [0, 0, 1.0]]), (30, 10, 90, 70))
+    np.testing.assert_array_equal(np.asarray(shifted), np.asarray(image)[15:75, 20:80])
+    quarter = np.asarray(warp(image, np.diag([0.25, 0.25, 1]), (0, 0, 40, 30)), np.float32)
+    wanted = np.asarray(image.reduce(4), np.float32)
     assert np.abs(quarter - wanted)[1:-1, 1:-1].max() <= 1
 
 
-def test_a_picture_goes_on_as_another_one():
-    picture = draw_photograph(0)
-    wide = np.asarray(surrounded(picture, GREY, (30, 20)))
+def test_an_image_goes_on_as_another_one():
+    image = draw_photograph(0)
+    wide = np.asarray(surrounded(image, GREY, (30, 20)))
     assert wide.shape == (HEIGHT + 40, WIDTH + 60, 3)
     np.testing.assert_array_equal(
-        wide[40:HEIGHT, 50 : WIDTH + 10], np.asarray(picture)[20 : HEIGHT - 20, 20 : WIDTH - 20]
+        wide[40:HEIGHT, 50 : WIDTH + 10], np.asarray(image)[20 : HEIGHT - 20, 20 : WIDTH - 20]
     )
     for border in (wide[:20], wide[-20:], wide[:, :30], wide[:, -30:]):
         assert (border == 60).all()
     np.testing.assert_array_equal(
-        np.asarray(surrounded(picture, GREY, (0, 0)))[20:-20, 20:-20], np.asarray(picture)[20:-20, 20:-20]
+        np.asarray(surrounded(image, GREY, (0, 0)))[20:-20, 20:-20], np.asarray(image)[20:-20, 20:-20]
     )
 
 
 def test_most_large_targets_stand_in_a_whole_frame(photographs):
     clips = [PhotographClip(photographs, seed, kind="camera", times=(0, 9)) for seed in range(60)]
-    whole = [clip for clip in clips if clip._background.size != clip.photographs.picture(clip._number).size]
+    whole = [clip for clip in clips if clip._background.size != clip.photographs.image(clip._number).size]
     assert 0.6 <= len(whole) / len(clips) <= 0.9
 
 
 @given(st.integers(0, 10_000), st.sampled_from(KINDS))
 @example(675, "pasted")  # its lowest corner lies beside the frame
 def test_boxes_hold_the_target_and_nothing_else(seed, kind):
-    """At difficulty 0, without rivals, the target is the only red thing in the clip."""
+    """At difficulty 0, without distractors, the target is the only red thing in the clip."""
     red = PhotographFolder.__new__(PhotographFolder)
-    red.picture = lambda index: draw_photograph(index)
+    red.image = lambda index: draw_photograph(index)
     red.draw_region = lambda rng, index: Target(rectangle(OBJECT))
     red.labelled, red.photographs = [], [None]
-    with patch.object(photograph_clips, "surrounded", lambda picture, _, margin: surrounded(picture, GREY, margin)):
+    with patch.object(photograph_clips, "surrounded", lambda image, _, margin: surrounded(image, GREY, margin)):
         clip = PhotographClip(red, seed, num_frames=40, kind=kind, difficulty=0.0)
     clip._layers = [layer for layer in clip._layers if layer.target.box.tolist() == list(OBJECT)][-1:]
     if kind == "pasted":  # over a background that is not red
@@ -275,12 +275,12 @@ def test_another_target_of_a_clip_is_in_the_open(photographs):
 
 
 def test_another_target_lies_where_its_pixels_are(tmp_path):
-    for number in range(2):  # a picture of two objects, with a box for each
-        picture = draw_photograph(number)
-        ImageDraw.Draw(picture).rectangle((110, 80, 139, 109), fill=(30, 60, 250))
+    for number in range(2):  # an image of two objects, with a box for each
+        image = draw_photograph(number)
+        ImageDraw.Draw(image).rectangle((110, 80, 139, 109), fill=(30, 60, 250))
         (tmp_path / "images").mkdir(exist_ok=True)
         (tmp_path / "labels").mkdir(exist_ok=True)
-        picture.save(tmp_path / f"images/{number}.png")
+        image.save(tmp_path / f"images/{number}.png")
         lines = [f"0 {80 / WIDTH} {55 / HEIGHT} {40 / WIDTH} {30 / HEIGHT}"]
         lines += [f"1 {125 / WIDTH} {95 / HEIGHT} {30 / WIDTH} {30 / HEIGHT}"]
         (tmp_path / f"labels/{number}.txt").write_text("\n".join(lines))
@@ -294,10 +294,10 @@ def test_another_target_lies_where_its_pixels_are(tmp_path):
         x, y, w, h = boxes[0]
         red, _, blue = clip.frame(0)[int(y + h / 2), int(x + w / 2)].astype(int)
         right.append((blue > red) if "ball" in text else (red > blue))
-    assert len(right) >= 10 and np.mean(right) > 0.8  # some clips are grey, and a rival may lie over the middle
+    assert len(right) >= 10 and np.mean(right) > 0.8  # some clips are grey, and a distractor may lie over the middle
 
 
-def test_twins_are_two_targets_of_the_same_pictures_or_one_both_ways(photographs, monkeypatch):
+def test_twins_are_two_targets_of_the_same_images_or_one_both_ways(photographs, monkeypatch):
     pairs = PhotographPairs(photographs, wrong_text_share=0.0, no_text_share=0.0)
     one, two = pairs.draw_twins(np.random.default_rng(0))
     assert one.template is two.template and one.search is two.search
@@ -337,7 +337,13 @@ def test_contact_sheet_shows_pairs(folder, tmp_path, capsys):
     contact_sheet(["--photographs", str(folder), "--output_file", str(sheet), "--rows", "2", "--columns", "3"])
     picture = np.asarray(Image.open(sheet))
     assert picture.shape[0] > 2 * 512 and picture.shape[1] > 3 * 768
-    assert "6 pairs of photographs" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "6 pairs of photographs" in output
+    assert "up to 10% of the generated pairs have a sentence about something else" in output
+    bare = tmp_path / "bare.png"
+    honest = ["--wrong_text_share", "0", "--no_text_share", "0"]
+    contact_sheet(["--photographs", str(folder), "--output_file", str(bare), "--rows", "1", "--columns", "1", *honest])
+    assert Image.open(bare).height == 512 and "On purpose" not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         contact_sheet(["--photographs", str(tmp_path / "none"), "--output_file", str(sheet), "--rows", "0"])
 

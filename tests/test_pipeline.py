@@ -47,7 +47,7 @@ def test_list_of_frames_is_one_video(tracker, frames):
     results = tracker(frames, box=BOX, text="white dog", progress=False)
     assert [r["frame"] for r in results] == [0, 1, 2, 3]
     box = {"xmin": 20.0, "ymin": 12.0, "xmax": 30.0, "ymax": 26.0}
-    assert results[0] == {"frame": 0, "box": box, "score": 1.0, "time": 0.0}
+    assert results[0] == {"frame": 0, "box": box, "score": 1.0, "time": 0.0, "lost": False, "redetected": False}
     assert [r["time"] for r in results] == pytest.approx([0, 1 / 30, 2 / 30, 3 / 30])
     for result in results[1:]:
         box = result["box"]
@@ -160,7 +160,8 @@ def test_checkpoint_whose_sizes_do_not_fit_its_config_is_one_clear_error(tiny_mo
 
 @pytest.mark.slow
 def test_importing_the_package_is_enough_to_register_the_task(checkpoint):
-    code = f"import modeling_pjvlt; from transformers import pipeline; print(type(pipeline({TASK!r}, model={checkpoint!r}, device='cpu')).__name__)"
+    code = "import modeling_pjvlt; from transformers import pipeline; "
+    code += f"print(type(pipeline({TASK!r}, model={checkpoint!r}, device='cpu')).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "TrackingPipeline"
 
@@ -277,3 +278,76 @@ def test_part_of_the_results_is_results_of_the_same_video(tracker, frames, tmp_p
 
 def test_pipeline_says_what_it_is(tracker, checkpoint):
     assert repr(tracker) == f"TrackingPipeline({checkpoint}, cpu)"
+
+
+OTHER = [40, 20, 16, 12]
+
+
+def test_several_targets_come_back_by_their_ids_each_as_if_it_were_alone(tracker, frames):
+    alone = [tracker(frames, box=b, text=t, progress=False) for b, t in ((BOX, "white dog"), (OTHER, "a ball"))]
+    together = tracker(frames, boxes=[BOX, OTHER], texts=["white dog", "a ball"], progress=False)
+    named = tracker(frames, boxes={"dog": BOX, "b": OTHER}, texts={"b": "a ball", "dog": "white dog"}, progress=False)
+    assert list(together) == ["0", "1"] and list(named) == ["dog", "b"]
+    assert [r.text for r in together.values()] == ["white dog", "a ball"]
+    for expected, *found in zip(alone, together.values(), named.values(), strict=True):
+        for results in found:
+            assert [r["frame"] for r in results] == [0, 1, 2, 3]
+            for one, other in zip(expected, results, strict=True):
+                assert list(other["box"].values()) == pytest.approx(list(one["box"].values()), abs=0.02)
+    live = list(tracker.stream(frames, boxes={"dog": BOX, "b": OTHER}, texts="it"))
+    assert [list(found) for found in live] == [["dog", "b"]] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"boxes": [BOX], "box": BOX}, "either `box` and `text`, of one target, or `boxes` and `texts`"),
+        ({"boxes": [BOX, BOX], "texts": ["a"]}, "`texts` has 1 items, but there are 2 boxes"),
+        ({"boxes": {"a": BOX}, "texts": {"b": "x"}}, "`texts` names 'b', but the targets are 'a'"),
+        ({"boxes": [], "texts": []}, "no target"),
+        ({"box": BOX, "frame": [1]}, "`frame` is a number"),
+        ({"box": BOX, "frame": -1}, "counted from 0"),
+        ({"box": BOX, "frame": 9}, "ends at frame 3, before frame 9"),
+        ({"box": BOX, "frame": 9, "direction": "backward"}, "ends at frame 3, before frame 9"),
+        ({"box": BOX, "direction": "up"}, "`direction` must be one of forward, backward, both"),
+        ({"box": BOX, "redetect": "yes"}, "`redetect` must be one of None, 'local', 'frame'"),
+    ],
+)
+def test_targets_that_cannot_be_meant_are_refused(tracker, frames, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tracker(frames, text=None if "boxes" in arguments else "dog", progress=False, **arguments)
+
+
+def test_a_box_in_the_middle_is_the_start_of_a_shorter_video(tracker, frames):
+    later = tracker(frames, box=BOX, text="dog", frame=2, raw=True, progress=False)
+    cut = tracker(frames[2:], box=BOX, text="dog", raw=True, progress=False)
+    assert [r["frame"] for r in later] == [2, 3]
+    assert [r["box"] for r in later] == [r["box"] for r in cut]
+    assert [r["score"] for r in later] == [r["score"] for r in cut]
+
+
+def test_backward_equals_the_reversed_video_and_both_is_one_and_the_other(tracker, frames):
+    backward = tracker(frames, box=BOX, text="dog", frame=2, direction="backward", raw=True, progress=False)
+    turned = tracker(frames[2::-1], box=BOX, text="dog", raw=True, progress=False)
+    assert [r["frame"] for r in backward] == [0, 1, 2]
+    assert [r["box"] for r in backward] == [r["box"] for r in turned][::-1]
+    both = tracker(frames, box=BOX, text="dog", frame=2, direction="both", raw=True, progress=False)
+    forward = tracker(frames, box=BOX, text="dog", frame=2, raw=True, progress=False)
+    assert both == [*backward, *forward[1:]]
+
+
+def test_targets_given_in_different_frames_join_both_ways(tracker, frames):
+    targets = {"boxes": {"a": BOX, "b": OTHER}, "texts": "it", "frame": {"a": 1, "b": 3}, "progress": False}
+    assert {i: [r["frame"] for r in found] for i, found in tracker(frames, **targets).items()} == {
+        "a": [1, 2, 3], "b": [3],
+    }  # fmt: skip
+    for direction in ("both", "backward"):
+        found = tracker(frames, direction=direction, **targets)
+        last = 3 if direction == "both" else 1
+        assert [r["frame"] for r in found["a"]] == list(range(last + 1))
+        assert [r["frame"] for r in found["b"]] == [0, 1, 2, 3]
+
+
+def test_frames_that_come_once_cannot_be_tracked_backward(tracker, frames):
+    with pytest.raises(ValueError, match="read again"):
+        tracker((frame for frame in frames), box=BOX, text="dog", frame=1, direction="both", progress=False)

@@ -130,7 +130,7 @@ def test_describe_refuses_a_double():
         describe(np.random.default_rng(0), look, [look])
 
 
-def test_rivals_differ_in_what_the_first_frame_does_not_show():
+def test_distractors_differ_in_what_the_first_frame_does_not_show():
     for variant, allowed in (("grey", {"colour"}), ("blurred", {"pattern", "form"}), ("hidden", set(Look._fields))):
         for clip in clips_of(variant, 25, num_frames=1):
             target = clip.looks[0]

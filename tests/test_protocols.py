@@ -197,7 +197,7 @@ def close(number):
     [("otb", 3 / 4), ("lasot", 2 / 4), ("tnl2k", 2 / 4), ("pytracking", 2 / 3), ("pytracking_lasot", 2 / 4)],
 )
 def test_absent_frames_are_not_overlapped_but_stay_in_the_denominator_of_some(protocol, share):
-    """Four frames, the third one absent, the last one lost; otb knows no absence."""
+    """Four frames, the third one absent, the last one lost; otb ignores absence."""
     scores = score(protocol, [BOX, BOX, BOX, FAR], [BOX] * 4, absent=[0, 0, 1, 0])
     assert scores["auc"] == close(EXACT * share)
     for metric in ("precision", "op50", "op75"):
@@ -310,7 +310,7 @@ def test_too_many_boxes_are_refused_by_got10k():
     ("protocol", "mean"), [("otb", 1), ("lasot", 1), ("tnl2k", 1), ("pytracking", None), ("pytracking_lasot", 1 / 2)]
 )
 def test_a_sequence_that_is_zero_everywhere_leaves_the_mean_in_matlab(protocol, mean):
-    """`gone` is absent throughout; for otb, which knows no absence, it touches the border throughout."""
+    """`gone` is absent throughout; for otb, which ignores absence, it touches the border throughout."""
     otb = protocol == "otb"
     truth = {"seen": [BOX] * 2, "gone": [(0, 10, 20, 10) if otb else BOX] * 2}
     flags = {} if otb else {"absent": {"seen": [0, 0], "gone": [1, 1]}}
@@ -425,7 +425,7 @@ def test_flags_that_are_needed_are_named(protocol, flag):
 )
 def test_flags_that_are_not_known_are_refused(protocol, flag):
     given = {"frame_sizes": {"one": (9, 9)}} if protocol == "got10k" else {}
-    with pytest.raises(ValueError, match=f"{protocol}.*knows no `{flag}`"):
+    with pytest.raises(ValueError, match=f"{protocol}.*does not use `{flag}`"):
         score_benchmark({"one": [BOX]}, {"one": [BOX]}, protocol=protocol, **given, **{flag: {"one": [0]}})
 
 

@@ -19,7 +19,7 @@ CROPPER = PairCropper(PJVLTImageProcessor(template_size=32, search_size=64))
 
 
 def same_sequence(a, b) -> bool:
-    """Whether two sequences are equal in everything, pictures included."""
+    """Whether two sequences are equal in everything, images included."""
     same = (a.name, a.text) == (b.name, b.text) and np.array_equal(a.boxes, b.boxes)
     same = same and np.array_equal(a.visible, b.visible)
     return same and all(np.array_equal(a.frame(i), b.frame(i)) for i in range(len(a)))
@@ -68,7 +68,7 @@ def test_broken_upload_can_be_repeated(hub, isolated_cache):
     )
 
 
-def test_own_folder_of_pictures_is_published_with_a_card(hub, isolated_cache):
+def test_own_folder_of_images_is_published_with_a_card(hub, isolated_cache):
     from test_dataset import FEATURES, rows
 
     from modeling_pjvlt.data.dataset import TrackingDataset

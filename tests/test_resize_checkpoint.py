@@ -65,12 +65,12 @@ def test_the_same_sizes_change_nothing():
 
 
 def test_the_folder_holds_a_whole_checkpoint(tiny_processor, tmp_path, capsys):
-    build_tiny_model(window_weight=0.5, stem_channels=(8,)).save_pretrained(tmp_path / "old")
+    build_tiny_model(stem_channels=(8,)).save_pretrained(tmp_path / "old")
     tiny_processor.save_pretrained(tmp_path / "old")
     main([str(tmp_path / "old"), "--search_size", "48", "--output_dir", str(tmp_path / "new")])
     assert "40 visual tokens instead of 20" in capsys.readouterr().out
     model, processor = PJVLTModel.from_pretrained(tmp_path / "new"), PJVLTProcessor.from_pretrained(tmp_path / "new")
-    assert (model.config.search_size, model.config.template_size, model.config.window_weight) == (48, 16, 0.5)
+    assert (model.config.search_size, model.config.template_size) == (48, 16)
     assert processor.image_processor.search_size == 48
     assert model(**build_tiny_inputs(model.config)).score_map.shape == (2, 1, 6, 6)
 

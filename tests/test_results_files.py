@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from modeling_pjvlt import TrackingPipeline, TrackingResults
+from modeling_pjvlt import TargetsResults, TrackingPipeline, TrackingResults
 from modeling_pjvlt.data.converters.sources import read_boxes
 from modeling_pjvlt.results_pjvlt import make_result, pick_format, xywh
 from modeling_pjvlt.video_pjvlt import read_frames
@@ -21,6 +21,8 @@ from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
 BOXES = np.array([[10.0, 12.0, 20.0, 16.0], [11.5, 12.25, 20.125, 16.0], [-3.0, 0.0, 1e3, 7.0625]])
 SCORES = [1.0, 0.5, 0.1234]
+COLUMNS = ["frame", "x", "y", "w", "h", "score", "time", "lost", "redetected"]
+FOUND = {"lost": False, "redetected": False}
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def many(count):
 
 def test_it_is_the_list_it_holds(results):
     assert isinstance(results, list) and results == list(results) and len(results) == 3
-    assert results[0] == {"frame": 0, "box": {"xmin": 10, "ymin": 12, "xmax": 30, "ymax": 28}, "score": 1.0}
+    assert results[0] == {"frame": 0, "box": {"xmin": 10, "ymin": 12, "xmax": 30, "ymax": 28}, "score": 1.0} | FOUND
     assert json.loads(json.dumps(results)) == results
     for again in (copy.deepcopy(results), pickle.loads(pickle.dumps(results))):
         assert again == results and (again.fps, again.text, again.source) == (12.5, "größerer Hund", "clip.mp4")
@@ -66,7 +68,7 @@ def test_video_whose_name_is_not_utf8_is_named_in_json(results, tmp_path):
 def test_csv_round_trip(results, tmp_path):
     with results.save(tmp_path / "boxes.CSV").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["frame", "x", "y", "w", "h", "score", "time"]
+    assert list(rows[0]) == COLUMNS
     assert [row["frame"] for row in rows] == ["0", "1", "2"]
     np.testing.assert_allclose([[float(row[k]) for k in "xywh"] for row in rows], BOXES, atol=6e-4)
     assert [float(row["score"]) for row in rows] == SCORES
@@ -89,7 +91,7 @@ def test_mot_counts_frames_from_1(results, tmp_path):
 def test_no_results_are_files_without_rows(tmp_path):
     empty = TrackingResults()
     assert json.loads(empty.save(tmp_path / "a.json").read_text())["frames"] == []
-    assert empty.save(tmp_path / "a.csv").read_text() == "frame,x,y,w,h,score,time\n"
+    assert empty.save(tmp_path / "a.csv").read_text() == ",".join(COLUMNS) + "\n"
     assert empty.save(tmp_path / "a.txt").read_text() == empty.save(tmp_path / "b", "mot").read_text() == ""
 
 
@@ -136,7 +138,7 @@ def test_table_is_short(results):
 def test_data_frame(results, monkeypatch):
     pytest.importorskip("pandas")
     frame = results.to_pandas()
-    assert list(frame.columns) == ["frame", "x", "y", "w", "h", "score", "time"] and len(frame) == 3
+    assert list(frame.columns) == COLUMNS and len(frame) == 3
     np.testing.assert_allclose(frame[["x", "y", "w", "h"]].to_numpy(), BOXES)
     assert len(TrackingResults().to_pandas()) == 0
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -146,9 +148,12 @@ def test_data_frame(results, monkeypatch):
 
 def test_plot_shows_score_and_size_over_time(results, monkeypatch):
     pytest.importorskip("matplotlib")
+    results.lost_score = 0.3
     figure = results.plot()
     score, size = (axes.lines[0].get_xydata() for axes in figure.axes)
-    np.testing.assert_allclose(score, np.stack([np.arange(3) / 12.5, SCORES], axis=1))
+    given = [np.nan, *SCORES[1:]]  # the first box was given: its score says nothing
+    np.testing.assert_allclose(score, np.stack([np.arange(3) / 12.5, given], axis=1))
+    assert SCORES[0] == 1 and list(figure.axes[0].lines[1].get_ydata()) == [0.3, 0.3]
     np.testing.assert_allclose(size[:, 1], np.sqrt(BOXES[:, 2] * BOXES[:, 3]))
     assert figure.axes[1].get_xlabel() == "seconds"
     assert TrackingResults().plot().axes[1].get_xlabel() == "frame"
@@ -223,7 +228,8 @@ def test_times_are_kept_in_every_table_and_set_the_pace_of_the_video(tmp_path):
     told = json.loads(results.save(tmp_path / "a.json").read_text())["frames"]
     assert [(row["frame"], row["time"]) for row in told] == list(zip(numbers, times, strict=True))
     rows = results.save(tmp_path / "a.csv").read_text().splitlines()
-    assert rows[0].endswith(",time") and [float(row.split(",")[-1]) for row in rows[1:]] == times
+    place = COLUMNS.index("time")
+    assert rows[0].split(",") == COLUMNS and [float(row.split(",")[place]) for row in rows[1:]] == times
     shown = list(read_frames(results.save_video(tmp_path / "a.mp4")).timed())
     assert [frame.time for frame in shown] == pytest.approx(times, abs=1e-4)
     pytest.importorskip("pandas")
@@ -273,3 +279,43 @@ def test_results_never_replace_their_video(tmp_path, monkeypatch):
         TrackingResults(results, source="images").save("images/2.png", "csv")
     assert (tmp_path / "clip.mp4").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "images"]
+
+
+@pytest.fixture
+def two():
+    """Two targets of one video: a lost one, and one whose name has a comma and which is given later."""
+    frames = [np.zeros((120, 180, 3), np.uint8)] * 3
+    dog = [make_result(i, [10, 8, 40, 40], 0.5, i / 25, lost=i == 1, redetected=i == 2) for i in range(3)]
+    ball = [make_result(2, [90, 60, 40, 40], 1.0, 2 / 25)]
+    about = {"fps": 25.0, "source": "clip.mp4", "model": "bundled", "frames": frames}
+    return TargetsResults(
+        {"dog": TrackingResults(dog, text="a dog", **about), "ball, red": TrackingResults(ball, text="it", **about)}
+    )
+
+
+def test_several_targets_share_a_file(two, tmp_path):
+    told = json.loads(two.save(tmp_path / "a.json").read_text())
+    assert [(t["id"], t["text"], len(t["frames"])) for t in told["targets"]] == [
+        ("dog", "a dog", 3),
+        ("ball, red", "it", 1),
+    ]
+    assert [frame.get("lost", False) for frame in told["targets"][0]["frames"]] == [False, True, False]
+    assert told["targets"][0]["frames"][2]["redetected"] is True and told["fps"] == 25.0
+    with two.save(tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["id"], r["frame"], r["lost"], r["redetected"]) for r in rows] == [
+        ("dog", "0", "0", "0"), ("dog", "1", "1", "0"), ("dog", "2", "0", "1"), ("ball, red", "2", "0", "0"),
+    ]  # fmt: skip
+    mot = np.loadtxt(two.save(tmp_path / "a.txt", "mot"), delimiter=",")
+    assert mot[:, 0].tolist() == [1, 2, 3, 3] and mot[:, 1].tolist() == [1, 1, 1, 2]
+    with pytest.raises(ValueError, match="txt has room for one target"):
+        two.save(tmp_path / "b.txt")
+    pytest.importorskip("pandas")
+    table = two.to_pandas()
+    assert list(table.columns) == ["id", *COLUMNS] and table["id"].tolist() == ["dog"] * 3 + ["ball, red"]
+
+
+def test_several_targets_are_drawn_in_one_video_in_their_own_colours(two, tmp_path):
+    last = list(read_frames(two.save_video(tmp_path / "a.mp4")))[2].astype(int)
+    dog, ball = last[47, 40], last[99, 120]  # on the lower edges
+    assert dog[0] > dog[2] + 40 and ball[2] > ball[0] + 40

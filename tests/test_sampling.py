@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.data.dataset import TrackingSequence
-from modeling_pjvlt.data.frames import open_picture
+from modeling_pjvlt.data.frames import open_image
 from modeling_pjvlt.data.pairs.cropping import (
     FramePair,
     PairCropper,
@@ -152,7 +152,7 @@ def test_scale_jitter_per_axis_spreads_and_shifts_as_ostracks():
 
 
 def spread_of_middles(draw, centre, jitter: float, target: float) -> None:
-    """The windows' middles lie around `centre`, uniformly in both directions, and one direction does not tell the other."""
+    """The windows' middles lie around `centre`, uniformly in both directions, which are independent."""
     windows = [draw(np.random.default_rng(seed)) for seed in range(600)]
     middles = np.array([[w.left + w.width / 2, w.top + w.height / 2] for w in windows]) - centre
     reach = jitter * target / 2
@@ -215,14 +215,14 @@ def test_words_clips_give_their_first_frame_as_template():
         assert pair.text == clip.text
 
 
-def test_rivals_differ_in_the_attributes_that_are_asked_for():
+def test_distractors_differ_in_the_attributes_that_are_asked_for():
     """One source that wants forms nearly always; clips where the first frame tells are as they come."""
     source = ProceduralPairs(4, words_share=0.5, attribute_weights=[1e-9, 1e-9, 1])
     rng = np.random.default_rng(0)
     clips = [source._draw_clip(rng)[0] for _ in range(40)]
     for clip in clips:
-        target, rival = clip.looks[:2]
-        assert clip.kind == "appearance" or target == rival._replace(form=target.form)
+        target, distractor = clip.looks[:2]
+        assert clip.kind == "appearance" or target == distractor._replace(form=target.form)
     assert {clip.kind for clip in clips} == {"words", "appearance"}
 
 
@@ -233,7 +233,7 @@ def test_attribute_weights_are_three_positive_numbers(weights):
 
 
 @pytest.mark.parametrize("kind", ["words", "appearance"])
-def test_twins_share_their_pictures_and_not_their_target(kind):
+def test_twins_share_their_images_and_not_their_target(kind):
     source = ProceduralPairs(4, words_share=float(kind == "words"), wrong_text_share=0.0, no_text_share=0.0)
     others = 0
     for seed in range(20):
@@ -242,7 +242,7 @@ def test_twins_share_their_pictures_and_not_their_target(kind):
         assert np.array_equal(one.template_box, two.template_box) or kind == "appearance"
         others += not np.array_equal(one.search_box, two.search_box)
         assert (one.text == two.text) == np.array_equal(one.search_box, two.search_box)
-    assert others >= 15  # in the rest the rival is hidden, and both are of the target
+    assert others >= 15  # in the rest the distractor is hidden, and both are of the target
 
 
 def test_samples_of_twins_depend_on_seed_epoch_and_index_alone():
@@ -357,7 +357,7 @@ def test_too_many_bad_pairs_are_an_error_and_not_an_endless_retry():
 
 
 def smooth_frame(height, width, grain=12):
-    """A picture without hard edges, so that filters can be compared."""
+    """An image without hard edges, so that filters can be compared."""
     coarse = np.random.default_rng(0).integers(0, 256, (height // grain, width // grain, 3), np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
 
@@ -371,7 +371,7 @@ class OneJpeg:
         self.encoded = {"bytes": file.getvalue(), "path": None}
 
     def open(self, index):
-        return open_picture(self.encoded)
+        return open_image(self.encoded)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_fast_crop_is_the_exact_one(left, top, side):
 
 @pytest.mark.parametrize("side", [40, 64, 128, 256])
 def test_reduced_jpeg_shows_the_same_crop(side):
-    frame = smooth_frame(245, 331, grain=40)  # natural pictures hold little that is finer than this
+    frame = smooth_frame(245, 331, grain=40)  # natural images hold little that is finer than this
     boxes = np.array([[0, 0, 1, 1]], np.float32)
     sequence = TrackingSequence("one", "", boxes, np.ones(1, bool), OneJpeg(frame))
     window = window_around(30 + side / 2, -20 + side / 2, (side, side), 32)
@@ -404,7 +404,7 @@ def test_the_pixels_of_a_decoded_image_are_those_of_its_array(size):
     assert np.array_equal(_pixels(image)[..., :3], np.array(image))
 
 
-def test_mirrored_sample_is_mirrored_in_picture_box_and_words():
+def test_mirrored_sample_is_mirrored_in_image_box_and_words():
     def sample(probability):
         cropper = PairCropper(IMAGES, flip_probability=probability, brightness_jitter=0.0)
         return TrackingPairs(RedSquareOnTheLeft(), cropper, length=1)[0]

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import pickle
 import re
 import threading
@@ -9,10 +10,12 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from modeling_pjvlt import TrackingSession
+from modeling_pjvlt import PJVLTConfig, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
-from modeling_pjvlt.session_pjvlt import GROWTH, MAX_GROWTH
+from modeling_pjvlt.session_pjvlt import GROWTH, MAX_GROWTH, Search, frame_tiles
 
 CLIP = ProceduralClip(5, 12, size=(90, 120))
 FRAMES = [CLIP.frame(i) for i in range(len(CLIP))]
@@ -35,7 +38,7 @@ class Scripted(TrackingSession):
     def script(self, scores):
         self.scores, self.growths, self.boxes = iter(scores), [], []
 
-    def _locate(self, image, started):
+    def _locate(self, image, size, searches):
         (target,) = self._targets.values()
         self.growths.append(target.growth)
         self.boxes.append(target.box)
@@ -191,7 +194,7 @@ def test_targets_come_and_go_while_the_video_runs(session):
 
 def test_sizes_can_be_smoothed_around_the_same_middle(tiny_model, tiny_processor):
     class Doubling(Scripted):
-        def _locate(self, image, started):
+        def _locate(self, image, size, searches):
             return [(20.0, 30.0, 16.0, 32.0)], [0.9]
 
     session = Doubling(tiny_model(), tiny_processor, size_smoothing=0.5)
@@ -208,13 +211,26 @@ def test_window_counts_as_much_as_it_is_told(session):
     torch.testing.assert_close(half, 0.5 + 0.5 * full)
 
 
-def test_window_weight_and_smoothing_come_with_the_model(tiny_model, tiny_processor):
-    session = TrackingSession(tiny_model(window_weight=0.5, size_smoothing=0.25), tiny_processor)
-    assert (session.window_weight, session.size_smoothing) == (0.5, 0.25)
-    torch.testing.assert_close(session.window, TrackingSession(tiny_model(), tiny_processor, 0.5).window)
-    for bad in ({"window_weight": 1.2}, {"size_smoothing": 1.0}):
+def test_how_answers_are_read_comes_with_the_processor_or_an_older_checkpoints_config(
+    tiny_model, tiny_processor, tmp_path
+):
+    model = tiny_model()
+    processor = PJVLTProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, 0.5, 0.25, 0.1)
+    processor.save_pretrained(tmp_path)
+    for again in (processor, PJVLTProcessor.from_pretrained(tmp_path)):
+        session = TrackingSession(model, again)
+        assert (session.window_weight, session.size_smoothing, session.lost_score) == (0.5, 0.25, 0.1)
+        assert TrackingSession(model, again, size_smoothing=0.0).size_smoothing == 0
+        torch.testing.assert_close(session.window, TrackingSession(model, tiny_processor, 0.5).window)
+    model.config.save_pretrained(tmp_path)
+    old = json.loads((tmp_path / "config.json").read_text()) | {"window_weight": 0.75, "size_smoothing": 0.5}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    model.config = PJVLTConfig.from_pretrained(tmp_path)
+    session = TrackingSession(model, tiny_processor)
+    assert (session.window_weight, session.size_smoothing, session.lost_score) == (0.75, 0.5, 0.2)
+    for bad in ({"window_weight": 1.2}, {"size_smoothing": 1.0}, {"lost_score": 1.5}):
         with pytest.raises(ValueError, match=next(iter(bad))):
-            tiny_model(**bad)
+            PJVLTProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, **bad)
 
 
 @pytest.mark.parametrize("settings", [{"window_weight": 1.5}, {"size_smoothing": 1.0}, {"window_weight": -0.1}])
@@ -267,3 +283,115 @@ def test_box_given_by_its_corners_is_not_taken_for_corners_again(session, caplog
     assert tracker.box_of("a") == (10, 5, 115, 80)
     tracker.add_target(FRAMES[0], {"xmin": 40, "ymin": 5, "xmax": 150, "ymax": 85}, "dog", target_id="b")
     assert "did you mean" not in caplog.text and "leaves the frame" in caplog.text
+
+
+class Seeing(TrackingSession):
+    """Finds the target wherever a search region shows its place, which a test may move; elsewhere it sees nothing."""
+
+    place, score = (80.0, 60.0, 8.0, 8.0), 0.9
+
+    def _locate(self, image, size, searches):
+        self.searched = searches
+        found = [self.shows(search) for search in searches]
+        boxes = [self.place if seen else search.box for seen, search in zip(found, searches, strict=True)]
+        return boxes, [self.score if seen else 0.05 for seen in found]
+
+    def shows(self, search):
+        x, y, w, h = search.box
+        reach = self.search_factor * search.growth * (w * h) ** 0.5 / 2
+        return all(
+            abs(p + s / 2 - q - t / 2) + s / 2 <= reach
+            for p, s, q, t in zip(self.place[:2], self.place[2:], (x, y), (w, h), strict=True)
+        )
+
+
+@pytest.fixture
+def seeing(tiny_model, tiny_processor):
+    """Function: a session whose target is at the upper left and then gone, with these settings."""
+
+    def start(**settings):
+        session = Seeing(tiny_model(), tiny_processor, lost_score=0.3, lost_after=3, **settings)
+        session.add_target(FRAMES[0], [6, 6, 8, 8], "it", target_id="it")
+        return session
+
+    return start
+
+
+def test_a_target_that_comes_back_elsewhere_is_found_in_the_whole_frame_and_not_without(seeing):
+    for redetect in (None, "local"):
+        tracker = seeing(redetect=redetect)
+        steps = [tracker.step(FRAMES[0])[0] for _ in range(60)]
+        assert steps[-1].lost and not any(step.redetected for step in steps)
+        assert all(len(tracker.searched) == 1 for _ in range(3) if tracker.step(FRAMES[0]))
+    tracker = seeing(redetect="frame")
+    steps = [tracker.step(FRAMES[0])[0] for _ in range(60)]
+    (back,) = [number for number, step in enumerate(steps) if step.redetected]
+    assert steps[back].box == Seeing.place and not steps[back].lost and steps[back - 1].lost
+    assert all(step.box == Seeing.place and not step.lost for step in steps[back:])
+    assert len(tracker.searched) == 1  # and the rest of the frame costs nothing any more
+
+
+def test_what_is_seen_elsewhere_only_now_and_then_is_not_believed(seeing):
+    tracker = seeing(redetect="frame")
+    for number in range(80):
+        tracker.place = Seeing.place if number % 3 else (0.0, 200.0, 8.0, 8.0)
+        assert not tracker.step(FRAMES[0])[0].redetected
+        assert len(tracker.searched) <= 2  # at most one more region a frame
+
+
+def test_what_is_no_better_than_the_last_place_or_of_another_size_is_not_believed(seeing):
+    tracker = seeing(redetect="frame")
+    tracker.score = 0.39
+    assert not any(tracker.step(FRAMES[0])[0].redetected for _ in range(60))
+    tracker = seeing(redetect="frame")
+    tracker.place = (60.0, 40.0, 40.0, 30.0)
+    tracker.shows = lambda search: search.box != (6, 6, 8, 8)  # anywhere but where it was
+    assert not any(tracker.step(FRAMES[0])[0].redetected for _ in range(60))
+
+
+@given(
+    st.tuples(st.integers(20, 300), st.integers(20, 300)),
+    st.tuples(*[st.floats(-20, 300)] * 2, *[st.floats(2, 150)] * 2),
+)
+def test_tiles_show_every_place_of_a_frame_whole(size, seen):
+    w, h = seen[2:]
+    tiles = frame_tiles(size, seen, 4.0)
+    side = 4.0 * (w * h) ** 0.5
+    for cx in np.linspace(min(w, size[1]) / 2, size[1] - min(w, size[1]) / 2, 7):
+        for cy in np.linspace(min(h, size[0]) / 2, size[0] - min(h, size[0]) / 2, 7):
+            reach = [
+                max(abs(bx + w / 2 - cx) + min(w, side) / 2, abs(by + h / 2 - cy) + min(h, side) / 2) / growth
+                for (bx, by, _, _), growth in tiles
+            ]
+            assert min(reach) <= side / 2 + 1e-6
+
+
+def test_a_correction_moves_the_target_and_can_renew_its_template(session):
+    tracker = session()
+    tracker.add_target(FRAMES[0], CLIP.boxes[0], CLIP.text, target_id="it")
+    tracker.step(FRAMES[1])
+    template = tracker._known("it").template.clone()
+    tracker.correct("it", FRAMES[1], [30, 20, 12, 10])
+    assert tracker.box_of("it") == (30, 20, 12, 10) and torch.equal(tracker._known("it").template, template)
+    tracker.correct("it", FRAMES[1], [30, 20, 12, 10], new_template=True)
+    expected = session()
+    expected.add_target(FRAMES[1], [30, 20, 12, 10], CLIP.text, target_id="it")
+    assert answers(tracker, FRAMES[2:4]) == answers(expected, FRAMES[2:4])
+    with pytest.raises(KeyError, match="No target 'other'"):
+        tracker.correct("other", FRAMES[1], [30, 20, 12, 10])
+    with pytest.raises(ValueError, match="outside the frame"):
+        tracker.correct("it", FRAMES[1], [500, 20, 12, 10])
+
+
+def test_extra_regions_change_nothing_about_the_targets_themselves(session):
+    """A batch with a region of the whole frame, of the second target, beside those where the targets are."""
+    tracker = session()
+    for number, box in enumerate(([10, 10, 12, 12], [50, 30, 20, 14])):
+        tracker.add_target(FRAMES[0], box, ["a disc", "a much longer sentence about a square"][number])
+    image, size = tracker._read(FRAMES[1])
+    searches = [Search(0, (10, 10, 12, 12)), Search(1, (50, 30, 20, 14))]
+    alone = tracker._locate(image, size, searches)
+    more = tracker._locate(image, size, [*searches, Search(1, (50, 30, 20, 14), 1.5), Search(0, (10, 10, 12, 12))])
+    np.testing.assert_allclose(more[0][:2], alone[0], atol=1e-3)
+    np.testing.assert_allclose(more[1][:2], alone[1], atol=1e-5)
+    np.testing.assert_allclose(more[0][3], alone[0][0], atol=1e-3)

@@ -22,14 +22,14 @@ def test_videos_convert(folder, sequences, frames, isolated_cache):
     if folder == "otb":
         david, football = dataset if dataset[0].name == "David" else reversed(list(dataset))
         assert (len(david), len(football)) == (471, 74)
-        assert report.skipped == [["Football1", "81 pictures, but 74 boxes: the last ones of the longer are left out"]]
+        assert report.skipped == [["Football1", "81 images, but 74 boxes: the last ones of the longer are left out"]]
 
 
 def test_photographs_with_missing_labels_convert(isolated_cache):
     reports = convert("yolo", DATA / "coco256", isolated_cache / "coco", progress=False)
     assert {split: report.sequences for split, report in reports.items()} == {"train": 929, "val": 898}
     reasons = sorted(why for _, why in reports["train"].skipped)
-    assert reasons == ["a picture, but no labels"] * 2 + ["labels, but no picture"] * 2
+    assert reasons == ["an image, but no labels"] * 2 + ["labels, but no image"] * 2
     dataset = load_tracking_dataset(str(isolated_cache / "coco"), split="val")
     sequence = dataset[len(dataset) - 1]
     assert sequence.text.split()[0] == sequence.text.split()[0].lower() and sequence.visible.all()

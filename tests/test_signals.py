@@ -11,9 +11,9 @@ from miniatures import BUILDERS
 
 from modeling_pjvlt.cli import convert as convert_command
 from modeling_pjvlt.cli import evaluate, export
-from modeling_pjvlt.data.converters import convert, shards
-from modeling_pjvlt.data.files import write_beside
+from modeling_pjvlt.data.converters import convert
 from modeling_pjvlt.evaluation.result_files import write_submission
+from modeling_pjvlt.files_pjvlt import write_text
 from modeling_pjvlt.signals import Stopped, exit_code, stopped_by_signals, terminations
 
 NAMES = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -64,7 +64,7 @@ def test_commands_say_that_they_were_stopped(name, tmp_path, monkeypatch, capsys
 
 def test_a_conversion_that_is_stopped_leaves_nothing_half_written(tmp_path, monkeypatch):
     miniature = BUILDERS["lasot"](tmp_path / "raw")
-    monkeypatch.setattr(shards.os, "replace", partial(raise_now, signal.SIGTERM))
+    monkeypatch.setattr(os, "replace", partial(raise_now, signal.SIGTERM))
     with pytest.raises(Stopped), stopped_by_signals():
         convert("lasot", miniature.root, tmp_path / "out", sequences_per_shard=1, progress=False)
     assert not list((tmp_path / "out" / "data").iterdir())
@@ -83,7 +83,7 @@ def test_texts_and_archives_that_are_stopped_leave_nothing_half_written(tmp_path
     boxes, lengths = {"a": np.ones((2, 4))}, {"a": 2}
     monkeypatch.setattr(zipfile.ZipFile, "writestr", partial(raise_now, signal.SIGTERM))
     for write in (
-        lambda: write_beside(tmp_path / "text.json", "{}"),
+        lambda: write_text(tmp_path / "text.json", "{}"),
         lambda: write_submission(tmp_path / "a.zip", "trackingnet", boxes, {}, lengths),
     ):
         with pytest.raises(Stopped), stopped_by_signals():

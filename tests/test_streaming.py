@@ -1,4 +1,4 @@
-"""Streams of training pairs: the same samples whatever reads them, bounded memory, mixtures, broken pictures."""
+"""Streams of training pairs: the same samples whatever reads them, bounded memory, mixtures, broken images."""
 
 import itertools
 import json
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from miniatures import BUILDERS
-from test_dataset import FEATURES, picture
+from test_dataset import FEATURES, draw_image
 from torch.utils.data import DataLoader
 
 from modeling_pjvlt import PJVLTImageProcessor
@@ -33,12 +33,12 @@ def stream(folder):
 
 
 def write(folder, lengths, broken=()):
-    """A dataset of sequences named after their number; pictures in `broken` (sequence, frame) cannot be decoded."""
+    """A dataset of sequences named after their number; images in `broken` (sequence, frame) cannot be decoded."""
     rows = [(number, frame) for number, length in enumerate(lengths) for frame in range(length)]
     table = {
         "sequence": [f"s{number}" for number, _ in rows],
         "frame": [frame for _, frame in rows],
-        "image": [{"bytes": b"no picture", "path": None} if row in broken else picture(row[1] % 9) for row in rows],
+        "image": [{"bytes": b"no image", "path": None} if row in broken else draw_image(row[1] % 9) for row in rows],
         "box": [[float(frame), 1.0, 8.0, 8.0] for _, frame in rows],
         "visible": [True] * len(rows),
         "text": [f"text {number}" for number, _ in rows],
@@ -119,7 +119,7 @@ def test_long_sequences_come_in_pieces(isolated_cache):
     ]  # fmt: skip
     assert [(whole.name, len(whole)) for whole in frames] == [("s0", 23), ("s1", 1), ("s2", 5)]
     _first, second, *_ = frames.pieces(max_frames=10)
-    np.testing.assert_array_equal(second.frame(1), picture(11 % 9))
+    np.testing.assert_array_equal(second.frame(1), draw_image(11 % 9))
     assert second.boxes[1][0] == 11
 
 
@@ -133,12 +133,12 @@ def test_files_come_in_another_order_but_sequences_stay_whole(lasot):
     assert len(set(orders)) > 1 and len(lengths) > 2
 
 
-def test_waiting_pairs_hold_two_pictures_each(isolated_cache):
+def test_waiting_pairs_hold_two_images_each(isolated_cache):
     pairs = StreamedPairs({"a": write(isolated_cache / "a", [30])}, CROPPER, length=4, batch_size=4, buffer_size=4)
     for _, pair in pairs._pairs():
         for frame in (pair.template, pair.search):
             assert len(frame.sequence.frames.rows) == 1
-            np.testing.assert_array_equal(frame.sequence.frame(frame.index), picture(frame.index % 9))
+            np.testing.assert_array_equal(frame.sequence.frame(frame.index), draw_image(frame.index % 9))
 
 
 def test_mixture_of_streams_keeps_to_its_weights(isolated_cache):
@@ -148,14 +148,14 @@ def test_mixture_of_streams_keeps_to_its_weights(isolated_cache):
     assert 15 < texts.count("text 1") < 50  # only b has it: half of a quarter
 
 
-def test_broken_picture_of_a_stream_is_skipped_and_counted(isolated_cache, caplog):
+def test_broken_image_of_a_stream_is_skipped_and_counted(isolated_cache, caplog):
     pairs = StreamedPairs({"a": write(isolated_cache / "a", [40], broken={(0, 7)})}, CROPPER, 60, 4, buffer_size=8)
     assert len(drawn(pairs)) == 60
     assert 0 < pairs.failures.failed["a"] <= 10
     assert any("(a) is skipped: Sequence 's0', frame 7" in record.message for record in caplog.records)
 
 
-def test_stream_of_broken_pictures_is_an_error(isolated_cache):
+def test_stream_of_broken_images_is_an_error(isolated_cache):
     broken = {(0, frame) for frame in range(9)}
     pairs = StreamedPairs({"a": write(isolated_cache / "a", [9], broken)}, CROPPER, 60, 4, buffer_size=8)
     with pytest.raises(ValueError, match=r"samples of a .*could not be read"):
@@ -163,7 +163,7 @@ def test_stream_of_broken_pictures_is_an_error(isolated_cache):
 
 
 def test_stream_names_the_bad_row(isolated_cache):
-    folder = isolated_cache / "pictures" / "train"
+    folder = isolated_cache / "images" / "train"
     folder.mkdir(parents=True)
     from PIL import Image
 
@@ -171,7 +171,7 @@ def test_stream_names_the_bad_row(isolated_cache):
         {"file_name": f"{n}.png", "sequence": "s", "frame": f, "box": [1, 1, 4, 4]} for n, f in enumerate((0, 2, 1))
     ]
     for line in lines:
-        Image.fromarray(picture(1)).save(folder / line["file_name"])
+        Image.fromarray(draw_image(1)).save(folder / line["file_name"])
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ValueError, match="not sorted by frame: sequence 's', frame 1"):
         list(stream(folder.parent))

@@ -169,12 +169,12 @@ def test_training_learns_to_box_a_single_pair(tiny_model, tiny_processor):
     assert losses[-1] < 0.25 * losses[0] and outputs.loss_dict["iou"] > 0.6
 
 
-def test_own_folder_of_pictures_trains(recipe, tmp_path, monkeypatch):
+def test_own_folder_of_images_trains(recipe, tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / "pictures" / "train"
+    folder = tmp_path / "images" / "train"
     folder.mkdir(parents=True)
     lines = ["file_name,sequence,frame,x,y,w,h,text"]
     for number in range(3):

@@ -20,7 +20,7 @@ from modeling_pjvlt.data.synthetic.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.evaluation.tracking import track_sequence, visible_auc
 from modeling_pjvlt.training import failures, trainer
 from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments, share_batch
-from modeling_pjvlt.training.build import BatchesOfRank, build_model
+from modeling_pjvlt.training.build import batches_of_rank, build_model
 from modeling_pjvlt.training.validation import VALIDATION_SEED
 
 ROOT = Path(__file__).parents[1]
@@ -232,7 +232,7 @@ def test_full_disk_costs_no_earlier_checkpoint(recipe, tmp_path, monkeypatch, ca
     monkeypatch.setattr(PJVLTModel, "save_pretrained", full)
     assert start(recipe, tmp_path / "run", "--max_train_steps", "4", "--checkpointing_steps", "1") == 1
     assert "step 2 could not be written" in caplog.text
-    assert "the ones before it are whole" in capsys.readouterr().err
+    assert "the earlier ones are complete" in capsys.readouterr().err
     names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["000001", "000003", "last"]
     PJVLTModel.from_pretrained(tmp_path / "run" / "checkpoints" / "last" / "pretrained_model")
@@ -288,7 +288,7 @@ def test_finished_run_can_be_made_longer_and_follows_the_longer_schedule(recipe,
     longer = ["--max_train_steps", "5", "--resume_from_checkpoint", "last"]
     capsys.readouterr()
     assert start(recipe, tmp_path / "run", *longer) == 0
-    assert "5, 10 samples in all; goes on after step 2" in capsys.readouterr().out
+    assert "5, 10 samples in all; continues after step 2" in capsys.readouterr().out
     lines = log_of(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     cosine = [1e-3 * 0.5 * (1 + np.cos(np.pi * step / 5)) for step in (3, 4, 5)]
@@ -372,10 +372,11 @@ def test_frozen_text_encoder_stays_and_checkpointed_activations_change_nothing(r
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_processes_share_each_batch_in_order(num_processes):
     size = 12 // num_processes
-    parts = [list(BatchesOfRank(60, size, rank, num_processes)) for rank in range(num_processes)]
+    parts = [list(batches_of_rank(60, size, rank, num_processes)) for rank in range(num_processes)]
     batches = [[index for part in parts for index in part[b]] for b in range(5)]
     assert batches == [list(range(12 * b, 12 * b + 12)) for b in range(5)]
-    assert list(BatchesOfRank(60, size, 0, num_processes, first_batch=3)) == parts[0][3:]
+    later = batches_of_rank(60, size, 0, num_processes, first_batch=3)
+    assert list(later) == parts[0][3:] and len(later) == 2
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "scripts" / "recipes").glob("*.yaml"))])

@@ -198,5 +198,5 @@ def test_boxes_as_text_are_refused(clip):
 def test_broken_video_is_named(clip, tmp_path):
     path = tmp_path / "cut.mp4"
     path.write_bytes(clip.read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"Sequence 'clip', frame 0: the picture cannot be decoded"):
+    with pytest.raises(ValueError, match=r"Sequence 'clip', frame 0: the image cannot be decoded"):
         read(path)[0].frame(0)

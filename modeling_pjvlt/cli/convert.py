@@ -3,9 +3,9 @@
 import argparse
 import sys
 
+from ..command_parser import CommandParser, silent_when_piped
 from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
-from .parser import CommandParser, silent_when_piped
 
 BENCHMARKS = {
     "lasot": "CATEGORY/CATEGORY-1/{img, groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt}",
@@ -97,7 +97,8 @@ def _print_reports(reports: dict) -> None:
     for split, report in reports.items():
         if report.without_text == report.sequences > 1:
             print(
-                f"pjvlt-convert: warning: none of the {report.sequences} sequences of {split} has a sentence, so each is "
+                f"pjvlt-convert: warning: none of the {report.sequences} sequences of {split} has a sentence, so each "
+                "is "
                 'called "the target"; give them with --sentences FILE.',
                 file=sys.stderr,
             )

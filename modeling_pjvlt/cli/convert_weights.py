@@ -3,9 +3,9 @@
 import argparse
 import sys
 
+from ..command_parser import CommandParser, silent_when_piped
 from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
-from .parser import CommandParser, silent_when_piped
 
 SOURCES = ("ostrack",)
 

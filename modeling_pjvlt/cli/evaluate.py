@@ -1,4 +1,4 @@
-"""`pjvlt-eval`: one-pass evaluation of a PJVLT on tracking datasets, scored by a benchmark's own rules, with a report."""
+"""`pjvlt-eval`: one-pass evaluation on tracking datasets, scored by a benchmark's own rules, with a report."""
 
 import argparse
 import json
@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from .. import DEFAULT_CHECKPOINT
+from ..command_parser import CommandParser, silent_when_piped
 from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
-from .parser import CommandParser, silent_when_piped
 
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "got10k")
 TEXT_KINDS = ("own", "shuffled", "empty", "class")
@@ -28,13 +28,15 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="pjvlt-eval",
         usage="pjvlt-eval --dataset_name NAME [--model PATH_OR_REPO] [options]",
-        description="Track every sequence of one or several datasets from its first box, score the boxes by the rules\n"
+        description="Track every sequence of one or several datasets from its first box, score the boxes by the "
+        "rules\n"
         "of a benchmark, and write a report (HTML, Markdown, JSON) beside the raw results. Finished sequences are\n"
         "kept: killed and started again, it goes on where it was. With several processes:\n"
         "accelerate launch -m modeling_pjvlt.cli.evaluate …",
         epilog="examples:\n"
         "  pjvlt-eval --dataset_name my-name/lasot --protocol lasot --text own shuffled empty\n"
-        "  pjvlt-eval --dataset_name clips --others CSRT=results/csrt   (clips/NAME/{img, groundtruth.txt, language.txt})\n"
+        "  pjvlt-eval --dataset_name clips --others CSRT=results/csrt   "
+        "(clips/NAME/{img, groundtruth.txt, language.txt})\n"
         "  pjvlt-eval --dataset_name my-name/got10k --protocol got10k --submission got10k",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,8 +83,8 @@ def build_parser() -> CommandParser:
         type=float,
         default=0.0,
         metavar="SCORE",
-        help="track a second time, searching targets again whose score stays below this, and report both where it makes a "
-        "difference; 0.2 is what a session does by default (default: 0, not at all, as in the paper)",
+        help="track a second time, searching targets again whose score stays below this, and report both where it "
+        "makes a difference; 0.2 is what a session does by default (default: 0, not at all, as in the paper)",
     )
     parser.add_argument(
         "--output_dir",
@@ -99,15 +101,15 @@ def build_parser() -> CommandParser:
         nargs="?",
         const="",
         metavar="FILE",
-        help="print what the paper reports for this dataset beside; or the rows of a JSON file, each with tracker, source, "
-        "protocol, scores and perhaps the dataset it is about",
+        help="print what the paper reports for this dataset beside; or the rows of a JSON file, each with tracker, "
+        "source, protocol, scores and perhaps the dataset it is about",
     )
     parser.add_argument("--submission", choices=SERVERS, help="also write the archive that this server takes")
     parser.add_argument(
         "--push_to_hub",
         metavar="REPO",
-        help="also add the scores with own sentences to this model on the Hub: to its card (model-index) and, where the "
-        "data are a repository there, to .eval_results",
+        help="also add the scores with own sentences to this model on the Hub: to its card (model-index) and, where "
+        "the data are a repository there, to .eval_results",
     )
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
@@ -122,8 +124,8 @@ def choose_protocol(asked: str | None, name: str) -> tuple[str, str]:
         if re.search(pattern, _short(name).lower()):
             return protocol, f"Protocol `{protocol}`, because the data are called {_short(name)!r}."
     return DEFAULT_PROTOCOL, (
-        f"Protocol `{DEFAULT_PROTOCOL}`, because the data {_short(name)!r} are not named after a benchmark: boxes that "
-        "begin at x or y 0 are scored like all others, and frames that do not show the target are left out."
+        f"Protocol `{DEFAULT_PROTOCOL}`, because the data {_short(name)!r} are not named after a benchmark: boxes "
+        "that begin at x or y 0 are scored like all others, and frames that do not show the target are left out."
     )
 
 
@@ -156,7 +158,7 @@ def _run(args: argparse.Namespace) -> None:
 
     from .. import PJVLTModel, PJVLTProcessor
     from ..evaluation.sequences import load_split
-    from ..training.run_folders import checkpoint_name, find_checkpoint
+    from ..run_folders import checkpoint_name, find_checkpoint
 
     others = dict(_split_word(word, "--others takes NAME=FOLDER") for word in args.others)
     attributes = {} if args.attributes is None else _read_json(args.attributes)
@@ -180,7 +182,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check_push(args: argparse.Namespace) -> None:
-    """Raises `ValueError` for scores that should not stand in a card, and `OSError` where the model is not on the Hub."""
+    """Raises `ValueError` for scores that should not stand in a card, `OSError` for a model that is not on the Hub."""
     from ..hub.publishing import find_model
 
     if args.max_sequences is not None:
@@ -195,7 +197,7 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     from ..evaluation.result_files import read_results
     from ..evaluation.runner import Evaluation, ground_truth, lost_sequences, result_of, score, worst_sequences
     from ..evaluation.sequences import alike
-    from ..training.run_folders import checkpoint_name
+    from ..run_folders import checkpoint_name
 
     runs, notes = {}, []
     for text in sorted(set(args.text), key=TEXT_KINDS.index):  # own first
@@ -274,8 +276,8 @@ def _notes(args, truth) -> list[str]:
     border = truth.at_border() if args.protocol in ("otb", "lasot", "tnl2k") else 0
     if border:
         notes.append(
-            f"{border} frames have a target whose x or y is not positive. `{args.protocol}` was written for frames that "
-            "begin at 1 and counts none of them as overlapped; `pytracking` scores them like all others."
+            f"{border} frames have a target whose x or y is not positive. `{args.protocol}` was written for frames "
+            "that begin at 1 and counts none of them as overlapped; `pytracking` scores them like all others."
         )
     if args.dtype != "float32":
         notes.append(f"The model ran in {args.dtype}.")
@@ -289,6 +291,7 @@ def _environment(model, state) -> dict[str, str]:
     import transformers
 
     from .. import __version__
+    from ..threads_pjvlt import tracking_threads
 
     device = str(model.device)
     if model.device.type == "cuda":
@@ -298,7 +301,7 @@ def _environment(model, state) -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "device": f"{device}, {torch.get_num_threads()} threads" if model.device.type == "cpu" else device,
+        "device": f"{device}, {tracking_threads(model)} threads" if model.device.type == "cpu" else device,
         "processes": str(state.num_processes),
     }
 

@@ -1,12 +1,12 @@
-"""`pjvlt-export`: a checkpoint as files that track without torch (ONNX, OpenVINO), or as programs of `torch.export`."""
+"""`pjvlt-export`: a checkpoint as files that track without torch (ONNX, OpenVINO) or programs of `torch.export`."""
 
 import argparse
 import sys
 
 from .. import DEFAULT_CHECKPOINT
+from ..command_parser import CommandParser, silent_when_piped
 from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
-from .parser import CommandParser, silent_when_piped
 
 FORMATS = ("onnx", "openvino", "torch_export")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -17,10 +17,14 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="pjvlt-export",
         usage="pjvlt-export --output_dir FOLDER [--model PATH_OR_REPO] [options]",
-        description="Write a checkpoint as a folder that runs elsewhere. ONNX: tracker.onnx (search crop and the constants\n"
-        "of template and sentence in, three maps out), template.onnx (template crop in, its constants out), text.onnx\n"
+        description="Write a checkpoint as a folder that runs elsewhere. ONNX: tracker.onnx (search crop and the "
+        "constants\n"
+        "of template and sentence in, three maps out), template.onnx (template crop in, its constants out), "
+        "text.onnx\n"
         "(a tokenised sentence in, its constants out), tokenizer.json and pjvlt_onnx.json (sizes and factors of the\n"
-        "crops, normalisation). OpenVINO: the same three graphs as .xml and .bin. Any number of targets in one batch, sentences of up to 40 tokens. An export whose maps differ from PyTorch's is not kept.",
+        "crops, normalisation). OpenVINO: the same three graphs as .xml and .bin. Any number of targets in one batch, "
+        "sentences of up to 40 tokens. An export whose "
+        "maps differ from PyTorch's is not kept.",
         epilog="examples:\n"
         "  pjvlt-export --output_dir pjvlt-onnx\n"
         "  pjvlt-export --model my-name/my-pjvlt --int8 --eval_dataset_name my-clips --output_dir pjvlt-int8\n"

@@ -5,9 +5,9 @@ import shlex
 import sys
 
 from .. import _registration
+from ..command_parser import silent_when_piped
 from ..signals import exit_code
 from . import print_any_name
-from .parser import silent_when_piped
 
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
 

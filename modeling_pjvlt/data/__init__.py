@@ -1,14 +1,18 @@
 """Data: tracking datasets, training pairs, procedural clips and the words that go with them."""
 
+from importlib import import_module
+
+_HOMES = {"TrackingDataset": "dataset", "TrackingSequence": "dataset", "load_tracking_dataset": "loading"}
+
 __all__ = ["TrackingDataset", "TrackingSequence", "load_tracking_dataset"]
 
 
 def __getattr__(name: str):
     """Import what reads datasets only when it is asked for: `datasets` comes with the extra `train`."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from . import dataset
+        module = import_module(f".{_HOMES[name]}", __name__)
     except ModuleNotFoundError as error:
         raise ImportError(f"Reading tracking datasets needs {error.name}: pip install 'pjvlt[train]'.") from error
-    return getattr(dataset, name)
+    return getattr(module, name)

@@ -4,9 +4,9 @@ One row per frame, sorted by sequence and frame: `sequence` (string), `frame` (i
 frame pixels; or four columns of these names), `visible` (bool), `text`, `category`, `cover`. Only `image` and the box
 are needed: without `sequence` every row is a sequence of one frame, without `frame` the order of the rows counts,
 without `visible` (true or false, yes or no, 1 or 0) a target is visible wherever its box has an area. A box may be
-missing where the target is absent, or where nobody knows it (test sets with a first box only). A row without a picture shows that of the row before it: several targets of one
-photograph. This is what `load_dataset("imagefolder")` makes of a folder with a `metadata.jsonl` or `metadata.csv`, so
-a user's own pictures need no code.
+missing where the target is absent, or where it is not known (test sets with a first box only). A row without an image
+uses that of the row before it: several targets of one photograph. This is what `load_dataset("imagefolder")` makes of
+a folder with a `metadata.jsonl` or `metadata.csv`, so a user's own images need no code.
 
 Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where known `sequence`, `visible` (a list).
 """
@@ -15,7 +15,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,15 +24,15 @@ from PIL import Image as PILImage
 from transformers.utils import logging
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
-from .frames import DECODING_ERRORS, EncodedPictures, Frames, PictureRows, VideoFrames, decode, read_encoded
-from .sources import SIDES, check_columns, load_rows, rename
+from .frames import DECODING_ERRORS, EncodedImages, Frames, ImageRows, VideoFrames, decode, read_encoded
+from .sources import SIDES
 from .text import sentence_or_class
 
 logger = logging.get_logger(__name__)
 
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": True}  # in text
 MAX_REPORTED = 5  # bad rows that an error lists
-ROWS_AT_ONCE = 1000  # of encoded pictures
+ROWS_AT_ONCE = 1000  # of encoded images
 OPEN_VIDEOS = 4  # kept open by a dataset of videos
 
 
@@ -42,7 +41,7 @@ class TrackingSequence:
     """One video of a tracking dataset.
 
     name: its `sequence`. text: its sentence. boxes: (n, 4) float32 xywh in frame pixels, zeros where unknown.
-    visible: (n,) bool. frames: where its pictures are. cover: (n,) visible share of the target in eighths, -1 where
+    visible: (n,) bool. frames: where its images are. cover: (n,) visible share of the target in eighths, -1 where
     unknown, or None (GOT-10k has it). category: its class, empty where unknown.
     """
 
@@ -58,10 +57,10 @@ class TrackingSequence:
         return len(self.boxes)
 
     def decode(self, index: int, reduction: int = 1) -> tuple[PILImage.Image | np.ndarray, int]:
-        """Frame `index`, a picture or (H, W, 3) uint8, decoded now, and by how much it was reduced.
+        """Frame `index`, an image or (H, W, 3) uint8, decoded now, and by how much it was reduced.
 
         A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size (rounded up), which is faster; everything else comes
-        whole. Raises `ValueError` naming a picture that cannot be decoded, `IndexError` for one that does not exist.
+        whole. Raises `ValueError` naming an image that cannot be decoded, `IndexError` for one that does not exist.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"frame {index} of sequence {self.name!r}, which has {len(self)}")
@@ -69,13 +68,13 @@ class TrackingSequence:
             return decode(self.frames.open(index), reduction)
         except DECODING_ERRORS as error:
             raise ValueError(
-                f"Sequence {self.name!r}, frame {index}: the picture cannot be decoded ({error})."
+                f"Sequence {self.name!r}, frame {index}: the image cannot be decoded ({error})."
             ) from error
 
     def frame(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB of frame `index`, decoded now. Raises as `decode` does."""
-        picture, _ = self.decode(index)
-        return picture if isinstance(picture, np.ndarray) else np.array(picture)
+        image, _ = self.decode(index)
+        return image if isinstance(image, np.ndarray) else np.array(image)
 
 
 class _Table:
@@ -113,7 +112,7 @@ class _Table:
             raise ValueError(f"{len(rows)} rows {what}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
 
     def _of_first_rows(self, name: str) -> list[str | None]:
-        """Words of each sequence. A CSV file makes numbers of those that look like one."""
+        """The text of each sequence. CSV files turn text that looks like a number into one."""
         column = self._column(name)
         if column is None:
             return [None] * len(self)
@@ -130,10 +129,10 @@ class _Table:
     @cached_property
     def texts(self) -> list[str]:
         """A sentence for each sequence; empty ones fall back to the class, then to "the target", with one warning."""
-        said = self._of_first_rows("text")
-        said = [self._sentences.get(name, text) for name, text in zip(self._names, said, strict=True)]
-        texts = [sentence_or_class(text, category) for text, category in zip(said, self.categories, strict=True)]
-        fallen = sum(not (text or "").strip() for text in said)
+        given = self._of_first_rows("text")
+        given = [self._sentences.get(name, text) for name, text in zip(self._names, given, strict=True)]
+        texts = [sentence_or_class(text, category) for text, category in zip(given, self.categories, strict=True)]
+        fallen = sum(not (text or "").strip() for text in given)
         if fallen and not self._quiet:
             unknown = sum(text == DEFAULT_SENTENCE for text in texts)
             logger.warning(
@@ -144,7 +143,7 @@ class _Table:
 
 
 class TrackingDataset(_Table):
-    """Sequences of a table with a row per frame. The small columns are read once; pictures stay on disk.
+    """Sequences of a table with a row per frame. The small columns are read once; images stay on disk.
 
     Args:
         rows: the table, with the columns of this module's docstring.
@@ -158,11 +157,11 @@ class TrackingDataset(_Table):
         super().__init__(rows, sentences, quiet)
         if "image" not in rows.column_names:
             raise ValueError(f"The dataset has no column 'image'; it has {rows.column_names}. Map it with `columns`.")
-        self._pictures = EncodedPictures(rows.select_columns(["image"]).cast_column("image", Image(decode=False)))
+        self._images = EncodedImages(rows.select_columns(["image"]).cast_column("image", Image(decode=False)))
         self._names, self._starts = self._find_sequences()
         self._check_frames()
-        # Read now, so that bad rows are known before anything is trained or tracked.
-        self._boxes, self._visible, self._cover, self._picture_rows  # noqa: B018
+        # Read now, so that bad rows are reported before training or tracking begins.
+        self._boxes, self._visible, self._cover, self._image_rows  # noqa: B018
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -180,7 +179,7 @@ class TrackingDataset(_Table):
             self.texts[index],
             self._boxes[part],
             self._visible[part],
-            PictureRows(self._pictures, self._picture_rows[part]),
+            ImageRows(self._images, self._image_rows[part]),
             None if self._cover is None else self._cover[part],
             self.categories[index],
         )
@@ -207,14 +206,14 @@ class TrackingDataset(_Table):
         return f"sequence {self._names[index]!r}, frame {frame}"
 
     def _check_frames(self) -> None:
-        """Frames ascend inside a sequence."""
+        """Raises `ValueError` if frame numbers do not ascend inside a sequence."""
         column = self._column("frame")
         if column is None or not len(column):
             return
         if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             raise ValueError(
-                f"The column 'frame' must hold numbers, got {_type_name(column)} such as {column[0].as_py()!r}. Without this "
-                "column the order of the rows counts."
+                f"The column 'frame' must hold numbers, got {_type_name(column)} such as {column[0].as_py()!r}. "
+                "Without this column the order of the rows counts."
             )
         frames = column.to_numpy()
         self._report(~np.isfinite(frames), "have no number of the frame")
@@ -265,7 +264,7 @@ class TrackingDataset(_Table):
         return boxes, known
 
     def _boxes_of_text(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Boxes that a CSV file holds as '[1, 2, 3, 4]'; empty ones are missing."""
+        """Boxes that a CSV file holds as text '[1, 2, 3, 4]'; empty text means no box."""
         boxes, bad = [], np.zeros(len(column), bool)
         for row, text in enumerate(column.to_pylist()):
             try:
@@ -305,19 +304,19 @@ class TrackingDataset(_Table):
         return pc.fill_null(column.cast(pa.float64()), -1.0).to_numpy().astype(np.int8)
 
     @cached_property
-    def _picture_rows(self) -> np.ndarray:
-        """(rows,) the row whose picture each row shows: its own, or the last one before it that has one."""
-        parts = self._pictures.rows.with_format("arrow").iter(ROWS_AT_ONCE)
+    def _image_rows(self) -> np.ndarray:
+        """(rows,) the row whose image each row shows: its own, or the last one before it that has one."""
+        parts = self._images.rows.with_format("arrow").iter(ROWS_AT_ONCE)
         there = np.array([known for part in parts for known in part["image"].is_valid().to_numpy()], bool)
         rows = np.maximum.accumulate(np.where(there, np.arange(len(there)), -1))
-        self._report(rows < 0, "have no picture, nor has a row before them")
+        self._report(rows < 0, "have no image, and no row before them has one")
         return rows
 
 
 class VideoTrackingDataset(_Table):
     """Sequences of a table with a row per video: `video`, `boxes`, `text`. Arguments and errors as there.
 
-    Whether a video has as many frames as boxes is known, and said, when its first frame is asked for.
+    Whether a video has as many frames as boxes is checked when its first frame is read.
     """
 
     def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: bool = False):
@@ -348,7 +347,7 @@ class VideoTrackingDataset(_Table):
         )
 
     def _frames(self, index: int) -> VideoFrames:
-        """Of a video that was used lately, with its place in it, or newly opened."""
+        """The frames of a video that is still open, or of a newly opened one."""
         frames = self._opened.pop(index, None)
         if frames is None:
             encoded = self._videos[index]["video"]
@@ -407,7 +406,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _word(value) -> str | None:
-    """A text, or the number that was made of it: 7.0 of a 7 in a column where others are missing."""
+    """Text, or a number as text: 7.0 is the 7 of a column in which other values are missing."""
     return (
         str(int(value)) if isinstance(value, float) and value.is_integer() else None if value is None else str(value)
     )
@@ -417,55 +416,3 @@ def table_of(rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: b
     """The sequences of a table, whether its rows are frames or videos."""
     kind = VideoTrackingDataset if "video" in rows.column_names else TrackingDataset
     return kind(rows, sentences, quiet)
-
-
-def read_sentences(path: str | Path) -> dict[str, str]:
-    """Sentences from a file of lines `sequence<TAB>sentence`. Raises `ValueError` naming the first line that is not."""
-    sentences = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        name, tab, text = line.partition("\t")
-        if not tab:
-            raise ValueError(f"{path}, line {number}: expected `sequence<TAB>sentence`, got {line!r}.")
-        sentences[name.strip()] = text.strip()
-    return sentences
-
-
-def load_tracking_dataset(
-    name_or_path: str,
-    split: str | None = None,
-    revision: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    sentences: str | Path | None = None,
-    streaming: bool = False,
-    preferred_split: str = "train",
-):
-    """Sequences of a dataset on the Hub, of a folder of Parquet files, or of pictures with a metadata file.
-
-    Args:
-        name_or_path: Hub id or folder.
-        split: which part, such as `"train"` or `"test"`; by default `preferred_split`, or the only one there is.
-        revision: of the Hub repository.
-        columns: names of the dataset's columns by ours, where they differ: `{"box": "bbox"}`.
-        sentences: a file of lines `sequence<TAB>sentence`, used instead of the `text` column.
-        streaming: read on the way, nothing is stored: a [`StreamingTrackingDataset`], which can only be iterated.
-
-    Returns a [`TrackingDataset`] (or one of videos): `len`, indexing and iteration give [`TrackingSequence`]s. Raises
-    `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
-    """
-    rows, split, place = load_rows(name_or_path, split, revision, streaming, preferred_split)
-    said = None if sentences is None else read_sentences(sentences)
-    if streaming:
-        from .streaming import StreamingTrackingDataset
-
-        found = StreamingTrackingDataset(rows, said, columns, place)
-    else:
-        renamed = rename(rows, columns, place)
-        check_columns(renamed.column_names, place)
-        try:
-            found = table_of(renamed, said)
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
-    found.name, found.split = name_or_path, split
-    return found

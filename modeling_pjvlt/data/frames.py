@@ -1,6 +1,6 @@
-"""Frames of a sequence, decoded only when they are asked for: pictures in a table's rows, or one video file.
+"""Frames of a sequence, decoded on demand: images in the rows of a table, or one video file.
 
-Whatever keeps frames has one method, `open(index)`: a PIL image that may not have been decoded yet, or an RGB array.
+Both have a method `open(index)` that gives a PIL image, which may not be decoded yet, or an RGB array.
 """
 
 import io
@@ -22,10 +22,13 @@ from ..streams_pjvlt import ffmpeg_name, main_video, upright
 
 logger = logging.get_logger(__name__)
 
-JPEG_METADATA = ("exif", "xmp")  # what may hold it; a JPEG with neither need not be asked, which takes a while
-# What Pillow raises for a broken picture, depending on the format.
+JPEG_METADATA = (
+    "exif",
+    "xmp",
+)  # may hold the orientation; reading it takes a while, so a JPEG with neither is not asked
+# What Pillow raises for a broken image, depending on the format.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-MAX_ADVANCE = 64  # frames of a video that are decoded on the way rather than sought
+MAX_ADVANCE = 64  # frames of a video that are decoded and dropped rather than skipped by seeking
 
 
 class Frames(Protocol):
@@ -35,11 +38,11 @@ class Frames(Protocol):
         """Frame `index`, upright. Raises one of `DECODING_ERRORS` for one that cannot be read."""
 
     def only(self, index: int) -> "Frames":
-        """The least that still has frame `index`, under the same number."""
+        """An object that holds at least frame `index`, under the same number."""
 
 
 def read_encoded(encoded: Mapping) -> bytes:
-    """Bytes of a picture or video as `datasets` keeps it: `{"bytes": …, "path": …}`, the path a file or an address."""
+    """Bytes of an image or video as `datasets` keeps it: `{"bytes": …, "path": …}`, the path a file or an address."""
     if encoded["bytes"] is not None:
         return encoded["bytes"]
     path = encoded["path"]
@@ -51,35 +54,35 @@ def read_encoded(encoded: Mapping) -> bytes:
     return Path(path).read_bytes()
 
 
-def open_picture(encoded: Mapping) -> Image.Image:
-    """The picture, upright; a JPEG is decoded only when its pixels are asked for."""
-    picture = Image.open(io.BytesIO(read_encoded(encoded)))
-    told = picture.format != "JPEG" or not picture.info.keys().isdisjoint(JPEG_METADATA)
-    if told and picture.getexif().get(ORIENTATION, 1) != 1:
-        return upright_image(picture)
-    return picture
+def open_image(encoded: Mapping) -> Image.Image:
+    """The image, upright; a JPEG is decoded only when its pixels are needed."""
+    image = Image.open(io.BytesIO(read_encoded(encoded)))
+    may_be_turned = image.format != "JPEG" or not image.info.keys().isdisjoint(JPEG_METADATA)
+    if may_be_turned and image.getexif().get(ORIENTATION, 1) != 1:
+        return upright_image(image)
+    return image
 
 
-def decode(picture: Image.Image | np.ndarray, reduction: int = 1) -> tuple[Image.Image | np.ndarray, int]:
-    """The picture, decoded to RGB, and by how much it was reduced: a JPEG by 2, 4 or 8 if told so, others never.
+def decode(image: Image.Image | np.ndarray, reduction: int = 1) -> tuple[Image.Image | np.ndarray, int]:
+    """The image, decoded to RGB, and the factor it was reduced by: a JPEG by `reduction` (2, 4 or 8), others by 1.
 
     Raises one of `DECODING_ERRORS`.
     """
-    if isinstance(picture, np.ndarray):
-        return picture, 1
-    if picture.format != "JPEG" or min(picture.size) < reduction:
+    if isinstance(image, np.ndarray):
+        return image, 1
+    if image.format != "JPEG" or min(image.size) < reduction:
         reduction = 1
     if reduction > 1:
-        picture.draft(None, (picture.width // reduction, picture.height // reduction))
-    picture.load()
-    return rgb_image(picture), reduction
+        image.draft(None, (image.width // reduction, image.height // reduction))
+    image.load()
+    return rgb_image(image), reduction
 
 
-class EncodedPictures:
-    """Rows of a table's column `image`, read from its Arrow file without what `datasets` does for a row.
+class EncodedImages:
+    """Rows of the column `image`, read from the Arrow file directly, which is faster than through `datasets`.
 
     Args:
-        rows: the table, with encoded pictures. Where it is a choice of a larger one, `datasets` finds its rows.
+        rows: the table, with encoded images. If it is a selection from a larger one, `datasets` reads its rows.
     """
 
     def __init__(self, rows: Dataset):
@@ -95,26 +98,26 @@ class EncodedPictures:
         return {"image": self._column[row].as_py()}
 
     def __getstate__(self) -> dict:
-        """Without the column, which would be copied whole; a table knows its file."""
+        """Without the column, which would be copied whole; the table knows its file."""
         return {**self.__dict__, "_column": None}
 
 
-class PictureRows:
+class ImageRows:
     """Frames that are consecutive rows of a table with a column `image`.
 
     Args:
         rows: items are `{"image": {"bytes": …, "path": …}}`.
-        numbers: the row that holds the picture of each frame.
+        numbers: the row that holds the image of each frame.
     """
 
     def __init__(self, rows, numbers: np.ndarray | Mapping[int, int]):
         self.rows, self.numbers = rows, numbers
 
     def open(self, index: int) -> Image.Image:
-        return open_picture(self.rows[int(self.numbers[index])]["image"])
+        return open_image(self.rows[int(self.numbers[index])]["image"])
 
-    def only(self, index: int) -> "PictureRows":
-        return PictureRows([self.rows[int(self.numbers[index])]], {index: 0})
+    def only(self, index: int) -> "ImageRows":
+        return ImageRows([self.rows[int(self.numbers[index])]], {index: 0})
 
 
 @dataclass(frozen=True)
@@ -130,20 +133,20 @@ class _PacketIndex:
 
 
 class _NotAsIndexed(Exception):
-    """The decoder gives another frame than the one that the packets announce."""
+    """The decoder gives another frame than the packets announced."""
 
 
 class VideoFrames:
     """Frames of one video in any order, the same as `read_frames` gives in theirs.
 
-    Seeks to the key frame before a frame, or decodes on from the last one. Not every file can be sought in: some do not
-    say when a frame is shown, or hold packets that show nothing. This is noticed, and such a video is decoded from its
-    start.
+    Seeks to the key frame before a frame, or continues from the last one. Not every file supports seeking: some do not
+    say when a frame is shown, or hold packets that show nothing. This is detected, and such a video is decoded from
+    its start.
 
     Args:
         source: path or bytes of the video.
-        num_boxes: how many frames the annotation speaks of. Another number of frames is a `ValueError` at the first
-            frame that is asked for.
+        num_boxes: number of annotated frames. Another number of frames is a `ValueError` when the first frame is
+            read.
     """
 
     def __init__(self, source: str | Path | bytes, num_boxes: int):
@@ -160,8 +163,8 @@ class VideoFrames:
             raise ValueError(f"the video has {self._num_frames} frames, but there are {self.num_boxes} boxes")
         if self._index is None:
             logger.warning_once(
-                "A video does not say where its frames are, so they are decoded from its first one on, which takes long. "
-                "MP4 with H.264 is faster."
+                "A video does not say when its frames are shown, so it is decoded from its first frame on, which is "
+                "slow. MP4 with H.264 is faster."
             )
         try:
             return self._decode(index)
@@ -191,7 +194,7 @@ class VideoFrames:
         raise ValueError(f"the video ends at frame {self._next}")
 
     def _read_index(self) -> _PacketIndex | None:
-        """Reads the packets, which is much faster than decoding them. None where they do not tell the frames."""
+        """Reads the packets, which is much faster than decoding. None if they do not identify the frames."""
         with self._container() as container:
             packets = [
                 (packet.pts, packet.is_keyframe)
@@ -254,7 +257,10 @@ class VideoFrames:
             raise _NotAsIndexed
 
     def _packets_from(self, key: int, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-        """From the one that is shown at the time `key` on. Raises `_NotAsIndexed` where a later one comes before it."""
+        """From the one that is shown at the time `key` on.
+
+        Raises `_NotAsIndexed` where a later one comes before it.
+        """
         places = self._index.places
         for packet in packets:
             if packet.pts == key:
@@ -266,7 +272,7 @@ class VideoFrames:
         raise _NotAsIndexed
 
     def __getstate__(self) -> dict:
-        """Without the open file: a copy in another process opens its own."""
+        """Without the open file; a copy in another process opens its own."""
         return {**self.__dict__, "_decoder": None}
 
 

@@ -1,4 +1,4 @@
-"""Where the rows of a tracking dataset come from: a folder or the Hub, which split, and whether the columns are there."""
+"""The rows of a tracking dataset: read from a folder or the Hub, with the split chosen and the columns checked."""
 
 import os
 import re
@@ -34,7 +34,7 @@ ALIASES = {
 def load_rows(
     name_or_path: str, split: str | None, revision: str | None, streaming: bool, preferred: str
 ) -> tuple[Dataset | IterableDataset, str, str]:
-    """The table of one split, the split's name, and how messages call where it was read.
+    """The table of one split, the name of the split, and the place it was read from, for messages.
 
     Without `split` it is the one called `preferred`, or else the only one. Raises `FileNotFoundError` or `ValueError`
     that says what is missing.
@@ -64,7 +64,7 @@ def load_rows(
 
 
 def _processes_for(shards: list[str]) -> int | None:
-    """How many processes copy Parquet files into the Arrow cache, which the first load of a folder does."""
+    """How many processes copy Parquet files into the Arrow cache when a folder is loaded for the first time."""
     if sum(os.path.getsize(path) for path in shards) < LARGE:
         return None  # they would take longer to start
     return min(available_cores(), len(shards))
@@ -78,7 +78,7 @@ def choose_split(name: str, split: str | None, known: list[str], preferred: str)
     if split is None and (preferred in known or not known):
         return preferred
     if split is None and len(known) == 1:
-        logger.warning(f"{name}: its only split is {known[0]!r}, so that is taken.")
+        logger.warning(f"{name}: its only split is {known[0]!r}, which is used.")
         return known[0]
     missing = f"no split {base!r}" if base is not None else f"no split {preferred!r}, and several others"
     raise ValueError(f"{name} has {missing}: choose one of {', '.join(known)}.")
@@ -91,29 +91,30 @@ def _find_builder(name: str, revision: str | None) -> DatasetBuilder:
         meant = f" Did you mean {folder.parent / near[0]}?" if near else ""
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
             raise FileNotFoundError(f"{name}: there is no such folder.{meant}")
-        logger.warning(f"{name} is no folder here, so the Hub is asked for a dataset of that name.{meant}")
+        logger.warning(f"{name} is not a folder here, so the Hub is asked for a dataset of that name.{meant}")
         _ask_hub(name)
     try:
         return load_dataset_builder(str(folder) if folder.exists() else name, revision=revision)
     except DataFilesNotFoundError as error:
         raise FileNotFoundError(
-            f"{name}: found neither data/SPLIT-00000-of-00001.parquet nor images with a metadata.csv or metadata.jsonl."
+            f"{name}: found neither data/SPLIT-00000-of-00001.parquet nor images with a metadata.csv or "
+            "metadata.jsonl."
         ) from error
 
 
 def _ask_hub(name: str) -> None:
-    """Ask once whether there is such a dataset; `datasets` would ask a Hub that does not answer five times.
+    """Ask the Hub once whether the dataset exists; `datasets` would ask five times if the Hub does not answer.
 
     Raises `FileNotFoundError` where there is none, `ConnectionError` where the Hub does not answer.
     """
     try:
         found = HfApi().repo_exists(name, repo_type="dataset")
     except OfflineModeIsEnabled:
-        return  # then a copy that was loaded before is looked for
+        return  # `datasets` then looks for a cached copy
     except HTTP_ERROR as error:
         raise ConnectionError(
-            f"{name}: there is no folder of this name here, and the Hub does not answer ({error}). With HF_HUB_OFFLINE=1 "
-            "a copy is taken that was loaded before."
+            f"{name}: there is no folder of this name here, and the Hub does not answer ({error}). With "
+            "HF_HUB_OFFLINE=1 a copy that was loaded before is used."
         ) from error
     if not found:
         raise FileNotFoundError(
@@ -127,9 +128,9 @@ def _place(files: list[str]) -> str:
 
 
 def check_columns(names: Iterable[str], place: str) -> None:
-    """Whether images or videos and boxes are there; a warning where sentences or names are, under another name.
+    """Check for images or videos and boxes, and warn of sentences or names in a column of another name.
 
-    Raises `ValueError` with the columns, the place where they were read, and the option that mends it.
+    Raises `ValueError` with the columns, the place they were read from, and the option to use.
     """
     names = list(names)
     is_video = "video" in names
@@ -159,7 +160,7 @@ def _alias(ours: str, names: list[str]) -> str | None:
 
 
 def rename(rows: Dataset, columns: Mapping[str, str] | None, place: str) -> Dataset:
-    """The table with our names of its columns; a column that had one of these names before makes way.
+    """The table with our column names; a column that already had one of these names is dropped.
 
     Raises `ValueError` for a column that is not there.
     """

@@ -1,4 +1,4 @@
-"""Tracking datasets read on the way: nothing is stored, and only a piece of one sequence is in memory at a time."""
+"""Streamed tracking datasets: nothing is stored, and only a part of one sequence is in memory at a time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,8 +22,8 @@ ROWS_AT_ONCE = 1
 class StreamingTrackingDataset:
     """Sequences of a streamed table, in its order. See [`load_tracking_dataset`].
 
-    Iterating gives whole [`TrackingSequence`]s, whose encoded pictures are held in memory. Bad rows raise the same
-    errors as in a [`TrackingDataset`], when they come by; a sequence that comes again later is not noticed.
+    Iterating gives whole [`TrackingSequence`]s, whose encoded images are held in memory. Bad rows raise the same
+    errors as in a [`TrackingDataset`], when they are reached; a sequence that comes again later is not noticed.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class StreamingTrackingDataset:
         in two pieces.
         """
         tables = (self._renamed(table) for rows in self._files(shuffle_seed) for table in rows.iter(ROWS_AT_ONCE))
-        for number, table in enumerate(_fill_pictures(_group(tables, max_frames))):
+        for number, table in enumerate(_fill_images(_group(tables, max_frames))):
             features = self._features(table)
-            # Without a fingerprint, `datasets` would hash all the pictures to make one.
+            # Without a fingerprint, `datasets` would hash all the images to make one.
             held = Dataset(table, DatasetInfo(features=features), fingerprint="streamed")
             sequence = table_of(held, self._sentences, quiet=True)[0]
             if sequence.text == DEFAULT_SENTENCE and not self._warned:
@@ -102,21 +102,21 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _fill_pictures(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Rows without a picture get that of the row before them, which may be of another sequence."""
+def _fill_images(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Rows without an image get that of the row before them, which may be of another sequence."""
     last: pa.Table | None = None
     for table in tables:
         if "image" not in table.column_names:
             yield table
             continue
-        pictures = table.select(["image"])
+        images = table.select(["image"])
         if table["image"].null_count:
-            known = pictures if last is None else _joined([last, pictures])
+            known = images if last is None else _joined([last, images])
             valid = known["image"].is_valid().to_numpy()
             source = np.maximum.accumulate(np.where(valid, np.arange(len(known)), 0))
-            pictures = known.take(pa.array(source[-len(table) :]))
-            table = table.set_column(table.column_names.index("image"), table.field("image"), pictures["image"])
-        last = pictures.slice(len(pictures) - 1)
+            images = known.take(pa.array(source[-len(table) :]))
+            table = table.set_column(table.column_names.index("image"), table.field("image"), images["image"])
+        last = images.slice(len(images) - 1)
         yield table
 
 

@@ -1,6 +1,7 @@
-"""Sentences: what is said of a target where a dataset says little, and what a mirrored picture does to words."""
+"""Sentences: the fallback for a target without one, mirrored words, and files of sentences."""
 
 import re
+from pathlib import Path
 
 from ..processing_pjvlt import DEFAULT_SENTENCE
 
@@ -9,7 +10,7 @@ _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 def sentence_or_class(sentence: str | None, category: str | None = None) -> str:
-    """The sentence without needless blanks; an empty one falls back to the class name, else to "the target".
+    """The sentence with single spaces; an empty one becomes the class name, or else "the target".
 
     >>> sentence_or_class("  white dog, running ", "dog"), sentence_or_class("", "dog"), sentence_or_class(None)
     ('white dog, running', 'dog', 'the target')
@@ -22,7 +23,7 @@ def sentence_or_class(sentence: str | None, category: str | None = None) -> str:
 
 
 def swap_left_right(sentence: str) -> str:
-    """The sentence that is true of the mirrored picture: left and right change places, as whole words.
+    """The sentence for the mirrored image: the words left and right are swapped.
 
     >>> swap_left_right("Left hand of the man on the right, leftmost bright")
     'Right hand of the man on the left, leftmost bright'
@@ -36,3 +37,19 @@ def swap_left_right(sentence: str) -> str:
         return swapped.capitalize() if word[0].isupper() else swapped
 
     return _SIDES.sub(swap, sentence)
+
+
+def read_sentences(path: str | Path) -> dict[str, str]:
+    """Sentences from a file of lines `sequence<TAB>sentence`.
+
+    Raises `ValueError` naming the first line that is not.
+    """
+    sentences = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, tab, text = line.partition("\t")
+        if not tab:
+            raise ValueError(f"{path}, line {number}: expected `sequence<TAB>sentence`, got {line!r}.")
+        sentences[name.strip()] = text.strip()
+    return sentences

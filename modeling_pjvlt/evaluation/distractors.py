@@ -1,12 +1,12 @@
-"""Does the sentence choose on real video? Two annotated targets of one kind in one video, and the sentence of either.
+"""Does the sentence select the target in real video? Two annotated targets of one kind, and both their sentences.
 
 python -m modeling_pjvlt.evaluation.distractors my-videos --model outputs/mine
 
-`my-videos` holds sequences as `NAME/{img, groundtruth_rect.txt, language.txt, frames.txt}`; the last file numbers the frames
-in the original video. Sequences whose names differ only in the number at the end are targets of one video. Each two of them
-that lie near each other in some frame make a clip from that frame on, seen from either side. It is tracked four times: with the
-template clear, from the target's box, and with it hidden, from a box between the two; each with the target's sentence and
-with the distractor's. Success AUC is that of the target's boxes.
+`my-videos` holds sequences as `NAME/{img, groundtruth_rect.txt, language.txt, frames.txt}`; the last file numbers the
+frames in the original video. Sequences whose names differ only in the number at the end are targets of one video. Each
+two of them that lie near each other in some frame make a clip from that frame on, seen from either side. It is tracked
+four times: with the template clear, from the target's box, and with it hidden, from a box between the two; each with
+the target's sentence and with the distractor's. Success AUC is that of the target's boxes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.converters.sources import list_pictures, read_boxes, read_text
+from ..data.converters.sources import list_images, read_boxes, read_text
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
 from ..tracking_pjvlt import TrackingSession
@@ -72,9 +72,9 @@ def box_between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _read(folder: Path) -> dict:
-    """Original frame number -> (image file, box) where the target is seen; "text" -> the sentence."""
+    """Original frame number -> (image file, box) where the target is visible; "text" -> the sentence."""
     numbers = [int(number) for number in read_text(folder / "frames.txt").split()]
-    boxes, images = read_boxes(folder / "groundtruth_rect.txt"), list_pictures(folder / "img")
+    boxes, images = read_boxes(folder / "groundtruth_rect.txt"), list_images(folder / "img")
     rows = zip(numbers, images, boxes, strict=False)
     seen = {number: (Path(image.path), box) for number, image, box in rows if box[2:].min() > 0}
     return {**seen, "text": read_text(folder / "language.txt").strip()}
@@ -125,7 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     scores = [track_clip(model, processor, clip) for clip in clips]
     print(
-        f"{len(clips)} clips, success AUC\n\n| template | right sentence | distractor's | difference |\n|---|---|---|---|"
+        f"{len(clips)} clips, success AUC\n\n| template | right sentence | distractor's | difference "
+        "|\n|---|---|---|---|"
     )
     for template in ("clear", "hidden"):
         right, wrong = (np.mean([s[template, sentence] for s in scores]) for sentence in ("right", "wrong"))

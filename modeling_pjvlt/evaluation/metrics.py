@@ -1,6 +1,6 @@
 """Metrics of single-object tracking: pure NumPy functions on boxes as x, y, w, h in frame pixels.
 
-How a benchmark puts them together, frame by frame, is in [`protocols`].
+The protocols of the benchmarks, which combine them, are in [`protocols`].
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ PRECISION_AT, NORMALIZED_AT = 20, 20  # where these two curves are read: 20 pixe
 
 
 def as_boxes(boxes_xywh) -> np.ndarray:
-    """(n, 4) float64 of anything that is boxes. Raises `ValueError` for another shape."""
+    """Boxes as (n, 4) float64. Raises `ValueError` for another shape."""
     boxes = np.asarray(boxes_xywh, np.float64)
     if boxes.ndim == 1 and boxes.size in (0, 4):
         boxes = boxes.reshape(-1, 4)
@@ -27,8 +27,8 @@ def iou(boxes_xywh: np.ndarray, truth_xywh: np.ndarray) -> np.ndarray:
     """Intersection over union of row i with row i: (n,) in [0, 1]. Both are (n, 4).
 
     The order of operations, pixel counts of inclusive borders, is that of the OTB, LaSOT, TNL2K and pytracking code,
-    so that a result that falls on a threshold falls to the same side. NaN counts as MATLAB counts it: `min` and `max`
-    pass it over. Two boxes without an area give NaN.
+    so that a result on a threshold falls to the same side. NaN is handled as in MATLAB: `min` and `max` ignore it. Two
+    boxes without an area give NaN.
 
     >>> iou(np.array([[0, 0, 10, 10]]), np.array([[5, 0, 10, 10]])).round(4).tolist()
     [0.3333]

@@ -1,10 +1,10 @@
-"""Does the phrase choose on real images? Two objects of one kind in one photograph, told apart by their phrases alone.
+"""Does the phrase select the object in real images? Two objects of one kind that only their phrases distinguish.
 
 python -m modeling_pjvlt.evaluation.phrase_pairs pairs_val.jsonl --model outputs/mine
 
-A table of phrase pairs is JSON lines: `file` (in `images/` beside the table, or beside it), `box` and `other` (x, y, w, h in
-pixels), and `phrases` that mean the first one. The search region shows both objects, the template is hidden, and the
-longest phrase has to make the score higher at the first box than at the other. Chance is 50 %.
+A table of phrase pairs is JSON lines: `file` (in `images/` beside the table, or beside it), `box` and `other` (x, y,
+w, h in pixels), and `phrases` that mean the first one. The search region shows both objects, the template is hidden,
+and the longest phrase has to make the score higher at the first box than at the other. Chance is 50 %.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class PhrasePair:
 
 
 def read_phrase_pairs(table: str | Path) -> list[PhrasePair]:
-    """The pairs of a table. Raises `FileNotFoundError`, or `ValueError` naming the first line that is none."""
+    """The pairs of a table. Raises `FileNotFoundError`, or `ValueError` naming the first bad line."""
     table, pairs = Path(table), []
     root = table.parent / "images" if (table.parent / "images").is_dir() else table.parent
     for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
@@ -53,7 +53,7 @@ def read_phrase_pairs(table: str | Path) -> list[PhrasePair]:
 
 @torch.inference_mode()
 def choices(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair]) -> Iterator[bool]:
-    """Of each pair, whether the score is higher at its box than at the other one."""
+    """For each pair, whether the score is higher at its box than at the other one."""
     images, grid = processor.image_processor, model.config.search_grid
     device = model.device
     for start in range(0, len(pairs), BATCH):

@@ -32,7 +32,7 @@ class ProceduralScores:
 
     def markdown(self) -> str:
         """A table for people: a row for each kind of clip."""
-        names = {"appearance": "the first frame tells the target", "words": "only the sentence can tell"}
+        names = {"appearance": "the first frame shows the target", "words": "only the sentence identifies it"}
         lines = ["| clips | number | right sentence | wrong sentence | no sentence |", "|---|---|---|---|---|"]
         for kind, by_sentence in self.auc.items():
             cells = " | ".join(f"{self.mean(kind, sentence):.3f}" for sentence in SENTENCES)
@@ -50,7 +50,7 @@ def track_clip(model, processor, clip: ProceduralClip) -> dict[str, float]:
 def draw_worst(
     model, processor, scores: ProceduralScores, path: str | os.PathLike, num_frames: int = 60, per_kind: int = 3
 ) -> None:
-    """Save a picture of the clips that went worst with the right sentence, a row for each: `per_kind` of either kind.
+    """Save an image of the worst clips with the right sentence, a row for each: `per_kind` of each kind.
 
     A row shows the first frame, with its box and the sentence, and four later ones: the target's box (white) and the
     tracker's (yellow, with its overlap).
@@ -69,7 +69,7 @@ def draw_worst(
 
 
 def _fixed_clip(number: int, num_frames: int) -> ProceduralClip:
-    """One of the clips that are always the same; kinds alternate."""
+    """A clip of the fixed set; kinds alternate."""
     return ProceduralClip(FIRST_SEED + number, num_frames, kind=KINDS[number % len(KINDS)])
 
 

@@ -1,11 +1,10 @@
 """Raw results on disk, in the layout that the public toolkits read, and archives for the evaluation servers.
 
-`NAME.txt` holds a box a line, x,y,w,h; `NAME_time.txt` the seconds of each frame; `NAME.json`, written last, says that
-the sequence is finished, and with what.
+`NAME.txt` holds a box a line, x,y,w,h; `NAME_time.txt` the seconds of each frame; `NAME.json`, written last, marks
+the sequence as finished and records its run.
 """
 
 import json
-import os
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -15,17 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from ..data.converters.sources import read_boxes
-from ..data.files import write_beside
+from ..files_pjvlt import replacing, write_text
 
 SUBMISSIONS = ("got10k", "trackingnet")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What is known of a tracked sequence.
+    """The record of a tracked sequence.
 
-    run: fingerprint of model, sentence and data. sentence: that it was tracked with. frames: its length. frame_size:
-    height, width. seconds: whole time by part.
+    run: fingerprint of model, sentence and data. sentence: the one it was tracked with. frames: its length.
+    frame_size: height, width. seconds: total time by part.
     """
 
     run: str
@@ -36,12 +35,12 @@ class Finished:
 
 
 def file_stem(name: str) -> str:
-    """The name of a sequence as that of a file."""
+    """The name of a sequence as a file name."""
     return name.replace("/", "-").replace("\\", "-")
 
 
 def _files_of(name: str) -> tuple[str, str, str]:
-    """Boxes, times, and what says that the sequence is finished."""
+    """The names of the files of boxes, of times, and of the record."""
     stem = file_stem(name)
     return f"{stem}.txt", f"{stem}_time.txt", f"{stem}.json"
 
@@ -62,9 +61,9 @@ def write_result(folder: Path, name: str, boxes: np.ndarray, times: np.ndarray, 
     """Write the three files of a sequence; boxes (n, 4) with four decimals, times (n,)."""
     folder.mkdir(parents=True, exist_ok=True)
     boxes_file, times_file, finished_file = _files_of(name)
-    write_beside(folder / boxes_file, _lines(boxes))
-    write_beside(folder / times_file, "".join(f"{seconds:.6f}\n" for seconds in times))
-    write_beside(folder / finished_file, json.dumps({"sequence": name, **asdict(finished)}, indent=1))
+    write_text(folder / boxes_file, _lines(boxes))
+    write_text(folder / times_file, "".join(f"{seconds:.6f}\n" for seconds in times))
+    write_text(folder / finished_file, json.dumps({"sequence": name, **asdict(finished)}, indent=1))
 
 
 def _lines(boxes: np.ndarray) -> str:
@@ -72,24 +71,24 @@ def _lines(boxes: np.ndarray) -> str:
 
 
 def read_finished(folder: Path, name: str) -> Finished | None:
-    """What is known of a sequence that was finished, or None."""
+    """The record of a finished sequence, or None."""
     path = folder / f"{file_stem(name)}.json"
     if not path.is_file():
         return None
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
         return Finished(
-            **{**{k: v for k, v in told.items() if k != "sequence"}, "frame_size": tuple(told["frame_size"])}
+            **{**{k: v for k, v in fields.items() if k != "sequence"}, "frame_size": tuple(fields["frame_size"])}
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not what an evaluation writes ({error}); delete it to track it again.") from error
+        raise ValueError(f"{path} is not a record of an evaluation ({error}); delete it to track it again.") from error
 
 
 def read_results(folder: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """A tracker's boxes, sequence -> (n, 4) float64 xywh: `NAME.txt` or, as GOT-10k has it, `NAME/NAME_001.txt`.
 
-    Numbers apart by commas, semicolons, tabs or blanks, mixed too. Raises `ValueError` that lists the sequences without
-    a file, or names the file and line that is not a box.
+    Numbers are separated by commas, semicolons, tabs or spaces, also mixed. Raises `ValueError` that lists the
+    sequences without a file, or names the file and line that is not a box.
     """
     folder, boxes, missing = Path(folder), {}, []
     if not folder.is_dir():
@@ -137,16 +136,11 @@ def write_submission(
             bad.append(f"{name}: a box that is not finite or has no area")
     if bad:
         raise ValueError(f"The archive was not written, because of {len(bad)} sequences: {'; '.join(bad[:5])}.")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in sorted(boxes):
-                text = "".join(",".join(f"{v:.3f}" for v in box) + "\n" for box in boxes[name])
-                if server == "trackingnet":
-                    archive.writestr(f"{name}.txt", text)
-                    continue
-                archive.writestr(f"{name}/{name}_001.txt", text)
-                archive.writestr(f"{name}/{name}_time.txt", "".join(f"{seconds:.8f}\n" for seconds in times[name]))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(boxes):
+            text = "".join(",".join(f"{v:.3f}" for v in box) + "\n" for box in boxes[name])
+            if server == "trackingnet":
+                archive.writestr(f"{name}.txt", text)
+                continue
+            archive.writestr(f"{name}/{name}_001.txt", text)
+            archive.writestr(f"{name}/{name}_time.txt", "".join(f"{seconds:.8f}\n" for seconds in times[name]))

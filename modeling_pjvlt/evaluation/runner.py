@@ -1,4 +1,4 @@
-"""One-pass evaluation of a model on a dataset: shared by processes, finished sequences kept, then scored and reported."""
+"""One-pass evaluation of a model on a dataset: shared by processes, resumable by sequence, then scored."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ WORST_SEQUENCES, WORST_FRAMES = 3, 4
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What is to be compared with, by sequence name, in the order of the dataset. Arguments of [`score_benchmark`]."""
+    """Ground truth by sequence name, in the order of the dataset: arguments of [`score_benchmark`]."""
 
     boxes: dict[str, np.ndarray]
     absent: dict[str, np.ndarray]
@@ -31,7 +31,7 @@ class GroundTruth:
 
     @property
     def known(self) -> bool:
-        """Whether anything is known beyond the first frames; test sets of evaluation servers keep it to themselves."""
+        """Whether boxes after the first frames are known; for test sets of evaluation servers they are not."""
         return any(has_area(boxes[1:]).any() for boxes in self.boxes.values())
 
     def at_border(self) -> int:
@@ -43,7 +43,7 @@ class GroundTruth:
 
 
 def ground_truth(sequences: list, attributes: dict[str, list[str]] | None = None) -> GroundTruth:
-    """Of these sequences. Raises `ValueError` naming those of one name, and those that cannot be started."""
+    """The ground truth of sequences. Raises `ValueError` for repeated names and for sequences without a first box."""
     names = [sequence.name for sequence in sequences]
     if not names:
         raise ValueError("The dataset has no sequences.")
@@ -66,14 +66,14 @@ def ground_truth(sequences: list, attributes: dict[str, list[str]] | None = None
 def score(
     protocol: str, predictions: dict[str, np.ndarray], truth: GroundTruth, frame_sizes: dict[str, tuple[int, int]]
 ) -> BenchmarkScores:
-    """By a protocol's rules, with the flags that it takes."""
+    """Score by the rules of a protocol, with the flags that it uses."""
     given = {"absent": truth.absent, "cover": truth.cover, "frame_sizes": frame_sizes}
     takes = {name: value for name, value in given.items() if name in PROTOCOLS[protocol].takes}
     return score_benchmark(predictions, truth.boxes, protocol=protocol, attributes=truth.attributes, **takes)
 
 
 def fingerprint(model, processor) -> str:
-    """Of the weights and of everything that is set; two models with the same one track alike."""
+    """A hash of the weights and all settings; two models with the same one give the same boxes."""
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
     images = processor.image_processor.to_dict()
     digest.update(json.dumps(images, sort_keys=True, default=str).encode())
@@ -84,7 +84,7 @@ def fingerprint(model, processor) -> str:
 
 
 def shares(lengths: list[int], num_processes: int) -> list[list[int]]:
-    """Which sequences each process tracks: longest first, each to the one with least to do."""
+    """The sequences of each process: longest first, each to the process with the least work."""
     work, shared = [0] * num_processes, [[] for _ in range(num_processes)]
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         rank = work.index(min(work))
@@ -101,9 +101,9 @@ class Evaluation:
         sequences: from [`load_sequences`].
         text: which sentences, of TEXTS.
         folder: for the raw results.
-        state: an `accelerate.PartialState` or `Accelerator`: which of the processes this one is.
+        state: an `accelerate.PartialState` or `Accelerator`, for the rank of this process.
         protocol: for the scores in the progress bar.
-        lost_score: see [`TargetSession`]; 0, the paper's way, never takes a target for lost.
+        lost_score: see [`TargetSession`]; 0, the paper's way, never treats a target as lost.
 
     Raises `ValueError` for a folder that holds results of another model, of other sentences or of other data.
     """
@@ -126,9 +126,9 @@ class Evaluation:
         self.fingerprint = fingerprint(model, processor)
 
     def run(self, label: str = "") -> None:
-        """Track what is not finished. Returns when all processes are done; each has its share on disk."""
+        """Track the unfinished sequences. Returns when all processes are done and all results are on disk."""
         finished = [self._finished(number) for number in range(len(self.sequences))]
-        self.state.wait_for_everyone()  # all have looked before anybody writes
+        self.state.wait_for_everyone()  # all processes have checked the folder before one writes
         left = [number for number, found in enumerate(finished) if found is None]
         lengths = [len(self.sequences[number]) for number in left]
         rank = self.state.process_index
@@ -139,11 +139,11 @@ class Evaluation:
         self.state.wait_for_everyone()
 
     def predictions(self) -> dict[str, np.ndarray]:
-        """Boxes of all sequences, as they are on disk: (n, 4) xywh."""
+        """Boxes of all sequences, read from disk: (n, 4) xywh."""
         return read_results(self.folder, [sequence.name for sequence in self.sequences])
 
     def finished(self) -> dict[str, Finished]:
-        """What is known of each sequence. Raises `ValueError` for one that is not finished."""
+        """The record of each sequence. Raises `ValueError` for one that is not finished."""
         found = {s.name: self._finished(number) for number, s in enumerate(self.sequences)}
         missing = [name for name, value in found.items() if value is None]
         if missing:
@@ -152,17 +152,17 @@ class Evaluation:
 
     def _run_of(self, number: int) -> str:
         sequence = self.sequences[number]
-        said = [self.fingerprint, self.texts[number], len(sequence), np.asarray(sequence.boxes[0], float).tolist()]
-        said.append(self.lost_score)
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+        content = [self.fingerprint, self.texts[number], len(sequence), np.asarray(sequence.boxes[0], float).tolist()]
+        content.append(self.lost_score)
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def _finished(self, number: int) -> Finished | None:
         name = self.sequences[number].name
         found = read_finished(self.folder, name)
         if found is not None and found.run != self._run_of(number):
             raise ValueError(
-                f"{self.folder} holds results of another model, of other sentences, of other data or of an earlier version "
-                f"({name}). "
+                f"{self.folder} holds results of another model, of other sentences, of other data or of an earlier "
+                f"version ({name}). "
                 "Choose another --output_dir, or delete that folder."
             )
         return found
@@ -186,7 +186,7 @@ class Evaluation:
 
 
 class _Bar:
-    """Frames of all processes, with the mean score of the finished sequences and the frames per second of one target."""
+    """Progress over all processes, with the mean score of the finished sequences and frames per second."""
 
     def __init__(self, run: Evaluation, label: str, finished: list[int], left: list[int], shown: bool):
         self.run, self.left, self.shown = run, set(left), shown
@@ -221,7 +221,7 @@ class _Bar:
         self._add(number)
 
     def _look(self, force: bool = False) -> None:
-        """Every second: what have the others finished?"""
+        """Read every second what the other processes have finished."""
         if self.bar.disable or (not force and time.monotonic() - self.looked < 1):
             return
         self.looked = time.monotonic()
@@ -230,13 +230,13 @@ class _Bar:
                 self.left.discard(number)
                 self.base += self.lengths[number]
                 self._add(number)
-        told = {}
+        shown = {}
         if self.scores:
-            told[PROTOCOLS[self.run.protocol].metrics[0]] = f"{np.mean(self.scores):.1f}"
+            shown[PROTOCOLS[self.run.protocol].metrics[0]] = f"{np.mean(self.scores):.1f}"
         if self.seconds:
-            told["fps"] = f"{self.frames / self.seconds:.0f}"
+            shown["fps"] = f"{self.frames / self.seconds:.0f}"
         self.bar.n = min(self.base + self.mine, self.bar.total)
-        self.bar.set_postfix(told, refresh=True)
+        self.bar.set_postfix(shown, refresh=True)
 
     def _add(self, number: int) -> None:
         """A finished sequence's score and time."""
@@ -257,13 +257,13 @@ class _Bar:
 
 
 def worst_sequences(sequences: list, texts: list[str], predictions: dict[str, np.ndarray], scores: BenchmarkScores):
-    """The sequences with the lowest main score, with a few frames: ground truth in white, the tracker's box in yellow."""
+    """The sequences with the lowest main score, with some frames: ground truth in white, prediction in yellow."""
     from .report import WorstSequence
 
     metric = next(iter(scores))
-    told = {name: one[metric] for name, one in scores.sequences.items() if np.isfinite(one[metric])}
+    values = {name: one[metric] for name, one in scores.sequences.items() if np.isfinite(one[metric])}
     found = []
-    for name in sorted(told, key=told.get)[:WORST_SEQUENCES]:
+    for name in sorted(values, key=values.get)[:WORST_SEQUENCES]:
         number = next(i for i, sequence in enumerate(sequences) if sequence.name == name)
         sequence, boxes = sequences[number], predictions[name]
         chosen = np.linspace(0, len(sequence) - 1, min(WORST_FRAMES, len(sequence))).round().astype(int)
@@ -273,7 +273,7 @@ def worst_sequences(sequences: list, texts: list[str], predictions: dict[str, np
             if sequence.visible[index]:
                 frame = draw_box(frame, sequence.boxes[index], color=TRUTH_COLOR)
             frames.append(draw_box(frame, boxes[index]))
-        found.append(WorstSequence(name, texts[number], told[name], frames, [f"frame {i}" for i in chosen]))
+        found.append(WorstSequence(name, texts[number], values[name], frames, [f"frame {i}" for i in chosen]))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What is evaluated: datasets, folders as their authors distribute them, procedural clips; and with which sentences."""
+"""The sequences to evaluate on (datasets, unconverted folders, procedural clips) and their sentences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,28 +8,31 @@ import numpy as np
 from PIL import Image
 
 from ..data.converters.folders import find_folders, read_folder
-from ..data.converters.sources import NotFound, PictureFile
-from ..data.dataset import TrackingSequence, load_tracking_dataset, read_sentences
-from ..data.frames import open_picture
+from ..data.converters.sources import ImageFile, NotFound
+from ..data.dataset import TrackingSequence
+from ..data.frames import open_image
+from ..data.generated import PROCEDURAL
+from ..data.loading import load_tracking_dataset
 from ..data.synthetic.procedural import KINDS, ProceduralClip
+from ..data.text import read_sentences
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from .procedural import FIRST_SEED
 
-PROCEDURAL, DEFAULT_SPLIT = "procedural", "test"
+DEFAULT_SPLIT = "test"
 PROCEDURAL_CLIPS, PROCEDURAL_FRAMES = 200, 60
 TEXTS = ("own", "shuffled", "empty", "class")
 
 
 @dataclass(frozen=True)
-class PictureFiles:
-    """Frames that are files of their own."""
+class ImageFiles:
+    """Frames that are separate files."""
 
-    files: list[PictureFile]
+    files: list[ImageFile]
 
     def open(self, index: int) -> Image.Image:
-        return open_picture({"bytes": None, "path": str(self.files[index].path)})
+        return open_image({"bytes": None, "path": str(self.files[index].path)})
 
-    def only(self, index: int) -> "PictureFiles":
+    def only(self, index: int) -> "ImageFiles":
         return self
 
 
@@ -40,7 +43,7 @@ def load_sequences(
     columns: Mapping[str, str] | None = None,
     sentences_file: str | Path | None = None,
 ) -> list:
-    """Sequences to evaluate on, with their frames undecoded; see [`load_split`]."""
+    """Sequences to evaluate on, with undecoded frames; see [`load_split`]."""
     return load_split(name_or_path, split, revision, columns, sentences_file)[0]
 
 
@@ -51,7 +54,7 @@ def load_split(
     columns: Mapping[str, str] | None = None,
     sentences_file: str | Path | None = None,
 ) -> tuple[list, str]:
-    """Sequences to evaluate on, with their frames undecoded, and the split that they are of.
+    """Sequences to evaluate on, with undecoded frames, and the name of their split.
 
     Args:
         name_or_path: whatever [`load_tracking_dataset`] reads; a folder of NAME/{img, groundtruth_rect.txt or
@@ -70,8 +73,8 @@ def load_split(
         named = [given.get(sequence.name) for sequence in sequences]
         if not any(named):
             raise ValueError(
-                f"--sentences: {sentences_file} names none of the {len(sequences)} sequences of {name_or_path}; the first "
-                f"is {sequences[0].name!r}."
+                f"--sentences: {sentences_file} names none of the {len(sequences)} sequences of {name_or_path}; the "
+                f"first is {sequences[0].name!r}."
             )
         sequences = [s if text is None else replace(s, text=text) for s, text in zip(sequences, named, strict=True)]
     return sequences, split
@@ -104,18 +107,16 @@ def _sequence(reference) -> TrackingSequence:
     except ValueError as error:
         raise ValueError(f"Sequence {reference.name!r}: {error}") from None
     boxes = np.nan_to_num(found.boxes).astype(np.float32)
-    return TrackingSequence(
-        found.name, found.text or DEFAULT_SENTENCE, boxes, found.visible, PictureFiles(found.pictures)
-    )
+    return TrackingSequence(found.name, found.text or DEFAULT_SENTENCE, boxes, found.visible, ImageFiles(found.images))
 
 
 def alike(sequences: list, texts: list[str]) -> str | None:
-    """What to say where all sequences are tracked with one sentence, so that language can tell nothing; or None."""
+    """A warning if all sequences have the same sentence, so language cannot help; else None."""
     if len(sequences) < 2 or len(set(texts)) > 1:
         return None
     return (
-        f"All {len(sequences)} sequences have the same sentence, {texts[0]!r}, so that this measures a tracker without "
-        "language. Give each its own with --sentences FILE (GOT-10k's test set ships none)."
+        f"All {len(sequences)} sequences have the same sentence, {texts[0]!r}, so that this measures a tracker "
+        "without language. Give each its own with --sentences FILE (GOT-10k's test set ships none)."
     )
 
 
@@ -144,7 +145,7 @@ def sentences(sequences: list, kind: str) -> list[str]:
 
 
 def _shuffled(own: list[str]) -> list[str]:
-    """For each the next different sentence in a random order that is always the same."""
+    """For each sentence the next different one in a fixed random order."""
     if len(set(own)) < 2:
         raise ValueError("All sequences have the same sentence; there is nothing to shuffle.")
     order = np.random.default_rng(0).permutation(len(own))

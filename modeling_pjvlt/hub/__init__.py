@@ -1,1 +1,1 @@
-"""The Hub: the cards of models and datasets, and how both get there."""
+"""The Hub: cards of models and datasets, and their upload."""

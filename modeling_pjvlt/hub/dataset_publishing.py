@@ -1,20 +1,20 @@
-"""Tracking datasets on the Hub: how a converted folder or one's own data gets there."""
+"""Upload of tracking datasets to the Hub: converted folders, or your own data."""
 
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from ..data.files import write_beside
-from .benchmarks import BENCHMARK_FILE
-from .dataset_card import dataset_card
+from ..data.benchmarks import BENCHMARK_FILE
+from ..data.dataset_card import dataset_card
+from ..files_pjvlt import write_text
 
 UPLOADED = ["data/*.parquet", "README.md", BENCHMARK_FILE, "conversion_report.json"]
 
 
 def push_folder(folder: str | Path, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-    """Upload a converted folder to a dataset repository, made if need be; returns its address.
+    """Upload a converted folder to a dataset repository, created if needed; returns its address.
 
-    Files that are already there are not sent again, so that an upload that broke off can be repeated.
+    Files that are already there are not sent again, so an interrupted upload can be repeated.
     """
     folder = Path(folder)
     if not any(folder.glob("data/*.parquet")):
@@ -22,7 +22,7 @@ def push_folder(folder: str | Path, repo_id: str, private: bool | None = None, t
     api = HfApi(token=token)
     address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     card = (folder / "README.md").read_text(encoding="utf-8").replace("user/name", address.repo_id)
-    write_beside(folder / "README.md", card)
+    write_text(folder / "README.md", card)
     api.upload_folder(
         folder_path=folder,
         repo_id=address.repo_id,
@@ -45,7 +45,7 @@ def push_dataset(
 ) -> str:
     """Upload a [`TrackingDataset`] and a card; returns the repository's address. Other splits there stay.
 
-    The rows go as they were read: columns keep their mapped names, pictures their bytes.
+    The rows are uploaded as they were read: columns keep their mapped names, images their bytes.
     """
     sequences = [dataset[i] for i in range(len(dataset))]
     counts = {
@@ -57,10 +57,10 @@ def push_dataset(
     api = HfApi(token=token)
     address = api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
     made = DatasetCard.load(address.repo_id, token=token)  # by `push_to_hub`: features, sizes and files of all splits
-    told = dataset_card(
+    card = dataset_card(
         title or repo_id, {split: counts}, dataset.rows.features, license, "", citation, address.repo_id
     )
-    data = {**told.data.to_dict(), **made.data.to_dict(), "license": license}
-    told.content = f"---\n{DatasetCardData(**data).to_yaml()}\n---\n{told.text}"
-    told.push_to_hub(address.repo_id, repo_type="dataset", token=token)
+    data = {**card.data.to_dict(), **made.data.to_dict(), "license": license}
+    card.content = f"---\n{DatasetCardData(**data).to_yaml()}\n---\n{card.text}"
+    card.push_to_hub(address.repo_id, repo_type="dataset", token=token)
     return str(address)

@@ -1,7 +1,7 @@
 """Scores where the Hub looks for them: `model-index` in a model's card, and `.eval_results/*.yaml` beside it.
 
-The card takes any dataset. A file in `.eval_results` names a dataset repository on the Hub and a task of its `eval.yaml`
-(see `benchmarks`). Format: https://huggingface.co/docs/hub/eval-results.
+The card takes any dataset. A file in `.eval_results` names a dataset repository on the Hub and a task of its
+`eval.yaml` (see `benchmarks`). Format: https://huggingface.co/docs/hub/eval-results.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
+from ..data.benchmarks import SCORES
 from ..pipeline_pjvlt import TASK
-from .benchmarks import SCORES
 
 TASK_NAME = "Vision-language tracking"
 PIPELINE_TAG = "other"  # the Hub has no task for tracking
@@ -38,7 +38,7 @@ def eval_results(dataset: str, split: str | None, protocol: str, scores: Mapping
 
 
 def result_files(card: ModelCard) -> dict[str, str]:
-    """The files of `.eval_results` that belong to a card: path in the repository -> YAML, one for each dataset on the Hub."""
+    """The files of `.eval_results` that belong to a card: path -> YAML, one for each dataset on the Hub."""
     entries: dict[str, list[EvalResultEntry]] = {}
     for result in card.data.eval_results or []:
         if is_repository(result.dataset_type):

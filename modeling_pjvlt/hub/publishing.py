@@ -1,6 +1,6 @@
-"""Trained checkpoints on the Hub: weights, processor, the code that a machine without this package needs, and a card.
+"""Upload of checkpoints to the Hub: weights, processor, the code for machines without this package, and a card.
 
-`push_checkpoint` does everything; `prepare_folder` writes what would be sent into a folder, to be looked at first.
+`push_checkpoint` does everything; `prepare_folder` writes the files into a folder for inspection.
 """
 
 import json
@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..configuration_pjvlt import PJVLTConfig
+from ..files_pjvlt import replacing_folder
 from ..modeling_pjvlt import PJVLTModel
 from ..pipeline_pjvlt import TASK, TrackingPipeline
 from ..processing_pjvlt import PJVLTProcessor
@@ -40,7 +41,7 @@ FAILURES = (HTTP_ERROR, LocalTokenNotFoundError, OfflineModeIsEnabled)
 
 
 class PublishingError(OSError):
-    """The Hub could not be reached, or did not take what was sent."""
+    """The Hub could not be reached, or refused the upload."""
 
 
 # What is sent
@@ -48,7 +49,7 @@ class PublishingError(OSError):
 
 @dataclass
 class _Checkpoint:
-    """A checkpoint that has been looked through. `model` has the shapes of its weights, but no values."""
+    """A checkpoint that has been checked. `model` has the shapes of its weights, but no values."""
 
     folder: Path
     weights: list[Path]
@@ -57,17 +58,17 @@ class _Checkpoint:
 
 
 def prepare_folder(checkpoint: str | Path, output: str | Path, card: ModelCard) -> Path:
-    """Write what a model repository holds into a folder, which also loads as it is.
+    """Write the files of a model repository into a folder, which can also be loaded.
 
     Args:
         checkpoint: folder with `config.json`, `model.safetensors` and the processor's files; it is only read.
-        output: a folder that does not exist yet, or an empty one. It is written beside its place and renamed.
+        output: a folder that does not exist yet, or an empty one. It appears only when it is complete.
         card: becomes `README.md`; see [`render_card`].
 
-    Returns `output`. Raises `FileNotFoundError` for what the checkpoint lacks, `ValueError` for what does not fit
-    together, `FileExistsError` where there is something at `output`.
+    Returns `output`. Raises `FileNotFoundError` for missing files of the checkpoint, `ValueError` for files that do
+    not match, `FileExistsError` if `output` is not empty.
     """
-    return _write_beside(_read_checkpoint(checkpoint), Path(output).resolve(), card)
+    return _write_new(_read_checkpoint(checkpoint), Path(output).resolve(), card)
 
 
 def push_checkpoint(
@@ -85,7 +86,7 @@ def push_checkpoint(
     dry_run: str | Path | None = None,
     **about,
 ) -> str:
-    """Upload a checkpoint to a model repository, made if need be, in one commit; returns the repository's address.
+    """Upload a checkpoint to a model repository, created if needed, in one commit; returns its address.
 
     Weights of an earlier push are replaced; other files that are there stay. The checkpoint is only read.
 
@@ -96,24 +97,24 @@ def push_checkpoint(
         private: whether a new repository is private; by default what the account is set to. With True, an existing
             public repository gets nothing.
         token: by default the one of `hf auth login` or HF_TOKEN.
-        revision: the branch, made if need be; by default `main`.
-        dry_run: a new folder for what would be sent; nothing is, and the folder is returned.
+        revision: the branch, created if needed; by default `main`.
+        dry_run: write the files to this new folder instead of uploading them, and return it.
 
     Raises what [`prepare_folder`] raises before the Hub is asked for anything, `ValueError` for a bad `repo_id` or
     metric, and [`PublishingError`] where the Hub cannot be reached or refuses.
     """
     validate_repo_id(repo_id)
     read = _read_checkpoint(checkpoint)
-    told = {"arguments": arguments, "metrics": metrics, "datasets": datasets, "hardware": hardware, **about}
-    told.setdefault("config", read.model.config)
-    card = render_card(repo_id, **told)
+    fields = {"arguments": arguments, "metrics": metrics, "datasets": datasets, "hardware": hardware, **about}
+    fields.setdefault("config", read.model.config)
+    card = render_card(repo_id, **fields)
     if dry_run is not None:
-        return str(_write_beside(read, Path(dry_run).resolve(), card))
+        return str(_write_new(read, Path(dry_run).resolve(), card))
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="pjvlt-") as folder, _explain_failures(api.endpoint, repo_id):
         if "/" not in repo_id:
             repo_id = f"{api.whoami()['name']}/{repo_id}"
-            card = render_card(repo_id, **told)
+            card = render_card(repo_id, **fields)
         _write_folder(read, Path(folder), card, _link)
         address = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.model_info(repo_id).private:
@@ -133,7 +134,7 @@ def push_checkpoint(
 
 
 def find_model(repo_id: str, token: str | None = None) -> None:
-    """Raise `ValueError` or [`PublishingError`] unless the model repository is there: to be asked before a long evaluation."""
+    """Raise `ValueError` or [`PublishingError`] unless the model is on the Hub; asked before a long evaluation."""
     validate_repo_id(repo_id)
     api = HfApi(token=token)
     with _explain_failures(api.endpoint, repo_id):
@@ -147,7 +148,7 @@ def find_model(repo_id: str, token: str | None = None) -> None:
 
 
 def push_results(repo_id: str, results: list[EvalResult], token: str | None = None) -> str:
-    """Add scores to a model on the Hub, in one commit: to its card and to `.eval_results`; returns the commit's address.
+    """Add scores to a model's card and `.eval_results` in one commit; returns the commit's address.
 
     Earlier scores of the same dataset, split and metric are replaced; all else in the card stays. Raises
     [`PublishingError`] where the Hub cannot be reached or refuses.
@@ -171,7 +172,7 @@ def push_results(repo_id: str, results: list[EvalResult], token: str | None = No
 
 
 def _read_checkpoint(folder: str | Path) -> _Checkpoint:
-    """Look through a checkpoint: everything is there, and the weights have the shapes that the config asks for."""
+    """Check a checkpoint: all files are there, and the weights have the shapes of the config."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such checkpoint folder")
@@ -182,7 +183,7 @@ def _read_checkpoint(folder: str | Path) -> _Checkpoint:
             )
     model_type = read_json(folder / CONFIG).get("model_type")
     if model_type != PJVLTConfig.model_type:
-        raise ValueError(f"{folder}: {CONFIG} is that of a {model_type!r}, not of a {PJVLTConfig.model_type!r}")
+        raise ValueError(f"{folder}: {CONFIG} is of a {model_type!r}, not of a {PJVLTConfig.model_type!r}")
     weights = _weight_files(folder)
     with torch.device("meta"):
         model = PJVLTModel(PJVLTConfig.from_pretrained(folder))
@@ -216,7 +217,7 @@ def _check_shapes(folder: Path, files: list[Path], model: PJVLTModel) -> None:
             with safe_open(file, framework="pt") as weights:
                 found |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{file}: not a whole safetensors file: {error}") from error
+            raise ValueError(f"{file}: not a complete safetensors file: {error}") from error
     wrong = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
     if wrong:
         shapes = (by_name.get(wrong[0], "missing") for by_name in (found, wanted))
@@ -227,22 +228,14 @@ def _check_shapes(folder: Path, files: list[Path], model: PJVLTModel) -> None:
         )
 
 
-def _write_beside(read: _Checkpoint, output: Path, card: ModelCard) -> Path:
+def _write_new(read: _Checkpoint, output: Path, card: ModelCard) -> Path:
     """[`prepare_folder`], once the checkpoint has been read."""
     if output.is_relative_to(read.folder.resolve()):
         raise FileExistsError(f"{output} is in the checkpoint; write elsewhere")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise FileExistsError(f"{output} is not empty; remove it or write elsewhere")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing_folder(output) as partial:
         _write_folder(read, partial, card, shutil.copyfile)
-        if output.exists():
-            output.rmdir()  # empty; not every system renames onto a folder
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return output
 
 
@@ -252,13 +245,13 @@ def _write_folder(read: _Checkpoint, folder: Path, card: ModelCard, place) -> No
     config.pop("_name_or_path", None)
     read.processor.save_pretrained(folder)
     processor = read_json(folder / PROCESSOR_CONFIG)
-    for part, auto_class, told in (
+    for part, auto_class, settings in (
         (read.model.config, "AutoConfig", config),
         (read.model, "AutoModel", config),
         (read.processor, "AutoProcessor", processor),
         (read.processor.image_processor, "AutoImageProcessor", processor["image_processor"]),
     ):
-        _save_code(part, auto_class, folder, told)
+        _save_code(part, auto_class, folder, settings)
     custom_object_save(TrackingPipeline, folder)
     # As `Pipeline.save_pretrained` writes it.
     module = TrackingPipeline.__module__.split(".")[-1]
@@ -274,18 +267,18 @@ def _write_folder(read: _Checkpoint, folder: Path, card: ModelCard, place) -> No
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _save_code(part, auto_class: str, folder: Path, told: dict) -> None:
+def _save_code(part, auto_class: str, folder: Path, settings: dict) -> None:
     """transformers copies the modules of a part and enters its class into `told["auto_map"]`."""
     before = part._auto_class
     part._auto_class = auto_class  # of this object, not of its class: whatever else is saved stays without code
     try:
-        custom_object_save(part, folder, config=told)
+        custom_object_save(part, folder, config=settings)
     finally:
         part._auto_class = before
 
 
 def _link(source: Path, target: Path) -> None:
-    """A link, so that large weights are not copied only to be sent; a copy where the system allows no links."""
+    """Link a file, so that large weights are not copied for the upload; copy it if links are not allowed."""
     try:
         target.symlink_to(source)
     except OSError:
@@ -294,7 +287,7 @@ def _link(source: Path, target: Path) -> None:
 
 @contextmanager
 def _explain_failures(endpoint: str, repo_id: str) -> Iterator[None]:
-    """Whatever the client libraries raise becomes a [`PublishingError`] of one sentence."""
+    """Turn errors of the client libraries into a [`PublishingError`] of one sentence."""
     try:
         yield
     except (*FAILURES, RuntimeError) as error:
@@ -308,12 +301,12 @@ def _explain_failures(endpoint: str, repo_id: str) -> Iterator[None]:
 def _explanation(error: Exception, endpoint: str, repo_id: str) -> str:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        said = error.server_message or str(error).splitlines()[0]
+        reason = error.server_message or str(error).splitlines()[0]
         if status == 401:
             return f"{endpoint} does not accept the token (401): log in with `hf auth login`, or set HF_TOKEN"
         if status == 403:
-            return f"the token may not write to {repo_id} (403): {said}"
-        return f"{endpoint} answered {status} for {repo_id}: {said}"
+            return f"the token may not write to {repo_id} (403): {reason}"
+        return f"{endpoint} answered {status} for {repo_id}: {reason}"
     if isinstance(error, LocalTokenNotFoundError):
         return "no token: log in with `hf auth login`, or set HF_TOKEN"
     return f"cannot reach {endpoint}: {(str(error) or type(error).__name__).splitlines()[0]}"

@@ -1,1 +1,1 @@
-"""A checkpoint as files that run elsewhere, in ONNX or for `torch.export`; `tracker` tracks with the ONNX files."""
+"""Export of a checkpoint to ONNX or `torch.export`; `tracker` tracks with the ONNX files."""

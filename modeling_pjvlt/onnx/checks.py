@@ -1,4 +1,4 @@
-"""What an export is measured by: its distance from PyTorch, its speed, its boxes on clips."""
+"""Checks of an export: its difference from PyTorch, its speed, its boxes on clips."""
 
 import time
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def torch_runner(folder: Path) -> Runner:
 
 @torch.no_grad()
 def largest_difference(model: PJVLTModel, run: Runner) -> float:
-    """Between the maps of the model and of its export, over random batches with several numbers of targets and words."""
+    """Largest difference of the maps of model and export, over random batches of several sizes."""
     config, generator, worst = model.config, torch.Generator().manual_seed(0), 0.0
     for targets, words in CHECKED:
         sizes = {"pixel_values": config.search_size, "template_pixel_values": config.template_size}
@@ -80,7 +80,7 @@ def milliseconds_per_frame(tracker: TargetSession) -> tuple[float, float]:
 
 
 def procedural_clips(number: int, frames: int = 60) -> list[ProceduralClip]:
-    """The first of the fixed clips that every evaluation uses; kinds alternate."""
+    """The first clips of the fixed set that all evaluations use; kinds alternate."""
     return [ProceduralClip(FIRST_SEED + i, frames, kind=KINDS[i % len(KINDS)]) for i in range(number)]
 
 

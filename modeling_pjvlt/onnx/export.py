@@ -1,4 +1,4 @@
-"""The folder of an export: written beside its place, checked, measured, and only then renamed."""
+"""The folder of an export, which appears only after it was checked and measured."""
 
 import json
 import shutil
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from ..data.files import written_beside
+from ..files_pjvlt import replacing_folder
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
+from ..run_folders import checkpoint_name, find_checkpoint
 from ..tracking_pjvlt import TrackingSession
-from ..training.run_folders import checkpoint_name, find_checkpoint
 from .checks import (
     largest_difference,
     milliseconds_per_frame,
@@ -31,9 +31,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the maps,
 
 
 def export(args: Namespace) -> Path:
-    """What `pjvlt-export` does, told by its arguments. Returns the folder.
+    """Run `pjvlt-export` with its arguments. Returns the folder.
 
-    Raises `ValueError` for a folder that is in use and for an export that differs from PyTorch, of which nothing is kept.
+    Raises `ValueError` for a folder that is in use and for an export that differs from PyTorch, which is deleted.
     """
     output = Path(args.output_dir)
     _check_free(output, args.overwrite_output_dir)
@@ -41,7 +41,7 @@ def export(args: Namespace) -> Path:
     checkpoint = find_checkpoint(args.model)
     model = PJVLTModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
     processor = PJVLTProcessor.from_pretrained(checkpoint)
-    with written_beside(output) as folder:
+    with replacing_folder(output) as folder:
         write_export(folder, model, processor, checkpoint_name(checkpoint), args.format, args.dtype, args.int8)
         if args.format != "torch_export":
             exported = OnnxModel(folder, args.num_threads)
@@ -65,15 +65,15 @@ def write_export(
     dtype: str = "float32",
     int8: bool = False,
 ) -> None:
-    """The files of an export, into a folder that is there: graphs, and all else that a tracker needs to know.
+    """Write the files of an export into an existing folder: graphs, settings and tokenizer.
 
-    Args: `name` of the model, for people; `format`, "onnx", "openvino" or "torch_export"; `dtype` of the per-frame graph; `int8`,
-    whether its matmuls are going to be made eight-bit ones.
+    Args: `name` of the model, for display; `format`, "onnx", "openvino" or "torch_export"; `dtype` of the per-frame
+    graph; `int8`, whether its matmuls are going to be made eight-bit ones.
     """
-    with said("tracing"):
+    with timed("tracing"):
         programs = trace(model, getattr(torch, dtype))
     for part, program in programs.items():
-        with said(f"writing {part}"):
+        with timed(f"writing {part}"):
             if format == "torch_export":
                 write_torch(program, folder / f"{part}.pt2")
             else:
@@ -91,8 +91,7 @@ def write_export(
         "uses_language": config.uses_language,
         **{crop: getattr(images, crop) for crop in crops},
         "grid": config.search_grid,
-        "window_weight": config.window_weight,
-        "size_smoothing": config.size_smoothing,
+        **processor.tracking_settings(config),
         "scale": scale.tolist(),
         "shift": shift.tolist(),
         "pad_token_id": tokenizer.pad_token_id,
@@ -103,7 +102,7 @@ def write_export(
 
 
 def import_exporters(format: str) -> None:
-    """Ask for what the format needs before the work begins. Raises `ModuleNotFoundError`."""
+    """Import what the format needs before the work begins. Raises `ModuleNotFoundError`."""
     if format == "openvino":
         import_openvino()
     if format == "onnx":
@@ -117,14 +116,14 @@ def _check_free(output: Path, overwrite: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / SETTINGS_FILE).is_file():
-        raise ValueError(f"--output_dir: {output} is there already and is no export; choose another folder.")
+        raise ValueError(f"--output_dir: {output} exists and is not an export; choose another folder.")
     if not overwrite:
         raise ValueError(f"--output_dir: {output} holds an export; replace it with --overwrite_output_dir.")
 
 
 @contextmanager
-def said(what: str):
-    """Say what is being done, and then how long it took."""
+def timed(what: str):
+    """Print what is being done, and then how long it took."""
     print(f"{what} … ", end="", flush=True)
     started = time.perf_counter()
     try:
@@ -145,12 +144,12 @@ def _refuse_difference(difference: float, dtype: str) -> None:
 
 
 def _measure(folder: Path, args: Namespace, exported: OnnxModel, model: PJVLTModel, processor: PJVLTProcessor) -> None:
-    """Speed and, where asked for, AUC; with `--int8` of both, and the small graph takes the place of the large one."""
+    """Speed and, where asked for, AUC; with `--int8` of both, and the small graph replaces the large one."""
     models = {args.dtype: exported}
     if args.int8:
         small = folder / "int8"
         shutil.copytree(folder, small, ignore=shutil.ignore_patterns(small.name, TRACKER_FILE))
-        with said("int8"):
+        with timed("int8"):
             quantize_tracker(folder / TRACKER_FILE, small / TRACKER_FILE)
         models["int8"] = OnnxModel(small, args.num_threads)
     trackers = {"PyTorch float32": TrackingSession(model, processor)}
@@ -161,9 +160,9 @@ def _measure(folder: Path, args: Namespace, exported: OnnxModel, model: PJVLTMod
         print(f"{name}: {whole:.1f} ms for a frame of 640x480 from crop to box, {network:.1f} of them in the network")
     for label, sequences in _sequences(args):
         scores = success_auc(models, sequences, label)
-        told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+        printed = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
         lost = f"; int8 loses {scores[args.dtype] - scores['int8']:.3f}" if args.int8 else ""
-        print(f"success AUC on {len(sequences)} {label} clips: {told}{lost}")
+        print(f"success AUC on {len(sequences)} {label} clips: {printed}{lost}")
     if args.int8:
         (small / TRACKER_FILE).replace(folder / TRACKER_FILE)
         shutil.rmtree(small)

@@ -1,7 +1,8 @@
 """The three graphs of an export, and how they are written.
 
-`TrackerGraph` is what runs for every frame: crops and what the other two made in, maps out. `TemplateGraph` runs once for
-every target, `TextGraph` once for every sentence. All take any number of targets, and of words up to 40.
+`TrackerGraph` runs for every frame, on crops and the outputs of the other two graphs, and gives the maps.
+`TemplateGraph` runs once for every target, `TextGraph` once for every sentence. All take any number of targets, and of
+words up to 40.
 """
 
 import warnings
@@ -18,7 +19,7 @@ from .tracker import MAPS, SENTENCE
 
 TRACED_TARGETS, TRACED_WORDS = 2, 6  # of the example that is traced; neither is special
 TEXT_INPUTS = ("input_ids", "attention_mask")
-NAMES = {  # of what goes into each graph and of what comes out; a model that reads no sentence takes fewer
+NAMES = {  # of inputs and outputs of each graph; a model without language has fewer
     "text": (TEXT_INPUTS, SENTENCE),
     "template": (("template_pixel_values",), ("template",)),
     "tracker": (("pixel_values", "template", *SENTENCE), MAPS),
@@ -47,7 +48,7 @@ class TemplateGraph(nn.Module):
 
 
 class TrackerGraph(nn.Module):
-    """Search crops (B, 3, S, S), float32 in any precision, template and parts of a [`PJVLTSentence`] to the three maps."""
+    """Search crops (B, 3, S, S), always float32, template and parts of a [`PJVLTSentence`] to the three maps."""
 
     def __init__(self, inference_model: PortableInferenceModel):
         super().__init__()

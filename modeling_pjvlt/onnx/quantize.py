@@ -1,6 +1,6 @@
 """The per-frame graph in int8: weights once, per channel; activations of each matmul by their range in that frame.
 
-Dynamic ranges need no data to calibrate on. Convolutions stay as they are, because onnxruntime's dynamic int8 ones are slow.
+Dynamic ranges need no calibration data. Convolutions stay in float, because onnxruntime's dynamic int8 ones are slow.
 """
 
 import logging
@@ -18,7 +18,7 @@ def quantize_tracker(source: Path, target: Path) -> None:
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it advises everybody to run another tool first
+    root.setLevel(logging.ERROR)  # it always advises to run another tool first
     try:
         quantize_dynamic(source, target, op_types_to_quantize=list(QUANTIZED), per_channel=True)
     finally:

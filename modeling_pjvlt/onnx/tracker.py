@@ -1,35 +1,27 @@
 """Tracking with an exported model: NumPy, onnxruntime and tokenizers, and no torch.
 
 [`OnnxModel`] is a folder that `pjvlt-export` wrote, [`OnnxTracker`] a session that runs on it as
-[`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch may be missing altogether.
+[`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch is not needed.
 """
 
 import json
 import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ..geometry_pjvlt import Box, axis_taps, check_first_box, crop_geometry, crops_to_frames
+from ..geometry_pjvlt import Box, crop_array, crop_geometry
 from ..pixels_pjvlt import rgb_array
 from ..sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences, cut_warning, logger
-from ..session_pjvlt import (
-    LOST_AFTER,
-    LOST_SCORE,
-    Target,
-    TargetSession,
-    TrackedTarget,
-    weighted,
-)
+from ..session_pjvlt import LOST_AFTER, TRACKING_DEFAULTS, TargetSession, weighted
 from . import openvino
 
 TRACKER_FILE, TEMPLATE_FILE, TEXT_FILE = "tracker.onnx", "template.onnx", "text.onnx"
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "pjvlt_onnx.json"
 SENTENCE = ("keys", "values", "mask")  # what text.onnx makes of a sentence and tracker.onnx takes
+TARGET_AXIS = {"template": 0, "keys": 1, "values": 1, "mask": 0}  # of what tracker.onnx takes of the targets
 MAPS = ("score_map", "offset_map", "size_map")
-BAND = 8  # rows or columns of a crop that are filtered by one matmul, too small for BLAS to wake its threads for
+SMALL_GRAPH = 120_000_000  # bytes; a model with fewer takes one thread
 
 
 class OnnxModel:
@@ -37,12 +29,13 @@ class OnnxModel:
 
     Args:
         folder: what `pjvlt-export` wrote.
-        num_threads: for each operation; default: onnxruntime's, one for each core.
+        num_threads: for each operation; default: one for a small model, as in a [`TrackingSession`], else one for each
+            core.
         providers: onnxruntime's execution providers in order of preference; default: the CPU.
 
     Attributes:
-        settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and `shift`, for
-            value * scale - shift.
+        settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and
+            `shift`, for value * scale - shift.
 
     Raises `ImportError` without onnxruntime and `FileNotFoundError` for a folder without an export, or with one of an
     older version.
@@ -71,7 +64,7 @@ class OnnxModel:
         )
 
     def __reduce__(self):
-        """Graphs do not travel: what is pickled or copied is read from its folder again."""
+        """Graphs are not pickled or copied: they are read from the folder again."""
         return OnnxModel, self._made_of
 
     def tokenize(self, sentences: list[str]) -> dict[str, np.ndarray]:
@@ -88,7 +81,7 @@ class OnnxModel:
         return {"input_ids": ids, "attention_mask": mask}
 
     def encode_text(self, sentences: list[str]) -> dict[str, np.ndarray]:
-        """All that the frames need of B sentences: `keys`, `values` and `mask`; nothing where no sentence is read."""
+        """What the frames need of B sentences: `keys`, `values` and `mask`; empty for a model without language."""
         if self._text is None:
             return {}
         return self.encode_tokens(self.tokenize(sentences))
@@ -104,6 +97,12 @@ class OnnxModel:
         """`template`: what the frames need of B template crops (B, 3, template_size, template_size), float32."""
         (template,) = self._template.run(["template"], {"template_pixel_values": template_pixel_values})
         return {"template": template}
+
+    def hidden_template(self) -> np.ndarray:
+        """(3, template_size, template_size): `hidden_template` of `image_processing_pjvlt`, normalised."""
+        size = self.settings["template_size"]
+        mean = np.round(self._shift / self._scale)
+        return np.broadcast_to(mean * self._scale - self._shift, (3, size, size)).astype(np.float32)
 
     def maps(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """score (B, 1, G, G), offset (B, 2, G, G) and size (B, 2, G, G), float32.
@@ -140,44 +139,15 @@ def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None
     except ModuleNotFoundError as error:
         raise ImportError("Running an exported model needs onnxruntime: pip install 'pjvlt[export]'.") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads or 0
-    # Threads that wait for work by spinning would take the cores from the decoder.
+    small = path.stat().st_size < SMALL_GRAPH
+    options.intra_op_num_threads = num_threads or (1 if small else 0)
+    # Threads that wait by spinning would take the cores from the decoder.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=providers or ["CPUExecutionProvider"])
 
 
-def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: int) -> np.ndarray:
-    """`crop_image` of `image_processing_pjvlt` in NumPy: (H, W, 3) uint8 to (3, size, size) float32, 0 to 255."""
-    y0, y1, *rows = axis_taps(top, scale, size, frame.shape[0])
-    x0, x1, *columns = axis_taps(left, scale, size, frame.shape[1])
-    if y1 <= y0 or x1 <= x0:
-        return np.zeros((3, size, size), dtype=np.float32)
-    height, width = y1 - y0, x1 - x0
-    pixels = frame[y0:y1, x0:x1].reshape(height, -1)
-    low = np.empty((size, width * 3), dtype=np.float32)
-    for part, seen, weights in _bands(*rows, height):
-        np.matmul(weights, pixels[seen].astype(np.float32), out=low[part])
-    low = np.ascontiguousarray(low.reshape(size, width, 3).transpose(2, 0, 1)).reshape(3 * size, width)
-    crop = np.empty((3 * size, size), dtype=np.float32)
-    for part, seen, weights in _bands(*columns, width):
-        np.matmul(low[:, seen], weights.T, out=crop[:, part])
-    return crop.reshape(3, size, size)
-
-
-def _bands(places: np.ndarray, weights: np.ndarray, length: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """A filter of `length` pixels, with `weights` (size, K) at `places` (size, K) that never fall, a few outputs at a time:
-    which outputs, which pixels they read, and the weights between them as a matrix."""
-    size = len(places)
-    dense = np.zeros((size, length), dtype=np.float32)
-    dense[np.arange(size)[:, None], places] = weights
-    for start in range(0, size, BAND):
-        stop = min(start + BAND, size)
-        part, seen = slice(start, stop), slice(places[start, 0], places[stop - 1, -1] + 1)
-        yield part, seen, dense[part, seen]
-
-
 def decode_maps(score_map, offset_map, size_map, window=None) -> tuple[np.ndarray, np.ndarray]:
-    """`decode_boxes` of `decoding_pjvlt` in NumPy: boxes (B, 4) cx, cy, w, h in fractions of the crop, and scores (B,)."""
+    """`decode_boxes` of `decoding_pjvlt` in NumPy: boxes (B, 4) cx, cy, w, h in crop fractions, scores (B,)."""
     grid, rows = score_map.shape[-1], np.arange(len(score_map))
     response = score_map[:, 0] if window is None else score_map[:, 0] * window
     cell = response.reshape(len(rows), -1).argmax(axis=1)
@@ -199,8 +169,8 @@ class OnnxTracker(TargetSession):
 
     Args:
         model: an [`OnnxModel`], which many trackers can share, or its folder.
-        window_weight, size_smoothing, lost_score, lost_after: see [`TargetSession`]; the first two are the model's
-            own where they are None.
+        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first three
+            are the export's own where they are None.
 
     Example:
         >>> tracker = OnnxTracker("pjvlt-onnx")  # doctest: +SKIP
@@ -214,68 +184,50 @@ class OnnxTracker(TargetSession):
         model: OnnxModel | str | os.PathLike,
         window_weight: float | None = None,
         size_smoothing: float | None = None,
-        lost_score: float = LOST_SCORE,
+        lost_score: float | None = None,
         lost_after: int = LOST_AFTER,
+        redetect: str | None = "local",
     ):
         self.model = model if isinstance(model, OnnxModel) else OnnxModel(model)
         settings = self.model.settings
-        window_weight = settings.get("window_weight", 1.0) if window_weight is None else window_weight
-        size_smoothing = settings.get("size_smoothing", 0.0) if size_smoothing is None else size_smoothing
-        super().__init__(window_weight, size_smoothing, lost_score, lost_after)
-        self.window = weighted(hann_array(settings["grid"]), window_weight)
+        given = {"window_weight": window_weight, "size_smoothing": size_smoothing, "lost_score": lost_score}
+        own = {name: settings.get(name, default) for name, default in TRACKING_DEFAULTS.items()}
+        own |= {name: value for name, value in given.items() if value is not None}
+        super().__init__(
+            settings["search_factor"], settings["search_size"], **own, lost_after=lost_after, redetect=redetect
+        )
+        self.window = weighted(hann_array(settings["grid"]), self.window_weight)
 
-    def add_target(self, frame, box, text: str | None = None, target_id: str | None = None) -> str:
-        """Start to track what `box` (x, y, w, h in frame pixels, or a dict of corners) shows in `frame`; see [`TrackingSession.add_target`].
-
-        `frame` is an image of Pillow or an array; see [`rgb_array`].
-        """
-        target_id, settings = self._free_id(target_id), self.model.settings
-        image = rgb_array(frame)
-        size = image.shape[:2]
-        box = check_first_box(box, size)
-        crop = crop_geometry(box, settings["template_factor"], settings["template_size"])
-        template = self.model.crop(image, crop, settings["template_size"])[None]
-        self._targets[target_id] = Target(template, self._sentence(text), size, box, box)
-        self._batch = None
-        return target_id
+    def _template(self, image: np.ndarray, box: Box, hide: bool) -> np.ndarray:
+        settings = self.model.settings
+        size = settings["template_size"]
+        if hide:
+            return self.model.hidden_template()[None]
+        return self.model.crop(image, crop_geometry(box, settings["template_factor"], size), size)[None]
 
     def _model_name(self) -> str:
         return self.model._made_of[0]
 
-    def set_text(self, target_id: str, text: str | None) -> None:
-        """Give a target another sentence, from the next frame on.
-
-        Raises `KeyError` for an unknown id and `ValueError` for a sentence that is not a string.
-        """
-        self._known(target_id).text = self._sentence(text)
-        self._batch = None
-
-    def _sentence(self, text: str | None) -> str | None:
+    def _read_text(self, text: str | None) -> dict:
         check_sentence(text)
-        return clean_sentences(text, 1)[0] if self.model.settings["uses_language"] else text
+        return {"text": clean_sentences(text, 1)[0] if self.model.settings["uses_language"] else text}
 
-    def step(self, frame) -> list[TrackedTarget]:
-        """Find every target in the next frame; see [`TrackingSession.step`]."""
-        if not self._targets:
-            return []
-        started = time.perf_counter()
+    def _read(self, frame) -> tuple[np.ndarray, tuple[int, int]]:
         image = rgb_array(frame)
-        return self._step(image, image.shape[:2], started)
+        return image, image.shape[:2]
 
-    def _locate(self, image: np.ndarray, started: float) -> tuple[list[Box], list[float]]:
-        settings, targets = self.model.settings, self._targets.values()
-        size = settings["search_size"]
-        geometry = [crop_geometry(t.box, settings["search_factor"] * t.growth, size) for t in targets]
-        pixel_values = np.stack([self.model.crop(image, crop, size) for crop in geometry])
-        cropped = time.perf_counter()
+    def _crop(self, image: np.ndarray, crops: list[tuple[float, float, float]]) -> np.ndarray:
+        return np.stack([self.model.crop(image, crop, self.search_size) for crop in crops])
+
+    def _run(self, pixel_values: np.ndarray, rows: list[int]) -> tuple[np.ndarray, list[float]]:
         if self._batch is None:
-            sentence = self.model.encode_text([t.text for t in targets])
-            self._batch = self.model.encode_templates(np.concatenate([t.template for t in targets])) | sentence
-        maps = self.model.maps({"pixel_values": pixel_values, **self._batch})
-        boxes, scores = decode_maps(*maps, self.window)
-        boxes = crops_to_frames(boxes, geometry, size, image.shape[:2])
-        self.seconds["crop"] += cropped - started
-        self.seconds["network"] += time.perf_counter() - cropped
+            targets = self._targets.values()
+            sentences = self.model.encode_text([t.text for t in targets])
+            self._batch = self.model.encode_templates(np.concatenate([t.template for t in targets])) | sentences
+        inputs = self._batch
+        if rows != list(range(len(self._targets))):
+            inputs = {name: value.take(rows, TARGET_AXIS[name]) for name, value in inputs.items()}
+        boxes, scores = decode_maps(*self.model.maps({"pixel_values": pixel_values, **inputs}), self.window)
         return boxes, scores.tolist()
 
 

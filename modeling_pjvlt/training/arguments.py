@@ -1,4 +1,4 @@
-"""What a training run can be told. A recipe is a YAML file of these fields; the command line overrides it."""
+"""The arguments of a training run. A recipe is a YAML file of these fields; the command line overrides it."""
 
 import copy
 import json
@@ -10,26 +10,26 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from ..cli.parser import CommandParser
+from ..command_parser import CommandParser
+from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
 
-PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES = "procedural", "photographs", "boxed_images"  # stand for datasets
-DRAWN = {PROCEDURAL, PHOTOGRAPHS, BOXED_IMAGES}
 RECIPES = Path(__file__).parent / "recipes"  # in an installed package: those of scripts/recipes
-STABLE = "warmup_stable_decay"  # a schedule that a longer run can share: its rate stays high until the end is known
-ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # what may then be told later
+STABLE = "warmup_stable_decay"  # a schedule that can be extended: the rate stays high until the last steps
+ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # may change while the rate is still high
 REPORTS = ["tensorboard", "wandb", "trackio"]
-# What may change when a run is resumed; anything else would change what comes after.
+# May change when a run is resumed; any other change would change the result.
 FREE_ON_RESUME = {
     "output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps", "checkpoints_total_limit",
     "dataloader_num_workers", "validation_steps", "validation_dataset_name", "validation_split",
-    "validation_phrases", "num_validation_sequences", "max_validation_frames", "report_to", "push_to_hub", "hub_model_id",
-    "hub_private_repo", "model_name_or_path", "tokenizer_name_or_path", "vision_backbone", "text_backbone", "gradient_checkpointing",
+    "validation_phrases", "num_validation_sequences", "max_validation_frames", "report_to", "push_to_hub",
+    "hub_model_id", "hub_private_repo", "model_name_or_path", "tokenizer_name_or_path", "vision_backbone",
+    "text_backbone", "gradient_checkpointing",
 }  # fmt: skip
 
 POSITIVE = (
-    "max_train_steps", "per_device_train_batch_size", "global_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
-    "checkpoints_total_limit", "logging_steps", "validation_steps", "num_validation_sequences", "lr_drop_step",
-    "num_decay_steps",
+    "max_train_steps", "per_device_train_batch_size", "global_batch_size", "gradient_accumulation_steps",
+    "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "validation_steps",
+    "num_validation_sequences", "lr_drop_step", "num_decay_steps",
 )  # fmt: skip
 
 
@@ -47,15 +47,15 @@ class TrainArguments:
     image_processor_config: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Fields of PJVLTImageProcessor for a new model, such as search_factor and image_mean (in YAML, or as "
-            "JSON)."
+            "help": "Fields of PJVLTImageProcessor for a new model, such as search_factor and image_mean (in YAML, or "
+            "as JSON)."
         },
     )
     vision_backbone: str | None = field(
         default=None,
         metadata={
-            "help": "Start from a timm network of this name, a plain ViT or one whose first stages become a convolutional "
-            "stem, and from --text_backbone."
+            "help": "Start from a timm network of this name and from --text_backbone: a plain ViT, or a network whose "
+            "first stages become a convolutional stem."
         },
     )
     text_backbone: str | None = field(
@@ -68,8 +68,8 @@ class TrainArguments:
         default=None,
         metadata={
             "help": "Tracking datasets: Hub ids or folders, `procedural` for procedural clips, the default, or "
-            "`photographs` for clips made of the pictures in --photographs, or `boxed_images` for pairs from the images in "
-            "--boxed_images. Several are mixed."
+            "`photographs` for clips made of the images in --photographs, or `boxed_images` for pairs from the images "
+            "in --boxed_images. Several are mixed."
         },
     )
     dataset_weights: list[float] | None = field(
@@ -92,11 +92,11 @@ class TrainArguments:
         default=None, metadata={"help": "Revision of the datasets' repositories: one for all, or one for each."}
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read the datasets on the way, in the order of their files; store nothing."}
+        default=False, metadata={"help": "Stream the datasets in the order of their files; store nothing."}
     )
     photographs: list[str] | None = field(
         default=None,
-        metadata={"help": "Folders of pictures, with labels or without, for `--dataset_name photographs`."},
+        metadata={"help": "Folders of images, with or without labels, for `--dataset_name photographs`."},
     )
     photograph_difficulty: float = field(
         default=1.0,
@@ -110,7 +110,7 @@ class TrainArguments:
         metadata={"help": "Folders of images with a `boxes.jsonl`, for `--dataset_name boxed_images`."},
     )
     boxed_words_share: float = field(
-        default=0.35, metadata={"help": "Share of those pairs in which only the phrase tells which object is meant."}
+        default=0.35, metadata={"help": "Share of those pairs in which only the phrase says which object is meant."}
     )
     alike_share: float = field(
         default=0.4, metadata={"help": "Share of these in which both objects are of one category, which is harder."}
@@ -120,7 +120,8 @@ class TrainArguments:
         metadata={"help": "Share of the others whose template is another object of the same name, in another image."},
     )
     hidden_share: float = field(
-        default=0.0, metadata={"help": "Share of a dataset's pairs without a template: only the sentence tells."}
+        default=0.0,
+        metadata={"help": "Share of a dataset's pairs without a template: only the sentence identifies the target."},
     )
     absent_share: float = field(
         default=0.0,
@@ -130,7 +131,7 @@ class TrainArguments:
     min_box_side: list[float] | None = field(
         default=None,
         metadata={
-            "help": "Frames are left out whose box is not wider and higher than so many pixels: one number for all "
+            "help": "Leave out frames whose box is not wider and higher than this many pixels: one number for all "
             "datasets, or one for each; by default 0."
         },
     )
@@ -150,7 +151,7 @@ class TrainArguments:
         },
     )
     learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the whole model, where the next two do not say another."}
+        default=None, metadata={"help": "Learning rate of the whole model, unless one of the next two is given."}
     )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of ViT, BERT, SAIELs and CCPILs; by default 1e-5."}
@@ -168,7 +169,7 @@ class TrainArguments:
     num_decay_steps: int | None = field(
         default=None,
         metadata={
-            "help": "With `--lr_scheduler_type warmup_stable_decay`: the rate falls to 0 over the last so many steps."
+            "help": "With `--lr_scheduler_type warmup_stable_decay`: the rate falls to 0 over this many last steps."
         },
     )
     num_warmup_steps: int = field(default=0, metadata={"help": "Steps of linear warm-up."})
@@ -183,46 +184,55 @@ class TrainArguments:
     twins: bool = field(
         default=False,
         metadata={
-            "help": "Draw procedural and photograph pairs in twos: same pictures and search region, other target."
+            "help": "Draw procedural and photograph pairs in twos: same images and search region, different target."
         },
     )
-    words_share: float = field(default=0.5, metadata={"help": "Procedural pairs that only the sentence can decide."})
+    words_share: float = field(
+        default=0.5, metadata={"help": "Share of procedural pairs that only the sentence can decide."}
+    )
     attribute_weights: list[float] | None = field(
         default=None,
         metadata={
-            "help": "How often the rival of such a pair differs in colour, pattern and form: three weights; by default "
-            "8 5 5, as the clips come."
+            "help": "How often the distractor of such a pair differs in colour, pattern and form: three weights; by "
+            "default 8 5 5."
         },
     )
-    wrong_text_share: float = field(default=0.1, metadata={"help": "Other drawn pairs with a wrong sentence."})
-    no_text_share: float = field(default=0.1, metadata={"help": "Other drawn pairs without a sentence."})
+    wrong_text_share: float = field(
+        default=0.1, metadata={"help": "Share of the other generated pairs with a wrong sentence."}
+    )
+    no_text_share: float = field(
+        default=0.1, metadata={"help": "Share of the other generated pairs without a sentence."}
+    )
     dataset_wrong_text_share: float = field(
         default=0.0, metadata={"help": "Share of a dataset's pairs with another sequence's sentence."}
     )
-    dataset_no_text_share: float = field(default=0.0, metadata={"help": "And without a sentence."})
+    dataset_no_text_share: float = field(
+        default=0.0, metadata={"help": "Share of a dataset's pairs without a sentence."}
+    )
     centre_jitter: float = field(default=3.0, metadata={"help": "Shift of the search crop, in target sizes."})
     scale_jitter: float = field(default=0.25, metadata={"help": "Spread of the search crop's size (log-normal)."})
     scale_jitter_per_axis: bool = field(
-        default=False, metadata={"help": "Draw that spread once for width and once for height, as OSTrack does."}
+        default=False, metadata={"help": "Draw this scale separately for width and height, as OSTrack does."}
     )
     flip_probability: float = field(
-        default=0.5, metadata={"help": "Share of pairs seen in a mirror, with their words."}
+        default=0.5,
+        metadata={"help": "Share of pairs that are mirrored, with left and right swapped in the sentence."},
     )
     aspect_jitter: float = field(
-        default=0.0, metadata={"help": "The search crop's aspect changes by a factor of up to e to ± this."}
+        default=0.0, metadata={"help": "The aspect of the search crop changes by a factor of up to exp(± this)."}
     )
     template_flip_probability: float = field(
-        default=0.0, metadata={"help": "Share of pairs whose template alone is seen in a mirror."}
+        default=0.0, metadata={"help": "Share of pairs whose template alone is mirrored."}
     )
     degrade_probability: float = field(
         default=0.0, metadata={"help": "Share of search crops that lose detail, light or colour."}
     )
     stem_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Learning rate of a convolutional stem; 0 leaves it as it is. By default as the encoder's."},
+        metadata={"help": "Learning rate of a convolutional stem; 0 freezes it. By default that of the encoder."},
     )
     text_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of BERT; by default as the encoder's."}
+        default=None, metadata={"help": "Learning rate of BERT; by default that of the encoder."}
     )
     brightness_jitter: float = field(
         default=0.2, metadata={"help": "Crops become brighter or darker by a factor of up to 1 ± this."}
@@ -233,23 +243,23 @@ class TrainArguments:
     gradient_checkpointing: bool = field(
         default=False, metadata={"help": "Compute activations again in the backward pass: less memory, more time."}
     )
-    freeze_text_encoder: bool = field(default=False, metadata={"help": "Leave BERT as it is."})
+    freeze_text_encoder: bool = field(default=False, metadata={"help": "Do not train BERT."})
     sync_batch_norm: bool = field(
-        default=False, metadata={"help": "Batch statistics of the head over all processes instead of each for itself."}
+        default=False, metadata={"help": "Compute the batch statistics of the head over all processes together."}
     )
     torch_compile: bool = field(default=False, metadata={"help": "Compile the model with torch.compile."})
     checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
     checkpoints_total_limit: int | None = field(
-        default=None, metadata={"help": "Keep this many checkpoints, the newest, and the best; by default all."}
+        default=None, metadata={"help": "Keep this many newest checkpoints, and the best one; by default all."}
     )
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Go on from a checkpoint of this run: its folder, or `last`."}
+        default=None, metadata={"help": "Continue from a checkpoint of this run: its folder, or `last`."}
     )
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Start anew in a folder that holds checkpoints, and delete those."}
+        default=False, metadata={"help": "Start again in a folder that holds checkpoints, and delete them."}
     )
     validation_steps: int | None = field(
-        default=None, metadata={"help": "Steps between validations, by tracking; by default none."}
+        default=None, metadata={"help": "Steps between validations (tracking runs); by default none."}
     )
     validation_dataset_name: str | None = field(
         default=None, metadata={"help": "Tracking dataset to validate on; by default procedural clips."}
@@ -260,8 +270,8 @@ class TrainArguments:
     validation_phrases: str | None = field(
         default=None,
         metadata={
-            "help": "Table of phrase pairs (.jsonl): also print in how many of them the phrase chooses its box (see "
-            "`python -m modeling_pjvlt.evaluation.phrase_pairs --help`)."
+            "help": "Table of phrase pairs (.jsonl): also print the share of pairs in which the phrase selects its "
+            "box (see `python -m modeling_pjvlt.evaluation.phrase_pairs --help`)."
         },
     )
     num_validation_sequences: int = field(default=8, metadata={"help": "Sequences tracked in a validation."})
@@ -276,7 +286,7 @@ class TrainArguments:
         metadata={"help": "Repository for --push_to_hub: user/name; by default the output folder's name."},
     )
     hub_private_repo: bool = field(default=False, metadata={"help": "Make that repository private."})
-    seed: int = field(default=0, metadata={"help": "Decides weights and samples."})
+    seed: int = field(default=0, metadata={"help": "Random seed of weights and samples."})
 
     def __post_init__(self):
         for name in ("model_config", "image_processor_config"):
@@ -340,14 +350,14 @@ class TrainArguments:
             raise ValueError("--dataset_name boxed_images and --boxed_images need each other.")
 
     def _set_rates(self) -> None:
-        """One rate for both parts where only one is given; then each part has its own."""
+        """Give each part its own rate: its argument, or --learning_rate, or the default."""
         rates = {"encoder_learning_rate": 1e-5, "head_learning_rate": 1e-4}
         for name, default in rates.items():
             if getattr(self, name) is None:
                 setattr(self, name, default if self.learning_rate is None else self.learning_rate)
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"--{name} must be 0 or more, got {getattr(self, name)}.")
-        self.learning_rate = None  # so that a run is the same, however its rates were given
+        self.learning_rate = None  # so that a run is recorded the same way, however its rates were given
 
     def _check_start(self) -> None:
         """A run starts from a checkpoint, or from a config or two backbones and a tokenizer."""
@@ -356,20 +366,22 @@ class TrainArguments:
         anew = self.model_config is not None or self.vision_backbone is not None
         if (self.model_name_or_path is None) != anew:
             raise ValueError(
-                "Give either --model_name_or_path (start from a checkpoint), or --model_config or --vision_backbone and "
-                "--text_backbone (start anew)."
+                "Give either --model_name_or_path (start from a checkpoint), or --model_config or --vision_backbone "
+                "and --text_backbone (start anew)."
             )
         self.tokenizer_name_or_path = self.tokenizer_name_or_path or self.text_backbone
         if anew and self.tokenizer_name_or_path is None:
             raise ValueError("--model_config needs --tokenizer_name_or_path.")
 
     def _spread_over_datasets(self) -> None:
-        """One split, revision and weight for each dataset; a recipe may give a single one as it is."""
+        """One split, revision and weight for each dataset; a recipe may give a single value."""
         self.dataset_name = _as_list(self.dataset_name) or [PROCEDURAL]
         if len(set(self.dataset_name)) < len(self.dataset_name):
             raise ValueError(f"--dataset_name names a dataset twice: {self.dataset_name}; give it a larger weight.")
-        if self.streaming and DRAWN & set(self.dataset_name):
-            raise ValueError("--streaming needs --dataset_name; clips that are drawn are not read.")
+        if self.streaming and GENERATED & set(self.dataset_name):
+            raise ValueError(
+                "--streaming needs --dataset_name of stored datasets; generated samples cannot be streamed."
+            )
         for name in ("dataset_split", "dataset_revision"):
             values = _as_list(getattr(self, name)) or [None]
             values = values * len(self.dataset_name) if len(values) == 1 else values
@@ -379,8 +391,10 @@ class TrainArguments:
         self.min_box_side = sides * len(self.dataset_name) if len(sides) == 1 else sides
         if any(not 0 <= side < math.inf for side in sides):
             raise ValueError(f"--min_box_side must not be negative, got {sides}.")
-        if DRAWN.issuperset(self.dataset_name) and (any(sides) or self.exclude_sequences):
-            raise ValueError("--min_box_side and --exclude_sequences are about datasets, and none is read.")
+        if GENERATED.issuperset(self.dataset_name) and (any(sides) or self.exclude_sequences):
+            raise ValueError(
+                "--min_box_side and --exclude_sequences apply to stored datasets, but --dataset_name names none."
+            )
         for name in ("dataset_split", "dataset_revision", "dataset_weights", "min_box_side"):
             if len(getattr(self, name)) != len(self.dataset_name):
                 raise ValueError(
@@ -389,10 +403,10 @@ class TrainArguments:
 
 
 def share_batch(args: TrainArguments, num_processes: int) -> TrainArguments:
-    """The arguments with the batch of one device, as `--global_batch_size` asks for it.
+    """The arguments with the batch size of one device, derived from `--global_batch_size`.
 
-    Raises `ValueError` where the processes and accumulated batches cannot share it evenly, or where both fields are given
-    and do not fit together.
+    Raises `ValueError` where the processes and accumulated batches cannot share it evenly, or where both fields are
+    given and do not fit together.
     """
     whole, steps = args.global_batch_size, args.gradient_accumulation_steps
     if whole is None:
@@ -413,7 +427,7 @@ def share_batch(args: TrainArguments, num_processes: int) -> TrainArguments:
 
 
 def columns_of(args: TrainArguments) -> dict[str, str]:
-    """Their names of columns by ours. Raises `ValueError` for what is not OURS=THEIRS."""
+    """Column names of the dataset by our names. Raises `ValueError` for a word that is not OURS=THEIRS."""
     pairs = [word.partition("=") for word in args.columns or []]
     for ours, equals, theirs in pairs:
         if not (ours and equals and theirs):
@@ -427,7 +441,7 @@ def _as_list(value) -> list:
 
 
 def find_recipe(path: str) -> str:
-    """A recipe's file: the one at `path`, or, where an installed package is used, the one of that name that came with it.
+    """A recipe's file: the one at `path`, else the one of that name that an installed package brings.
 
     Raises `FileNotFoundError`.
     """
@@ -453,11 +467,11 @@ def read_recipe(path: str) -> dict:
 
 
 class _Parser(CommandParser, HfArgumentParser):
-    """Of the fields of a dataclass, with the errors of the other commands."""
+    """A parser for the fields of a dataclass, with the error messages of the other commands."""
 
 
 def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
-    """Recipe (`--config FILE`) first, then the command line on top of it."""
+    """The fields of the recipe (`--config FILE`), overridden by the command line."""
     usage = "pjvlt-train --config RECIPE [--dataset_name NAME] [--output_dir FOLDER] [options]"
     parser = _Parser(TrainArguments, prog="pjvlt-train", usage=usage, description="Fine-tune or train a PJVLT.")
     parser.add_argument("--config", help="YAML recipe; every flag below overrides it.")
@@ -473,7 +487,7 @@ def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
     namespace.pop("config")
     if namespace["learning_rate"] != recipe.get(
         "learning_rate"
-    ):  # told on the command line, it outdoes a recipe's two
+    ):  # given on the command line, it overrides the two rates of the recipe
         for name in ("encoder_learning_rate", "head_learning_rate"):
             if namespace[name] == recipe.get(name):
                 namespace[name] = None

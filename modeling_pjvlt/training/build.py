@@ -1,16 +1,18 @@
-"""From arguments to what a run trains on: model, processor, samples, and a loader that can start anywhere."""
+"""Builds model, processor, samples and a loader that can start at any batch from the arguments."""
 
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoConfig, AutoTokenizer
 
 from ..configuration_pjvlt import PJVLTConfig
-from ..data.dataset import load_tracking_dataset
+from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
+from ..data.loading import load_tracking_dataset
 from ..data.pairs.boxed_images import BoxedImagePairs, BoxedImages
 from ..data.pairs.cropping import PairCropper, WindowJitter
 from ..data.pairs.mixture import PairCollator, TrackingPairs
@@ -20,8 +22,8 @@ from ..data.synthetic.photographs import PhotographFolder
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
-from .arguments import BOXED_IMAGES, DRAWN, PHOTOGRAPHS, PROCEDURAL, TrainArguments, columns_of
-from .run_folders import find_checkpoint
+from ..run_folders import find_checkpoint
+from .arguments import TrainArguments, columns_of
 
 STEM = "embeddings.stem."
 
@@ -64,7 +66,7 @@ def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
 def parameter_groups(model: nn.Module, args: TrainArguments) -> list[dict]:
     """The paper's two groups, the box head and everything else (ViT, BERT, SAIELs, CCPILs).
 
-    A convolutional stem and the BERT are groups of their own where they have rates of their own. Frozen parameters are left
+    A convolutional stem and BERT are groups of their own if they have a rate of their own. Frozen parameters are left
     out.
     """
     rates = {"": args.encoder_learning_rate, "head.": args.head_learning_rate}
@@ -78,7 +80,7 @@ def parameter_groups(model: nn.Module, args: TrainArguments) -> list[dict]:
 
 
 def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) -> TrackingPairs | StreamedPairs:
-    """The training samples: one dataset or a mixture, read at will or streamed."""
+    """The training samples: one dataset or a mixture, stored or streamed."""
     cropper = PairCropper(
         images,
         WindowJitter(args.centre_jitter, args.scale_jitter, args.aspect_jitter, args.scale_jitter_per_axis),
@@ -91,7 +93,7 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
     loaded = {
         name: load_tracking_dataset(name, split, revision, columns_of(args), streaming=args.streaming)
         for name, split, revision in zip(args.dataset_name, args.dataset_split, args.dataset_revision, strict=True)
-        if name not in DRAWN
+        if name not in GENERATED
     }
     sides = dict(zip(args.dataset_name, args.min_box_side, strict=True))
     excluded = read_excluded(args, loaded)
@@ -131,8 +133,8 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
 def read_excluded(args: TrainArguments, loaded: dict) -> frozenset[str]:
     """The sequences that `--exclude_sequences` names, a line each.
 
-    Raises `FileNotFoundError` without the file, `ValueError` where it names no sequence of the datasets (of streamed ones
-    nobody knows).
+    Raises `FileNotFoundError` without the file, `ValueError` where it names no sequence of the datasets (not checked
+    for streamed ones).
     """
     if args.exclude_sequences is None:
         return frozenset()
@@ -148,27 +150,20 @@ def read_excluded(args: TrainArguments, loaded: dict) -> frozenset[str]:
     return names
 
 
-class BatchesOfRank(Sampler):
+def batches_of_rank(
+    length: int, batch_size: int, rank: int = 0, num_processes: int = 1, first_batch: int = 0
+) -> SkipBatchSampler:
     """Indices of the batches of one process, from a batch on.
 
     Batch b of all processes together holds samples b * n to (b + 1) * n, and each process has its part of them in
-    order: so the data of a step do not depend on how many processes share it.
+    order, so the data of a step do not depend on the number of processes.
     """
-
-    def __init__(self, length: int, batch_size: int, rank: int = 0, num_processes: int = 1, first_batch: int = 0):
-        self.batch_size, self.rank, self.num_processes = batch_size, rank, num_processes
-        self.first_batch, self.num_batches = first_batch, length // (batch_size * num_processes)
-
-    def __len__(self) -> int:
-        return self.num_batches - self.first_batch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in range(self.first_batch, self.num_batches):
-            yield samples_of_batch(batch, self.batch_size, self.rank, self.num_processes)
+    batches = BatchSampler(range(length), batch_size, drop_last=True)
+    return SkipBatchSampler(BatchSamplerShard(batches, num_processes, rank), first_batch)
 
 
 def samples_of_batch(batch: int, batch_size: int, rank: int, num_processes: int) -> list[int]:
-    """Which samples a process has in a batch."""
+    """The samples of one process in a batch."""
     first = (batch * num_processes + rank) * batch_size
     return list(range(first, first + batch_size))
 
@@ -186,17 +181,18 @@ def build_loader(
         "num_workers": args.dataloader_num_workers,
         "collate_fn": PairCollator(processor, normalize=False),
         "pin_memory": torch.cuda.is_available(),
-        "generator": torch.Generator(),  # or the loader would draw from the global one, and a resumed run differ
+        # else the loader would draw from the global one, and a resumed run would differ
+        "generator": torch.Generator(),
     }
     if isinstance(pairs, StreamedPairs):
         pairs.place(rank, num_processes, first_batch)
         return DataLoader(pairs, batch_size=args.per_device_train_batch_size, **settings)
-    batches = BatchesOfRank(len(pairs), args.per_device_train_batch_size, rank, num_processes, first_batch)
+    batches = batches_of_rank(len(pairs), args.per_device_train_batch_size, rank, num_processes, first_batch)
     return DataLoader(pairs, batch_sampler=batches, **settings)
 
 
 def grouped(batches, number: int) -> Iterator[list]:
-    """Lists of `number` batches; what is left at the end is not given."""
+    """Lists of `number` batches; an incomplete list at the end is dropped."""
     iterator = iter(batches)
     while len(group := list(itertools.islice(iterator, number))) == number:
         yield group

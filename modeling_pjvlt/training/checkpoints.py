@@ -1,6 +1,6 @@
 """Checkpoints as `checkpoints/005000/{pretrained_model,training_state}`, and links `last` and `best` to two of them.
 
-Each is written beside its place and renamed, so that a kill at any moment leaves a `last` that loads.
+Each is written to a hidden folder and renamed, so `last` loads whenever the run is killed.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers.utils import logging
 
+from ..files_pjvlt import PARTIAL, remove_partial, replacing
 from .arguments import ENDING, FREE_ON_RESUME, STABLE, TrainArguments
 
 LINKS = ("last", "best")
@@ -20,7 +21,7 @@ RUN_FILE = "run.json"  # in training_state: the arguments, and where in the data
 
 
 def _still_stable(run: dict, args: TrainArguments) -> bool:
-    """Whether a run may be given another end: its rate was constant so far, and would have been with that end, too."""
+    """Whether the end of a run may change: its rate was constant so far, with the old end and with the new one."""
     stable = run["arguments"]["lr_scheduler_type"] in ("constant_with_warmup", STABLE)
     earlier_end = run["arguments"].get("num_decay_steps")
     began = run["arguments"]["max_train_steps"] - earlier_end if earlier_end else run["step"]
@@ -29,7 +30,7 @@ def _still_stable(run: dict, args: TrainArguments) -> bool:
 
 
 def extends(run: dict, args: TrainArguments) -> bool:
-    """Whether a run that had come to its end is given a later one."""
+    """Whether a finished run gets a later end."""
     return run["step"] >= run["arguments"]["max_train_steps"] < args.max_train_steps
 
 
@@ -61,7 +62,7 @@ class Checkpoints:
 
         Raises `OSError` where it cannot be written; what was there before stays.
         """
-        final, partial = self.root / f"{step:06d}", self.root / f".{step:06d}.partial"
+        final, partial = self.root / f"{step:06d}", self.root / f".{step:06d}{PARTIAL}"
         main = self.accelerator.is_main_process
         if not final.exists():
             try:
@@ -73,7 +74,7 @@ class Checkpoints:
                 state = self.accelerator.get_state_dict(model)
                 if main:
                     unwrapped = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-                    with _no_progress_bar():  # it would tear the run's own
+                    with _no_progress_bar():  # it would break the progress bar of the run
                         unwrapped.save_pretrained(partial / "pretrained_model", state_dict=state)
                     self.processor.save_pretrained(partial / "pretrained_model")
                     run = {"step": step, "best_score": best_score, "num_processes": self.accelerator.num_processes}
@@ -92,28 +93,26 @@ class Checkpoints:
         return final
 
     def link(self, name: str, step: int) -> None:
-        """Point `last` or `best` to a checkpoint, in one step."""
-        link = self.root / f".{name}.partial"
-        link.unlink(missing_ok=True)
-        try:
-            link.symlink_to(f"{step:06d}", target_is_directory=True)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{self.root} takes no symbolic link for `{name}`: {error.strerror}. On Windows, switch on "
-                "the developer mode.",
-            ) from error
-        os.replace(link, self.root / name)
+        """Point `last` or `best` to a checkpoint, atomically."""
+        with replacing(self.root / name) as link:
+            try:
+                link.symlink_to(f"{step:06d}", target_is_directory=True)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"{self.root} takes no symbolic link for `{name}`: {error.strerror}. On Windows, switch on "
+                    "the developer mode.",
+                ) from error
 
     def _drop_old(self) -> None:
-        """All but the newest ones and what a link points to."""
+        """Delete all checkpoints but the newest ones and those that a link points to."""
         if self.args.checkpoints_total_limit is None:
             return
         linked = {(self.root / name).resolve().name for name in LINKS if (self.root / name).is_symlink()}
         steps = sorted(path for path in self.root.iterdir() if path.name.isdecimal() and not path.is_symlink())
         for path in steps[: -self.args.checkpoints_total_limit]:
             if path.name not in linked:
-                doomed = path.with_name(f".{path.name}.partial")
+                doomed = path.with_name(f".{path.name}{PARTIAL}")
                 os.rename(path, doomed)  # half-deleted folders must not look like checkpoints
                 shutil.rmtree(doomed)
 
@@ -126,7 +125,7 @@ class Checkpoints:
         if wanted is None:
             if (self.root / "last").exists() and not self.args.overwrite_output_dir:
                 raise ValueError(
-                    f"{self.root} holds checkpoints: go on with --resume_from_checkpoint last, start anew with "
+                    f"{self.root} holds checkpoints: continue with --resume_from_checkpoint last, start again with "
                     "--overwrite_output_dir, or choose another --output_dir."
                 )
             self.accelerator.wait_for_everyone()
@@ -139,12 +138,11 @@ class Checkpoints:
             raise FileNotFoundError(f"--resume_from_checkpoint: no training state in {folder}")
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            for leftover in self.root.glob(".*.partial"):  # of the run that was killed
-                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+            remove_partial(self.root)
         return folder.resolve()
 
     def read(self, folder: Path) -> dict:
-        """What `run.json` says, once it is sure that the run can go on as it began.
+        """The content of `run.json`, after checking that the run can continue with the same arguments.
 
         Raises `ValueError` naming the first flag that differs.
         """
@@ -157,17 +155,18 @@ class Checkpoints:
                 hint = ""
                 if name in ENDING and self.args.lr_scheduler_type == STABLE:
                     hint = (
-                        " (It may get another end where its rate has not fallen yet, and falls after step "
+                        " (The end may change while the rate has not fallen yet, and if it falls after step "
                         f"{run['step']}: --max_train_steps less --num_decay_steps.)"
                     )
                 raise ValueError(
                     f"--{name} was {value!r} when {folder} was saved and is {now.get(name)!r} now; a resumed run must "
-                    f"go on as it began, and only a finished one can be made longer.{hint} Start a new one from it with --model_name_or_path."
+                    f"continue with the same arguments, and only a finished run can be extended.{hint} Or start a new "
+                    "run from it with --model_name_or_path."
                 )
         if run["num_processes"] != self.accelerator.num_processes:
             raise ValueError(
                 f"{folder} was saved by {run['num_processes']} processes, now there are "
-                f"{self.accelerator.num_processes}; a resumed run must go on as it began."
+                f"{self.accelerator.num_processes}; a resumed run must have the same number."
             )
         return run
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a run: a precision that the processor has not, and losses that are not finite."""
+"""Warnings and records of failing runs: a precision that the CPU lacks, and losses that are not finite."""
 
 import json
 import logging
@@ -18,18 +18,18 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_emulation(accelerator: Accelerator) -> None:
-    """Say so where bf16 is asked of a CPU that has no such arithmetic."""
+    """Warn if bf16 is used on a CPU without bfloat16 arithmetic."""
     on_cpu = accelerator.device.type == "cpu"
     if on_cpu and accelerator.mixed_precision == "bf16" and not onednn_serves(accelerator.device, torch.bfloat16):
         logger.warning(
-            "This processor has no bfloat16 arithmetic, so bf16 is much slower here than float32: --mixed_precision no."
+            "This CPU has no bfloat16 arithmetic, so bf16 is much slower here than float32: use --mixed_precision no."
         )
 
 
 def check_finite(accelerator: Accelerator, loss: Tensor, norm: Tensor) -> None:
     """Raises `FloatingPointError`, on all processes at once, for a loss or a gradient that is not finite.
 
-    With fp16 infinite gradients are what the scaler looks for; there only the loss counts.
+    With fp16 the gradient scaler handles infinite gradients, so only the loss is checked.
     """
     fine = torch.isfinite(loss.detach())
     if accelerator.scaler is None:
@@ -43,14 +43,14 @@ def check_finite(accelerator: Accelerator, loss: Tensor, norm: Tensor) -> None:
 def save_failure(
     args: TrainArguments, accelerator: Accelerator, model, processor, batches: list[dict], step: int, rank: int
 ) -> None:
-    """Write `failure-000123`: the model before the step, and the batches that broke it with their sample numbers."""
+    """Write `failure-000123`: the model before the step, and the batches that caused it with their sample numbers."""
     folder = Path(args.output_dir) / f"failure-{step + 1:06d}"
     folder.mkdir(parents=True, exist_ok=True)
     number = args.gradient_accumulation_steps
     size = args.per_device_train_batch_size
     samples = [samples_of_batch(step * number + k, size, rank, accelerator.num_processes) for k in range(len(batches))]
-    told = {"step": step + 1, "seed": args.seed, "datasets": args.dataset_name, "samples": samples}
-    (folder / f"batch-{rank}.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+    record = {"step": step + 1, "seed": args.seed, "datasets": args.dataset_name, "samples": samples}
+    (folder / f"batch-{rank}.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
     inputs = [normalize_pairs(batch, processor.image_processor) for batch in batches]
     tensors = {
         f"{k}.{name}": value.contiguous().cpu() for k, batch in enumerate(inputs) for name, value in batch.items()

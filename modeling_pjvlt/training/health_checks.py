@@ -1,8 +1,8 @@
-"""What a run's first steps tell before the rest is paid for: `health.jsonl`, a line every `logging_steps`, from step 0.
+"""Early signs of a failing run: `health.jsonl`, a line every `logging_steps`, from step 0.
 
-The main risk of the paper's equations is that SAIEL, which has no residual around it, makes all tokens alike and so erases
-the features of a pretrained backbone: at initialisation the search tokens' mean cosine is 0.96 after twelve layers, 0.25
-without fusion and 0.24 with `fusion_residual`. `scripts/ablations/probe.py` decides by these lines.
+The main risk of the paper's equations is that SAIEL, which has no residual around it, makes all tokens alike and so
+erases the features of a pretrained backbone: at initialisation the search tokens' mean cosine is 0.96 after twelve
+layers, 0.25 without fusion and 0.24 with `fusion_residual`. `scripts/ablations/probe.py` uses these lines.
 """
 
 import json
@@ -15,13 +15,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..files_pjvlt import write_text
 from ..loss_pjvlt import target_cells
 from .arguments import TrainArguments
 
 logger = logging.getLogger(__name__)
 
 PARTS = ("vision", "text", "fusion", "head")
-ALIKE = 0.9  # mean cosine of the search tokens, above which a run is warned of
+ALIKE = 0.9  # mean cosine of the search tokens above which a warning is logged
 
 
 def token_similarity(tokens: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def token_similarity(tokens: Tensor) -> Tensor:
 
 
 def target_share(score_map: Tensor, labels: Tensor) -> Tensor:
-    """Share of the score that lies in the target's cell: 1 / G² where all cells are alike, 1 at best.
+    """Share of the total score in the target's cell: 1 / G² if all cells are equal, 1 at best.
 
     (B, 1, G, G) and (B, 4) cx, cy, w, h in fractions of the crop to a scalar.
     """
@@ -44,7 +45,7 @@ def target_share(score_map: Tensor, labels: Tensor) -> Tensor:
 
 
 def gradient_norms(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
-    """Norm of the gradient of each of `PARTS` that the model has."""
+    """Gradient norm of each of `PARTS` that the model has."""
     squares: dict[str, Tensor] = {}
     for name, parameter in named_parameters:
         if parameter.grad is not None:
@@ -63,9 +64,9 @@ def part_of(name: str) -> str:
 
 
 class HealthCheck:
-    """Writes `health.jsonl` of a run, and warns at step 0 of tokens that are alike.
+    """Writes `health.jsonl` of a run, and warns at step 0 if the tokens are nearly equal.
 
-    A line says `step`, how many were made before it; `token_similarity` of the search tokens after the last norm;
+    A line holds `step`, the number of steps before it; `token_similarity` of the search tokens after the last norm;
     `target_share`; and `gradient_vision` and so on, before clipping. All are of one batch of the main process.
     """
 
@@ -76,14 +77,14 @@ class HealthCheck:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = self.path.read_text(encoding="utf-8").splitlines() if first_step and self.path.exists() else []
             kept = [line + "\n" for line in kept if json.loads(line)["step"] < first_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            write_text(self.path, "".join(kept))
 
     def due(self, step: int) -> bool:
         return self.accelerator.is_main_process and step % self.args.logging_steps == 0
 
     @torch.no_grad()
     def write(self, step: int, model: nn.Module, outputs, labels: Tensor, norm: Tensor) -> None:
-        """After a backward pass whose gradients were clipped. norm: of all gradients together, before that."""
+        """Write a line after a backward pass with clipped gradients. norm: of all gradients, before clipping."""
         plain = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         clipped = max(float(norm) / self.args.max_grad_norm, 1.0)
         tokens = outputs.last_hidden_state[:, -(outputs.score_map.shape[-1] ** 2) :]
@@ -101,6 +102,7 @@ class HealthCheck:
             self.accelerator.log({f"health/{name}": value for name, value in values.items()}, step=step)
         if step == 0 and values["token_similarity"] > ALIKE:
             logger.warning(
-                f"The search tokens are nearly alike at the start (mean cosine {values['token_similarity']:.2f}): what a "
-                "pretrained backbone knows is lost. `scripts/ablations/probe.py` tells whether the run recovers."
+                f"The search tokens are nearly equal at the start (mean cosine {values['token_similarity']:.2f}): the "
+                "features of a pretrained backbone are lost. `scripts/ablations/probe.py` measures whether the run "
+                "recovers."
             )

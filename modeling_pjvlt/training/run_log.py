@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar, `log.jsonl`, and trackers such as TensorBoard."""
+"""The log of a run: a progress bar, `log.jsonl`, and trackers such as TensorBoard."""
 
 import json
 import time
@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from ..files_pjvlt import write_text
 from ..loss_pjvlt import cxcywh_to_xyxy, paired_giou
 from .arguments import TrainArguments
 
@@ -17,7 +18,7 @@ class RunLog:
     """Progress bar, and one line in `log.jsonl` and the tracker every `logging_steps`, with means over those steps.
 
     `arguments.json` beside it holds the arguments of the run. A resumed run continues the log after the step it
-    resumes from; later lines, of steps that are made again, are dropped.
+    resumes from; lines of later steps, which are repeated, are dropped.
     """
 
     def __init__(self, args: TrainArguments, accelerator: Accelerator, first_step: int):
@@ -28,10 +29,10 @@ class RunLog:
         self.count, self.last_step, self.first_step = 0, first_step, first_step
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "arguments.json").write_text(json.dumps(asdict(args), indent=2), encoding="utf-8")
+            write_text(self.folder / "arguments.json", json.dumps(asdict(args), indent=2))
             kept = self.path.read_text(encoding="utf-8").splitlines() if first_step and self.path.exists() else []
             kept = [line + "\n" for line in kept if json.loads(line)["step"] <= first_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            write_text(self.path, "".join(kept))
         if args.report_to:
             plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(args).items()}
             accelerator.init_trackers("pjvlt", config=plain)
@@ -42,16 +43,16 @@ class RunLog:
         self.started = time.perf_counter()
 
     def add(self, outputs, labels) -> None:
-        """Add a batch. `overlap` is the mean IoU of the boxes as the tracker would read them."""
+        """Add a batch. `overlap` is the mean IoU of the boxes that the tracker would give."""
         _, overlap = paired_giou(cxcywh_to_xyxy(outputs.pred_boxes.float()), cxcywh_to_xyxy(labels.float()))
         for name, value in {"loss": outputs.loss, "overlap": overlap.mean(), **outputs.loss_dict}.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().float()
         self.count += 1
 
     def step(self, step: int, learning_rate: float) -> None:
-        """A step is done; every `logging_steps` the means over all batches and processes are told."""
+        """Count a step; every `logging_steps` log the means over all batches and processes."""
         self.bar.update()
-        if step == self.first_step + 1:  # not only after `logging_steps`: does it learn at all?
+        if step == self.first_step + 1:  # at every step, to show early whether the model learns
             self.bar.set_postfix(
                 {"loss": f"{float(self.sums['loss']) / self.count:.3f}", "lr": f"{learning_rate:.1e}"}
             )

@@ -1,18 +1,19 @@
-"""What a run says of itself before its first step."""
+"""The summary that a run prints before its first step."""
 
 import torch
 from accelerate import Accelerator
 
+from ..data.generated import BOXED_IMAGES, PHOTOGRAPHS, PROCEDURAL
 from ..data.pairs.mixture import TrackingPairs
 from ..data.pairs.sources import SequencePairs
 from ..data.pairs.streamed import StreamedPairs
-from .arguments import BOXED_IMAGES, PHOTOGRAPHS, PROCEDURAL, TrainArguments
+from .arguments import TrainArguments
 
 
 def describe_run(
     args: TrainArguments, accelerator: Accelerator, model, pairs: TrackingPairs | StreamedPairs, scheduler, step: int
 ) -> str:
-    """Device, model, data, batch, steps, rates and folder, a line for each. step: that the run goes on from."""
+    """Device, model, data, batch, steps, rates and folder, a line for each. step: from which the run continues."""
     processes, batch = accelerator.num_processes, args.per_device_train_batch_size
     parts = [f"{batch} on each of {processes} devices" if processes > 1 else f"{batch}"]
     parts += [f"{args.gradient_accumulation_steps} batches a step"] if args.gradient_accumulation_steps > 1 else []
@@ -20,17 +21,17 @@ def describe_run(
     number, trained = (
         sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (True, False)
     )
-    told = {
+    lines = {
         "device": f"{_device(accelerator)}, {_precision(args)}",
         "model": f"{_start(args)}, {number / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained",
         "data": "; ".join(_data(args, pairs)),
         "batch": f"{samples} samples a step" + (f" ({', '.join(parts)})" if len(parts) > 1 or processes > 1 else ""),
         "steps": f"{args.max_train_steps}, {args.max_train_steps * samples} samples in all"
-        + (f"; goes on after step {step}" if step else ""),
+        + (f"; continues after step {step}" if step else ""),
         "rates": _rates(args, scheduler, step),
         "writes": f"{args.output_dir}, a checkpoint every {min(args.checkpointing_steps, args.max_train_steps)} steps",
     }
-    return "\n".join(f"{name:<8}{line}" for name, line in told.items())
+    return "\n".join(f"{name:<8}{line}" for name, line in lines.items())
 
 
 def _device(accelerator: Accelerator) -> str:
@@ -66,7 +67,7 @@ def _size(name: str, pairs: TrackingPairs | StreamedPairs) -> str:
         return f" (split {pairs.datasets[name].split}), streamed"
     source = getattr(pairs, "sources", {}).get(name)
     if not isinstance(source, SequencePairs):
-        drawn = {PROCEDURAL: "drawn clips", PHOTOGRAPHS: "clips drawn from photographs", BOXED_IMAGES: "boxed images"}
+        drawn = {PROCEDURAL: "drawn clips", PHOTOGRAPHS: "clips made of photographs", BOXED_IMAGES: "boxed images"}
         return f", {drawn[name]}" if name in drawn else ""
     table = source.sequences
     return f" (split {table.split}): {len(table)} sequences, {table.num_frames} frames"

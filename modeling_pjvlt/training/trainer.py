@@ -1,4 +1,4 @@
-"""The training loop: Accelerate, two parameter groups, runs that can be killed, resumed and believed."""
+"""The training loop: Accelerate, two parameter groups, and runs that can be killed and resumed."""
 
 import logging
 import signal
@@ -29,7 +29,7 @@ from .validation import Validation
 
 logger = logging.getLogger(__name__)
 
-ECHO_SECONDS = 3.0  # so long after a signal another one is the same, passed on by a launcher that got it, too
+ECHO_SECONDS = 3.0  # within this time a second signal is the same one, passed on by the launcher
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def train(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None 
 def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = None) -> TrainResult:
     """Train, from the start or from where a checkpoint left off.
 
-    `wrap_pairs` is given the dataset of the training samples and returns one of as many to be used instead.
-    A signal (Ctrl-C, SIGTERM, SIGHUP) ends the run after the step under way, with a checkpoint. Raises `ValueError` or
-    `FileNotFoundError` naming the flag for arguments that cannot be, `FloatingPointError` for a loss that is not
-    finite, `OSError` where the last checkpoint cannot be written.
+    `wrap_pairs` gets the dataset of training samples and returns one of the same length, which is used instead. A
+    signal (Ctrl-C, SIGTERM, SIGHUP) ends the run after the current step, with a checkpoint. Raises `ValueError` or
+    `FileNotFoundError` naming the flag of an invalid argument, `FloatingPointError` for a loss that is not finite,
+    `OSError` if the last checkpoint cannot be written.
     """
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
@@ -87,7 +87,7 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
         checkpoints.restore(folder)
         if extends(started, args):
             _follow_longer_schedule(scheduler)
-    # Each process draws its own dropout and Gumbel noise; a resumed one has got its own back.
+    # Each process draws its own dropout and Gumbel noise; a resumed one has restored its random state.
     elif num_processes > 1:
         torch.manual_seed(args.seed + rank)
 
@@ -136,7 +136,7 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
 
 
 def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
-    """Model and optimizer for Accelerate, and a schedule that is stepped by hand."""
+    """Model and optimizer, prepared by Accelerate, and a scheduler, which the loop steps itself."""
     fused = accelerator.device.type in {"cuda", "cpu"}
     optimizer = torch.optim.AdamW(parameter_groups(model, args), weight_decay=args.weight_decay, fused=fused)
     if args.lr_scheduler_type == "step":
@@ -153,7 +153,7 @@ def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
 
 
 def _follow_longer_schedule(scheduler) -> None:
-    """Set the rates to what the schedule of the longer run says; restored were those at the end of the shorter one."""
+    """Set the rates to those of the longer run's schedule; the restored ones are from the end of the shorter run."""
     if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         for group, rule, rate in zip(
             scheduler.optimizer.param_groups, scheduler.lr_lambdas, scheduler.base_lrs, strict=True
@@ -195,14 +195,14 @@ def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, 
     except OSError as error:
         if last:
             raise OSError(
-                f"the checkpoint of step {step} could not be written ({error}); the ones before it are whole"
+                f"the checkpoint of step {step} could not be written ({error}); the earlier ones are complete"
             ) from error
-        logger.error(f"The checkpoint of step {step} could not be written ({error}); the run goes on.")
+        logger.error(f"The checkpoint of step {step} could not be written ({error}); the run continues.")
 
 
 @contextmanager
 def interruptible(accelerator: Accelerator) -> Iterator:
-    """Within it, SIGINT, SIGTERM and SIGHUP only make the function that it gives return True, on all processes.
+    """In this context, SIGINT, SIGTERM and SIGHUP make the yielded function return True, on all processes.
 
     A second signal acts as usual, but not within `ECHO_SECONDS`: Ctrl-C in a terminal reaches a launcher and its
     processes alike, and the launcher sends them another one.
@@ -229,7 +229,7 @@ def interruptible(accelerator: Accelerator) -> Iterator:
     try:
         for number in (signal.SIGINT, *terminations()):
             before[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread, where signals do not come
+    except ValueError:  # not in the main thread, which alone receives signals
         pass
     try:
         yield interrupted

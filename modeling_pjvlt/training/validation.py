@@ -1,10 +1,10 @@
-"""Validation by tracking: success AUC with the right sentence and with another sequence's; and phrases that choose."""
+"""Validation by tracking: success AUC with the right and with another sentence, and accuracy on phrase pairs."""
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from ..data.dataset import load_tracking_dataset
+from ..data.loading import load_tracking_dataset
 from ..data.synthetic.procedural import KINDS, ProceduralClip
 from ..evaluation.phrase_pairs import choices, read_phrase_pairs
 from ..evaluation.procedural import FIRST_SEED
@@ -19,7 +19,7 @@ class Validation:
 
     Args:
         args: of the run: which sequences, how many, how many frames of each.
-        processor: of the model.
+        processor: the model's.
         best_score: of the run so far.
 
     Where a sequence is procedural, the other sentence is that of another figure in the same clip.
@@ -56,10 +56,10 @@ class Validation:
         self.shuffled = texts[1:] + texts[:1]
 
     def run(self, accelerator: Accelerator, model) -> tuple[dict[str, float], bool]:
-        """Mean success AUC in [0, 1] with the right and the shuffled sentence, and whether the right one is the best yet.
+        """Mean success AUC in [0, 1] with the right and the shuffled sentence, and whether the right one is the best.
 
-        With phrase pairs also the share of them in which the phrase chooses its box. Sequences and pairs are shared among
-        the processes. Random states are left as they were.
+        With phrase pairs also the share of them in which the phrase chooses its box. Sequences and pairs are shared
+        among the processes. Random states are left as they were.
         """
         plain = accelerator.unwrap_model(model, keep_torch_compile=False)
         plain.eval()

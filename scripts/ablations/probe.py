@@ -1,21 +1,21 @@
-"""Which form of the fusion is worth 300 epochs? One epoch of each, and a rule that decides.
+"""Decide which form of the fusion to train for 300 epochs, from one epoch of each and a fixed rule.
 
 python scripts/ablations/probe.py --num_processes 1                          an hour on one GPU
-python scripts/ablations/probe.py --config scripts/recipes/probe_tiny.yaml   minutes on a CPU, to see it work
+python scripts/ablations/probe.py --config scripts/recipes/probe_tiny.yaml   minutes on a CPU, as a test
 
 Trains three models on the same pairs: `literal` (the paper's equations), `residual` (`fusion_residual`) and `none` (no
-language: what the backbone gives by itself). At initialisation the literal form makes all search tokens alike, so that a
-pretrained backbone must be learned again, at a rate of 1e-5.
+language: the backbone alone). At initialisation the literal form makes all search tokens nearly equal, so a pretrained
+backbone must be learned again, at a rate of 1e-5.
 
-The rule looks at the last fifth of the steps: `overlap`, the mean IoU of the boxes as the tracker reads them, as
+The rule looks at the last fifth of the steps: `overlap`, the mean IoU of the boxes that the tracker gives, as
 differences from `none` on the same pairs, and at the last `token_similarity` of `health.jsonl`. A form keeps up if its
-overlap is below that of `none` by at most the margin, the larger of 0.01 and two standard errors, and its tokens are not
-alike (mean cosine at most 0.9).
+overlap is below that of `none` by at most the margin, the larger of 0.01 and two standard errors, and its tokens are
+different enough (mean cosine at most 0.9).
 1. If `none` has not gained two standard errors since the first fifth, the probe was too short: more steps.
 2. If the literal form keeps up, train it: it is the paper.
-3. Else, if the residual form keeps up, train that one, and say so beside every number.
+3. Else, if the residual form keeps up, train that one, and report it with every number.
 4. Else train neither yet: repeat the probe with three times the steps.
-Finished runs are kept: killed and started again, it goes on where it was.
+Finished runs are kept: a probe that was killed can be started again and continues.
 """
 
 import argparse
@@ -26,6 +26,8 @@ import sys
 from pathlib import Path
 
 from table_launch import launch, train_words
+
+from modeling_pjvlt.files_pjvlt import write_text
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "probe_base.yaml"
 FORMS = {"literal": {"fusion_residual": False}, "residual": {"fusion_residual": True}, "none": {"fusion": "none"}}
@@ -41,7 +43,7 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     """Mean and its standard error. Raises `ValueError` for fewer than three values."""
     if len(values) < 3:
         raise ValueError(
-            f"the log has {len(values)} lines in a fifth of the steps; it needs 3: a smaller logging_steps"
+            f"the log has {len(values)} lines in a fifth of the steps; it needs 3: choose a smaller logging_steps"
         )
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
@@ -71,8 +73,9 @@ def decide(measured: dict[str, dict[str, float]]) -> tuple[str, str]:
     def verdict(name: str) -> tuple[bool, str]:
         one = measured[name]
         margin = max(MARGIN, 2 * one["error"])
-        told = f"{name}: overlap {one['behind']:+.3f} of none's (margin {margin:.3f}), tokens {one['similarity']:.2f} alike"
-        return one["behind"] >= -margin and one["similarity"] <= ALIKE, told
+        finding = f"{name}: overlap {one['behind']:+.3f} of none's (margin {margin:.3f}), "
+        finding += f"tokens {one['similarity']:.2f} alike"
+        return one["behind"] >= -margin and one["similarity"] <= ALIKE, finding
 
     none = measured["none"]
     if none["gained"] < 2 * none["error"]:
@@ -86,7 +89,7 @@ def decide(measured: dict[str, dict[str, float]]) -> tuple[str, str]:
 
 
 def run_form(settings: dict, name: str, folder: Path, num_processes: int) -> None:
-    """Train one form, or go on with it, unless it is finished."""
+    """Train one form, or continue it, unless it is finished."""
     from modeling_pjvlt.training.arguments import TrainArguments
 
     config = {**(settings.get("model_config") or {}), **FORMS[name]}
@@ -127,15 +130,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"probe: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nprobe: interrupted; run it again to go on", file=sys.stderr)
+        print("\nprobe: interrupted; run it again to continue", file=sys.stderr)
         return 130
     form, why = decide(measured)
     for name, values in measured.items():
         print(f"{name:<8}  " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
     print(f"Train: {form} ({why})")
-    (args.output / "probe.json").write_text(
-        json.dumps({"train": form, "why": why, "measured": measured}, indent=2) + "\n", encoding="utf-8"
-    )
+    found = {"train": form, "why": why, "measured": measured}
+    write_text(args.output / "probe.json", json.dumps(found, indent=2) + "\n")
     return 0
 
 

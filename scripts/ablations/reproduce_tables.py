@@ -6,17 +6,17 @@ python scripts/ablations/reproduce_tables.py --print                   the table
 python scripts/ablations/reproduce_tables.py --preset base --dataset lasot --num_processes 8
 python scripts/ablations/reproduce_tables.py --preset base --dataset got10k --num_processes 8 --dry_run
 
-Tables: 2 fusion mode, 3 number of fused layers, 4 SAIEL and CCPIL, 5 integration operator, 6 CCM and PIM: the paper's 14
-variants. With --ours also `residual` (our `fusion_residual` against the literal equations, from the start and added to a
-trained no-language model), `modulation` (our start of the words' modulation against the paper's), and the depths that
-table 3 leaves out.
+Tables: 2 fusion mode, 3 number of fused layers, 4 SAIEL and CCPIL, 5 integration operator, 6 CCM and PIM: the paper's
+14 variants. With --ours also `residual` (our `fusion_residual` against the literal equations, from the start and added
+to a trained no-language model), `modulation` (our initialisation of the words' modulation against the paper's), and
+the depths that table 3 leaves out.
 
-The base preset runs `pjvlt-train` and `pjvlt-eval` through `accelerate launch`, with the global batch of its recipe shared
-by the processes. LaSOT is scored by the named protocol; the boxes of GOT-10k's test set are its server's, so each variant
-leaves an archive to submit.
+The base preset runs `pjvlt-train` and `pjvlt-eval` through `accelerate launch`, with the global batch of its recipe
+shared by the processes. LaSOT is scored by the named protocol; the boxes of GOT-10k's test set are its server's, so
+each variant leaves an archive to submit.
 
-A variant that stands in several tables is trained once. Killed and started again with the same settings, finished
-variants are kept, and a variant that had saved a checkpoint goes on from it.
+A variant that is in several tables is trained once. When the script is killed and started again with the same
+settings, finished variants are kept, and a variant with a checkpoint continues from it.
 """
 
 import argparse
@@ -63,7 +63,7 @@ PAIR_FIELDS = (
 
 
 def training_arguments(plan: Plan, variant: Variant, seed: int, anew: bool = False):
-    """TrainArguments of a variant. `anew`: without the model that it starts from and without what is half trained."""
+    """TrainArguments of a variant. `anew`: without its starting model and without a checkpoint to resume from."""
     from modeling_pjvlt import DEFAULT_CHECKPOINT
     from modeling_pjvlt.training.arguments import TrainArguments
 
@@ -83,12 +83,12 @@ def training_arguments(plan: Plan, variant: Variant, seed: int, anew: bool = Fal
 def graft(source, target) -> set[str]:
     """Copy every tensor of `source`, a model without language, to the one of the same name in `target`.
 
-    Returns their names. Raises `ValueError` naming those that have no place in `target`.
+    Returns their names. Raises `ValueError` naming tensors that `target` does not have.
     """
     theirs, ours = source.state_dict(), target.state_dict()
     lost = sorted(name for name, value in theirs.items() if name not in ours or ours[name].shape != value.shape)
     if lost:
-        raise ValueError(f"the model has no place for {len(lost)} tensors of the one it starts from: {lost[:3]}")
+        raise ValueError(f"the model lacks {len(lost)} tensors of the model it starts from: {lost[:3]}")
     target.load_state_dict(theirs, strict=False)
     return set(theirs)
 
@@ -99,6 +99,7 @@ def write_start(plan: Plan, variant: Variant, seed: int) -> Path:
     from accelerate.utils import set_seed
 
     from modeling_pjvlt import PJVLTModel
+    from modeling_pjvlt.files_pjvlt import replacing_folder
     from modeling_pjvlt.training.trainer import build_model
 
     folder = plan.run_folder(variant, seed, "starts")
@@ -111,15 +112,14 @@ def write_start(plan: Plan, variant: Variant, seed: int) -> Path:
     set_seed(seed)
     model, processor = build_model(training_arguments(plan, variant, seed, anew=True))
     graft(PJVLTModel.from_pretrained(trained, dtype=torch.float32), model)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    partial.rename(folder)
+    with replacing_folder(folder) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
     return folder
 
 
 def pairs_folder(plan: Plan, seed: int) -> Path:
-    """Where the pairs of one seed are kept."""
+    """The folder of the pairs of one seed."""
     settings = {**plan.settings, "seed": seed}
     sizes = [plan.settings["model_config"][name] for name in ("template_size", "search_size")]
     return plan.folder / "pairs" / fingerprint(["bytes", *(settings.get(name) for name in PAIR_FIELDS), *sizes])
@@ -141,7 +141,7 @@ def score(plan: Plan, checkpoint: Path) -> dict[str, float]:
 
 
 def train(args, pairs: Path | None = None) -> Path:
-    """Train; here so that accelerate is only imported where something is trained. pairs: where they are kept."""
+    """Train; a function of its own so that accelerate is imported only here. pairs: the folder they are kept in."""
     from table_pairs import DrawnOnce
 
     from modeling_pjvlt.training.trainer import train
@@ -150,13 +150,13 @@ def train(args, pairs: Path | None = None) -> Path:
 
 
 def run_variant(plan: Plan, name: str, seed: int) -> dict:
-    """Train and score one variant, and write its result. A training that a signal ended leaves none."""
+    """Train and score one variant, and write its result. An interrupted training leaves no result."""
     variant, started = plan.variants[name], time.perf_counter()
     if variant.start:
         write_start(plan, variant, seed)
     args = training_arguments(plan, variant, seed)
     checkpoint = Path(args.output_dir) / "checkpoints" / f"{args.max_train_steps:06d}" / "pretrained_model"
-    if not checkpoint.is_dir():  # or it was killed while being scored, or trained by hand
+    if not checkpoint.is_dir():  # else it was killed during scoring, or trained by hand
         if plan.preset == "base":
             launch("modeling_pjvlt.cli.train", train_words(args), plan.num_processes)
         else:
@@ -191,7 +191,7 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
 
 
 def wanted_variants(plan: Plan, tables: list[str]) -> list[Variant]:
-    """The variants of some tables, each once, those that others start from first."""
+    """The variants of some tables, each once; those that others start from come first."""
     built, variants, names = build_tables(plan.depth, plan.ours), plan.variants, []
     for _, name in (row for table in tables for row in built[table].rows):
         names += [n for n in (variants[name].start, name) if n is not None and n not in names]
@@ -199,7 +199,7 @@ def wanted_variants(plan: Plan, tables: list[str]) -> list[Variant]:
 
 
 def set_up_worker() -> None:
-    """One thread; Ctrl-C is for the parent to handle; a worker whose parent is gone goes too."""
+    """Set up a worker: one thread, Ctrl-C left to the parent, and an end when the parent ends."""
     import torch
 
     torch.set_num_threads(1)
@@ -213,7 +213,7 @@ def set_up_worker() -> None:
 
 
 def run_in_worker(plan: Plan, name: str, seed: int) -> dict:
-    """As `run_variant`, with what it says in a file of its own."""
+    """`run_variant` with its output in a log file."""
     path = plan.folder / "logs" / f"{name}-seed{seed}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
@@ -223,7 +223,7 @@ def run_in_worker(plan: Plan, name: str, seed: int) -> dict:
 
 
 class Progress:
-    """Says on stderr what is done and about how long the rest takes."""
+    """Prints on stderr what is done and about how long the rest takes."""
 
     def __init__(self, total: int):
         self.total, self.done, self.started = total, 0, time.perf_counter()
@@ -231,13 +231,13 @@ class Progress:
     def add(self, name: str, seed: int, outcome: dict | FloatingPointError) -> None:
         self.done += 1
         if isinstance(outcome, dict):
-            said = f"{outcome['training_seconds']:.0f} s of training, {outcome['scoring_seconds']:.0f} s of scoring, "
-            said += ", ".join([f"loss {outcome['loss']:.3f}", *(f"{k} {v:.4g}" for k, v in outcome["scores"].items())])
-            said += f", to submit: {outcome['archive']}" if outcome.get("archive") else ""
+            line = f"{outcome['training_seconds']:.0f} s of training, {outcome['scoring_seconds']:.0f} s of scoring, "
+            line += ", ".join([f"loss {outcome['loss']:.3f}", *(f"{k} {v:.4g}" for k, v in outcome["scores"].items())])
+            line += f", to submit: {outcome['archive']}" if outcome.get("archive") else ""
         else:
-            said = f"failed: {outcome}"
+            line = f"failed: {outcome}"
         left = (time.perf_counter() - self.started) / self.done * (self.total - self.done) / 60
-        print(f"[{self.done}/{self.total}] {name}, seed {seed}: {said}; about {left:.0f} min left", file=sys.stderr)
+        print(f"[{self.done}/{self.total}] {name}, seed {seed}: {line}; about {left:.0f} min left", file=sys.stderr)
 
 
 def run_all(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int) -> int:
@@ -260,7 +260,7 @@ def run_all(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int) -> int:
                 for variant, seed in ready:
                     waiting.remove((variant, seed))
                     running[pool.submit(run_in_worker, plan, variant.name, seed)] = (variant, seed)
-                if not running:  # what the rest starts from has failed
+                if not running:  # the model that the rest starts from has failed
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     variant, seed = running.pop(future)
@@ -289,7 +289,7 @@ def no_start(variant: Variant) -> FloatingPointError:
 
 
 def dry_run(plan: Plan, tables: list[str], tasks: list[tuple[Variant, int]]) -> str:
-    """What would be trained, and how to train it by hand."""
+    """Print what would be trained, and the commands."""
     built, lines = build_tables(plan.depth, plan.ours), []
     for variant, seed in tasks:
         places = [key for key in tables if variant.name in dict(built[key].rows).values()]
@@ -304,7 +304,7 @@ def dry_run(plan: Plan, tables: list[str], tasks: list[tuple[Variant, int]]) -> 
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one line."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -319,11 +319,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TABLE",
         help="2, 3, 4, 5, 6, residual, modulation (default: the first five)",
     )
-    parser.add_argument("--ours", action="store_true", help="also our own variants, which the paper has not")
+    parser.add_argument("--ours", action="store_true", help="also our own variants, which are not in the paper")
     parser.add_argument(
         "--preset", choices=("tiny", "base"), default="tiny",
-        help="tiny: small models and procedural clips, all of it in about 40 minutes on two CPU cores; base: the paper's "
-        "models and LaSOT or GOT-10k, for GPUs (default: tiny)",
+        help="tiny: small models and procedural clips, all of it in about 40 minutes on two CPU cores; base: the "
+        "paper's models and LaSOT or GOT-10k, for GPUs (default: tiny)",
     )  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, help="one run for each (default: tiny 0 1, base 0)")
     parser.add_argument("--output", type=Path, default=Path("outputs/tables"), help="folder (default: outputs/tables)")
@@ -332,20 +332,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--config", help="recipe, instead of the preset's (base: scripts/recipes/pjvlt_base_DATASET.yaml)"
     )
     parser.add_argument(
-        "--dataset", choices=BASE_RECIPES, default="lasot", help="base: what is trained and tested on (default: lasot)"
+        "--dataset", choices=BASE_RECIPES, default="lasot", help="base: dataset for training and test (default: lasot)"
     )
     parser.add_argument("--dataset_name", help="base: that dataset as pjvlt-convert wrote it (default: the recipe's)")
     parser.add_argument("--num_processes", type=int, help="base: of accelerate launch (default: one for each GPU)")
     parser.add_argument("--protocol", help=f"base: of pjvlt-eval (default: {PROTOCOLS})")
     parser.add_argument("--sentences", metavar="FILE", help="base: of pjvlt-eval; GOT-10k's test set ships none")
     parser.add_argument("--num_proc", type=int, help="variants at a time (default: tiny one for each core, base 1)")
-    parser.add_argument("--dry_run", action="store_true", help="only say what would be trained, and the commands")
+    parser.add_argument("--dry_run", action="store_true", help="only print what would be trained, and the commands")
     parser.add_argument("--print", action="store_true", help="only print the tables from what is finished")
     return parser
 
 
 def build_plan(args: argparse.Namespace) -> Plan:
-    """Raises `ValueError` or `FileNotFoundError` for arguments that cannot be."""
+    """Raises `ValueError` or `FileNotFoundError` for invalid arguments."""
     from modeling_pjvlt.training.arguments import read_recipe
 
     settings = copy.deepcopy(TINY) if args.preset == "tiny" and not args.config else None
@@ -394,7 +394,7 @@ def main(argv: list[str] | None = None) -> int:
             print(report(plan, tables, args.seeds))
             return 0
         tasks = [(variant, seed) for variant in wanted_variants(plan, tables) for seed in seeds]
-        training_arguments(plan, *tasks[0])  # a bad setting is told before anything starts
+        training_arguments(plan, *tasks[0])  # a bad setting is reported before anything starts
         if args.dry_run:
             print(dry_run(plan, tables, tasks))
             return 0
@@ -405,7 +405,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        print("\nreproduce_tables: interrupted; finished variants are kept, run it again to go on", file=sys.stderr)
+        print("\nreproduce_tables: interrupted; finished variants are kept, run it again to continue", file=sys.stderr)
         return 130
     print(report(plan, tables, seeds))
     print(f"\nwrote {path}")
@@ -418,8 +418,8 @@ def run_open(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int | None)
 
     todo = [task for task in tasks if not plan.finished(*task)]
     num_proc = min(num_proc or (available_cores() if plan.preset == "tiny" else 1), max(len(todo), 1))
-    said = f"{len(todo)} of {len(tasks)} variants to train, {num_proc} at a time"
-    print(said + (f"; what they say is in {plan.folder / 'logs'}" if num_proc > 1 else ""), file=sys.stderr)
+    line = f"{len(todo)} of {len(tasks)} variants to train, {num_proc} at a time"
+    print(line + (f"; their output is in {plan.folder / 'logs'}" if num_proc > 1 else ""), file=sys.stderr)
     failed = run_all(plan, todo, num_proc)
     if not failed:
         shutil.rmtree(plan.folder / "pairs", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Trainings and evaluations that `reproduce_tables.py` runs through `accelerate launch`, and the scores they leave."""
+"""Trainings and evaluations that `reproduce_tables.py` runs through `accelerate launch`, and their scores."""
 
 import json
 import shlex
@@ -14,9 +14,9 @@ STARTS = ("model_config", "vision_backbone", "text_backbone", "tokenizer_name_or
 
 
 def launcher(num_processes: int) -> list[str]:
-    """The words before `-m MODULE ...` that start so many processes on this machine."""
+    """The command before `-m MODULE ...` that starts this many processes on this machine."""
     shared = ["--num_processes", str(num_processes), "--num_machines", "1"]
-    shared += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # ours to say, and else accelerate warns
+    shared += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # given here, because accelerate warns without it
     return ["accelerate", "launch", *(["--multi_gpu"] if num_processes > 1 else []), *shared]
 
 
@@ -47,7 +47,7 @@ def evaluate_words(plan, checkpoint: Path, folder: Path) -> list[str]:
 
 
 def command_line(args, num_processes: int | None = None) -> str:
-    """The training as one would type it."""
+    """The training as a command line."""
     first = ["pjvlt-train"]
     if num_processes is not None:
         first = [*launcher(num_processes), "-m", "modeling_pjvlt.cli.train"]
@@ -55,10 +55,10 @@ def command_line(args, num_processes: int | None = None) -> str:
 
 
 def launch(module: str, words: list[str], num_processes: int) -> None:
-    """Run a module of ours in so many processes, with this Python.
+    """Run a module of this package in several processes.
 
     Ctrl-C reaches them too: they save, and then this raises `KeyboardInterrupt`; a second one does not wait. Raises
-    `FloatingPointError` for one that failed, so that its variant fails alone.
+    `FloatingPointError` for a failed process, so that only its variant fails.
     """
     start = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launcher(num_processes)[1:]]
     process, interrupted = subprocess.Popen([*start, "-m", module, *words]), False
@@ -69,7 +69,7 @@ def launch(module: str, words: list[str], num_processes: int) -> None:
     if interrupted or code in INTERRUPTED:
         raise KeyboardInterrupt(f"{module} was interrupted")
     if code:
-        raise FloatingPointError(f"{module} ended with code {code}; what it said is above")
+        raise FloatingPointError(f"{module} ended with code {code}; its output is above")
 
 
 def read_evaluation(folder: Path) -> dict:

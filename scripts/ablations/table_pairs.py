@@ -1,7 +1,6 @@
 """Training pairs that `reproduce_tables.py` draws once and gives to every variant."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -9,12 +8,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
+from modeling_pjvlt.files_pjvlt import replacing
+
 PAIRS_IN_FILE = 320
 TENSORS = ("pixel_values", "template_pixel_values", "brightness", "labels")
 
 
 class DrawnOnce(Dataset):
-    """The samples of `pairs`, drawn when they are first asked for and then read from `folder` by all who come later.
+    """The samples of `pairs`, drawn when they are first needed and read from `folder` afterwards.
 
     All variants of a seed see the same pairs, and drawing one takes longer than training on it.
     """
@@ -42,9 +43,8 @@ class DrawnOnce(Dataset):
         samples = [self.pairs[index] for index in indices]
         tensors = {name: torch.stack([sample[name] for sample in samples]) for name in TENSORS}
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        save_file(tensors, partial, {"text": json.dumps([sample["text"] for sample in samples])})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, {"text": json.dumps([sample["text"] for sample in samples])})
 
     @staticmethod
     def _read(path: Path) -> list[dict]:

@@ -1,37 +1,36 @@
-"""What `reproduce_tables.py` sets out to do: the settings that all variants share, and where results are kept."""
+"""The plan of `reproduce_tables.py`: the settings that all variants share, and the places of the results."""
 
 import copy
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from table_variants import TINY_CLIPS, TINY_FRAMES, Variant, build_variants
 
-NOT_PRINTED = {"output_dir", "dataloader_num_workers", "tokenizer_name_or_path"}  # change nothing, or only a place
+from modeling_pjvlt.files_pjvlt import write_text
+
+NOT_PRINTED = {"output_dir", "dataloader_num_workers", "tokenizer_name_or_path"}  # change no result
 
 
 def fingerprint(value) -> str:
-    """Twelve hexadecimal digits that change with anything in `value`, which JSON can hold."""
+    """A hash of `value` (anything that JSON can hold) in twelve hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write_json(path: Path, value) -> None:
-    """Write beside the place, then rename, so that a kill leaves the old file or the new one."""
+    """Write a JSON file, so that a kill leaves the old file or the new one. Missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all variants of one call share.
+    """Settings that all variants of one call share.
 
-    settings: fields of TrainArguments. folder: where all of it is kept. ours: whether variants count that the paper has
-    not. Of the base preset: dataset is `lasot` or `got10k`, num_processes those of `accelerate launch`, scoring the
+    settings: fields of TrainArguments. folder: of all files. ours: whether to include variants that are not in the
+    paper. Of the base preset: dataset is `lasot` or `got10k`, num_processes those of `accelerate launch`, scoring the
     `protocol` and the file of `sentences` of `pjvlt-eval`.
     """
 
@@ -54,13 +53,13 @@ class Plan:
         return build_variants(self.depth)
 
     def settings_of(self, variant: Variant, seed: int) -> dict:
-        """Fields of TrainArguments of one variant, as if it started anew."""
+        """Fields of TrainArguments of one variant, for a new run."""
         settings = copy.deepcopy(self.settings)
         settings["model_config"] = {**(settings.get("model_config") or {}), **variant.overrides}
         return {**settings, "seed": seed}
 
     def protocol(self) -> str:
-        """Fingerprint of what two results must share to be compared."""
+        """Fingerprint of the settings that two results must share to be compared."""
         shared = {name: value for name, value in self.settings.items() if name not in {*NOT_PRINTED, "seed"}}
         scoring = self.scoring or [TINY_CLIPS, TINY_FRAMES]
         return fingerprint([self.preset, shared, scoring])

@@ -1,4 +1,4 @@
-"""The tables that `reproduce_tables.py` prints and writes, made of the results that are finished."""
+"""The tables that `reproduce_tables.py` prints and writes, from the finished results."""
 
 import json
 import statistics
@@ -8,7 +8,7 @@ from table_launch import FINDINGS
 from table_plan import Plan, write_json
 from table_variants import Table, build_tables
 
-TINY_NOTE = "Tiny preset: this checks that each variant learns and that the code tells them apart, and no more."
+TINY_NOTE = "Tiny preset: this checks only that each variant learns and that the code distinguishes them."
 COLUMNS = {  # key of a tiny result's scores, and what its column is called
     "right": "AUC, right sentence",
     "wrong": "AUC, wrong sentence",
@@ -28,7 +28,7 @@ def read_results(plan: Plan) -> dict[str, dict[int, dict]]:
 
 
 def cell(values: list[float], digits: int = 3) -> str:
-    """Mean ± half of what lies between the lowest and the highest; "open" where nothing is finished."""
+    """Mean ± half the range of the seeds; "open" if nothing is finished."""
     if not values:
         return "open"
     mean = f"{statistics.fmean(values):.{digits}f}"
@@ -56,12 +56,12 @@ def table_markdown(plan: Plan, key: str, table: Table, results: dict, seeds: lis
 
 
 def report(plan: Plan, tables: list[str], seeds: list[int] | None) -> str:
-    """The tables, and what to know when reading them."""
+    """The tables, with notes for reading them."""
     results, built = read_results(plan), build_tables(plan.depth, plan.ours)
     names = {name for key in tables for _, name in built[key].rows}
     used = [r for name in sorted(names) for seed, r in results.get(name, {}).items() if seeds is None or seed in seeds]
     notes = [TINY_NOTE] if plan.preset == "tiny" else []
-    spread = "± is half of what lies between the seeds; open: not trained, or not scored yet."
+    spread = "± is half the range of the seeds; open: not trained, or not scored yet."
     if plan.preset == "tiny":
         notes.append(f"AUC: success AUC, 0 to 1, by tracking. {spread}")
     else:

@@ -1,4 +1,4 @@
-"""What `reproduce_tables.py` measures of a trained variant."""
+"""The scores that `reproduce_tables.py` computes for a trained variant."""
 
 import json
 import statistics

@@ -1,4 +1,4 @@
-"""What `reproduce_tables.py` compares: the variants of the paper's ablation tables, and the settings of its presets."""
+"""The variants of the paper's ablation tables, and the settings of the presets, for `reproduce_tables.py`."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Table:
-    """title: for people. head: of the first column. rows: what the first column says, and the variant's name."""
+    """One table. head: of the first column. rows: label in the first column, and name of the variant."""
 
     title: str
     head: str
@@ -51,7 +51,7 @@ def build_variants(depth: int) -> dict[str, Variant]:
 
 
 def build_tables(depth: int, ours: bool = True) -> dict[str, Table]:
-    """The tables by what `--table` calls them; a variant may stand in several.
+    """The tables by their name for `--table`; a variant may be in several.
 
     ours: of a model as deep as the paper's, table 3 has a row for each depth, not only the paper's five.
     """
@@ -103,10 +103,10 @@ def build_tables(depth: int, ours: bool = True) -> dict[str, Table]:
     }
 
 
-# Fields of TrainArguments. Measured on two cores of an AMD EPYC that others used too: two processes with one thread each
-# trained a model of this kind on 250 pairs/s together, one process with two threads on 150. bf16 with eager attention
-# was 8 % faster than float32, bf16 with sdpa 50 % slower. With 64-pixel search crops the sentence had not lowered the
-# loss after 400 steps. Drawing a pair takes 13 ms, training on it 10 ms: hence `DrawnOnce`.
+# Fields of TrainArguments. Measured on two cores of an AMD EPYC that others used too: two processes with one thread
+# each trained a model of this kind on 250 pairs/s together, one process with two threads on 150. bf16 with eager
+# attention was 8 % faster than float32, bf16 with sdpa 50 % slower. With 64-pixel search crops the sentence had not
+# lowered the loss after 400 steps. Drawing a pair takes 13 ms, training on it 10 ms: hence `DrawnOnce`.
 TINY = {
     "model_config": {
         "hidden_size": 96,

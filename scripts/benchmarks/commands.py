@@ -11,6 +11,7 @@ python scripts/benchmarks load                       import, --help, from_pretra
 python scripts/benchmarks soak                       memory over 20 000 frames of one session
 python scripts/benchmarks tracking                   milliseconds per frame by stage, path, precision and targets
 python scripts/benchmarks tracking --quick           one target, few repeats
+python scripts/benchmarks tracking --busy 2          the same, while two processes keep the cores busy
 python scripts/benchmarks tracking --device cuda     on a GPU, with torch.compile and CUDA graphs
 
 MACs are counted by running the model once (convolutions, linear maps and attention); a sentence is 20 tokens.
@@ -20,6 +21,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from machine import busy_processes
 from model import describe_model
 from tracking_cases import COMPILED, EAGER, EXPORTED, HELP
 
@@ -30,9 +32,9 @@ def add_tracking(commands) -> None:
         "tracking",
         help="milliseconds per frame by stage, path, precision and targets",
         description=(
-            "Decode, crop, network, decoding of the box, and all of it end to end. The cases take turns in one process; "
-            "medians, quartiles, MACs, the share of this machine's matmul peak, and ratios with their goals are printed. "
-            "Leave the machine alone meanwhile. Most of the time goes into 16 targets."
+            "Decode, crop, network, decoding of the box, and all of it end to end. The cases take turns in one "
+            "process; medians, quartiles, MACs, the share of this machine's matmul peak, and ratios with their goals "
+            "are printed. Leave the machine alone meanwhile. Most of the time goes into 16 targets."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=HELP,
@@ -55,6 +57,12 @@ def add_tracking(commands) -> None:
     tracking.add_argument(
         "--compile_seconds", type=float, default=200, help="compile no more after these (default: 200)"
     )
+    tracking.add_argument(
+        "--num_threads", type=int, help="of every case (default: one for small models, torch's number for large ones)"
+    )
+    tracking.add_argument(
+        "--busy", type=int, default=0, metavar="N", help="beside N processes that take a core each (default: 0)"
+    )
     tracking.add_argument("--quick", action="store_true", help="one target and three repeats")
     tracking.add_argument("--output", type=Path, metavar="FILE", help="JSON of all that was measured")
 
@@ -66,16 +74,19 @@ def run_tracking(args: argparse.Namespace) -> None:
     on_gpu = args.device == "cuda"
     cases = args.cases or [*EAGER, *(COMPILED if on_gpu else [])]
     cases += [case for case in COMPILED if args.compile and case not in cases]
-    benchmark_tracking(
-        args.models or (["base"] if on_gpu else ["base", "tiny"]),
-        cases,
-        args.precisions or (["bf16", "fp16"] if on_gpu else ["fp32", "bf16"]),
-        args.targets or ([1] if args.quick else [1, 32] if on_gpu else [1, 4, 16]),
-        min(args.repeats, 3) if args.quick else args.repeats,
-        torch.device(args.device),
-        args.compile_seconds,
-        args.output,
-    )
+    if args.num_threads:
+        torch.set_num_threads(args.num_threads)
+    with busy_processes(args.busy):
+        benchmark_tracking(
+            args.models or (["base"] if on_gpu else ["base", "tiny"]),
+            cases,
+            args.precisions or (["bf16", "fp16"] if on_gpu else ["fp32", "bf16"]),
+            args.targets or ([1] if args.quick else [1, 32] if on_gpu else [1, 4, 16]),
+            min(args.repeats, 3) if args.quick else args.repeats,
+            torch.device(args.device),
+            args.compile_seconds,
+            args.output,
+        )
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """How fast training data comes: `python scripts/benchmarks data`.
 
-pairs    pairs per second of one core from 1280x720 JPEGs, beside decoding the same two frames (as pictures, as arrays)
+pairs    pairs per second of one core from 1280x720 JPEGs, beside decoding the same two frames (as images, as arrays)
 index    time and memory to the first pair of a dataset of 1 000 000 frames whose Arrow files are in the cache
 memory   of the process over 100 000 samples
 
@@ -39,7 +39,7 @@ MEMORY_SAMPLES = 100_000
 
 
 def natural_jpeg(rng: np.random.Generator, size: tuple[int, int] = FRAME_SIZE) -> bytes:
-    """A picture whose detail falls off with frequency as in photographs, at quality 90."""
+    """An image whose detail falls off with frequency as in photographs, at quality 90."""
     width, height = size
     pixels = np.zeros((height, width, 3))
     for cells in (8, 16, 32, 64, 128, 256, height):
@@ -52,7 +52,7 @@ def natural_jpeg(rng: np.random.Generator, size: tuple[int, int] = FRAME_SIZE) -
     return file.getvalue()
 
 
-def write_dataset(folder: Path, pictures: list[bytes], boxes: list[list[float]], sequences: int) -> None:
+def write_dataset(folder: Path, images: list[bytes], boxes: list[list[float]], sequences: int) -> None:
     """`sequences` sequences of equal length, a row for each box."""
     (folder / "data").mkdir(parents=True)
     schema = row_features(False).arrow_schema
@@ -63,7 +63,7 @@ def write_dataset(folder: Path, pictures: list[bytes], boxes: list[list[float]],
             columns = {
                 "sequence": [f"sequence-{row // length:05d}" for row in rows],
                 "frame": [row % length for row in rows],
-                "image": [{"bytes": pictures[row % len(pictures)], "path": None} for row in rows],
+                "image": [{"bytes": images[row % len(images)], "path": None} for row in rows],
                 "box": [boxes[row] for row in rows],
                 "visible": [True for _ in rows],
                 "text": ["white dog on the left" for _ in rows],
@@ -75,14 +75,14 @@ def write_dataset(folder: Path, pictures: list[bytes], boxes: list[list[float]],
 def benchmark_pairs(folder: Path) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    pictures = [natural_jpeg(rng) for _ in range(8)]
+    images = [natural_jpeg(rng) for _ in range(8)]
     frames = 40
     boxes = [
         [*(float(rng.uniform(0, side - size)) for side in FRAME_SIZE), float(size), float(size)]
         for size in TARGET_SIZES
         for _ in range(frames)
     ]
-    write_dataset(folder, pictures, boxes, len(TARGET_SIZES))
+    write_dataset(folder, images, boxes, len(TARGET_SIZES))
     dataset, cropper = load_tracking_dataset(str(folder)), PairCropper(PJVLTImageProcessor())
     print("| target (px) | decoding (ms) | decoding to arrays (ms) | pair (ms) | decoding / pair | arrays / pair |")
     print("|---:|---:|---:|---:|---:|---:|")
@@ -96,7 +96,7 @@ def benchmark_pairs(folder: Path) -> None:
             pair = source.draw(rng)
             cropper(pair, rng)
             drawn = time.perf_counter()
-            encoded = [pictures[(number * frames + f.index) % len(pictures)] for f in (pair.template, pair.search)]
+            encoded = [images[(number * frames + f.index) % len(images)] for f in (pair.template, pair.search)]
             for data in encoded:
                 Image.open(io.BytesIO(data)).load()
             decoded = time.perf_counter()
@@ -107,7 +107,7 @@ def benchmark_pairs(folder: Path) -> None:
         print(_row(size, *medians[-1]))
     means = [statistics.mean(column) for column in zip(*medians, strict=True)]
     print(_row("mean", *means))
-    size = statistics.mean(map(len, pictures)) / 1000
+    size = statistics.mean(map(len, images)) / 1000
     print(f"{1 / means[2]:.0f} pairs per second on one core; JPEGs of {size:.0f} kB")
 
 
@@ -133,7 +133,8 @@ pairs = TrackingPairs(SequencePairs(dataset), PairCropper(PJVLTImageProcessor())
 pairs[0]
 seconds, after = time.perf_counter() - started, anonymous()
 print(json.dumps({"rows": sum(map(len, dataset)), "seconds": seconds, "imports": before["RssAnon"],
-                  "added": after["RssAnon"] - before["RssAnon"], "anonymous": after["RssAnon"], "peak": after["VmHWM"]}))
+                  "added": after["RssAnon"] - before["RssAnon"], "anonymous": after["RssAnon"],
+                  "peak": after["VmHWM"]}))
 """
 
 
@@ -147,17 +148,18 @@ def benchmark_index(folder: Path) -> None:
     answer = subprocess.run(
         [sys.executable, "-c", FIRST_SAMPLE, str(folder)], env=os.environ, check=True, capture_output=True, text=True
     )
-    told = json.loads(answer.stdout.splitlines()[-1])
+    measured = json.loads(answer.stdout.splitlines()[-1])
     print(
-        f"{told['rows']:,} frames: first pair after {told['seconds']:.1f} s; memory {told['added']:.0f} MB more than the "
-        f"{told['imports']:.0f} MB of the imports (peak of the process, with mapped files: {told['peak']:.0f} MB)"
+        f"{measured['rows']:,} frames: first pair after {measured['seconds']:.1f} s; memory {measured['added']:.0f} "
+        f"MB more than the {measured['imports']:.0f} MB of the imports (peak of the process, with mapped files: "
+        f"{measured['peak']:.0f} MB)"
     )
 
 
 def benchmark_memory(folder: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = [natural_jpeg(rng, (96, 64)) for _ in range(50)]
-    write_dataset(folder, pictures, [[20.0, 20.0, 20.0, 20.0]] * 20_000, 100)
+    images = [natural_jpeg(rng, (96, 64)) for _ in range(50)]
+    write_dataset(folder, images, [[20.0, 20.0, 20.0, 20.0]] * 20_000, 100)
     cropper = PairCropper(PJVLTImageProcessor(template_size=32, search_size=64))
     pairs = TrackingPairs(SequencePairs(load_tracking_dataset(str(folder))), cropper, MEMORY_SAMPLES)
     for index in range(MEMORY_SAMPLES):

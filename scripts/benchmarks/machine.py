@@ -2,7 +2,11 @@
 
 import os
 import platform
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -59,3 +63,15 @@ def describe_machine(device: torch.device) -> dict:
     if device.type == "cuda":
         machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return machine
+
+
+@contextmanager
+def busy_processes(number: int) -> Iterator[None]:
+    """While this lasts, so many other processes compute without a pause."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

@@ -16,19 +16,19 @@ CLIP_FRAMES, REPORTS = 100, 10
 def benchmark_soak(frames: int) -> None:
     """Print the memory of the process ten times on the way; a sentence changes and a target comes and goes too."""
     clip = ProceduralClip(0, CLIP_FRAMES)
-    pictures = [clip.frame(i) for i in range(CLIP_FRAMES)]
+    images = [clip.frame(i) for i in range(CLIP_FRAMES)]
     model = PJVLTModel.from_pretrained(DEFAULT_CHECKPOINT, dtype=torch.float32)
     session = TrackingSession(model, PJVLTProcessor.from_pretrained(DEFAULT_CHECKPOINT))
-    session.add_target(pictures[0], clip.boxes[0], clip.text, target_id="it")
+    session.add_target(images[0], clip.boxes[0], clip.text, target_id="it")
     started = time.perf_counter()
     print("| frames | memory (MB) |\n|---:|---:|")
     for number in tqdm(range(1, frames + 1), unit="frame", disable=None):
         if number % 500 == 1:
             if "other" in session.target_ids:
                 session.remove_target("other")
-            session.add_target(pictures[number % CLIP_FRAMES], clip.boxes[0], f"figure {number}", target_id="other")
+            session.add_target(images[number % CLIP_FRAMES], clip.boxes[0], f"figure {number}", target_id="other")
             session.set_text("it", clip.text if number % 1000 == 1 else clip.wrong_text)
-        session.step(pictures[number % CLIP_FRAMES])
+        session.step(images[number % CLIP_FRAMES])
         if number == frames // 100 or number % (frames // REPORTS) == 0:
             gc.collect()
             tqdm.write(f"| {number:,} | {anonymous_mb():.0f} |")

@@ -53,6 +53,7 @@ from modeling_pjvlt.onnx.quantize import quantize_tracker
 from modeling_pjvlt.onnx.tracker import TRACKER_FILE, OnnxModel, OnnxTracker
 from modeling_pjvlt.processing_pjvlt import MAX_WORDS
 from modeling_pjvlt.streams_pjvlt import read_ahead
+from modeling_pjvlt.threads_pjvlt import users_choice
 from modeling_pjvlt.video_pjvlt import read_frames
 from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
@@ -241,7 +242,7 @@ class Subject:
 
     def _opened(self, folder: Path) -> OnnxModel:
         """An export that tells the clock when its network begins and ends."""
-        model = OnnxModel(folder, torch.get_num_threads())
+        model = OnnxModel(folder, users_choice())
         run = model.maps
 
         def watched(inputs):
@@ -259,7 +260,7 @@ class Subject:
 
 
 class Contestant:
-    """One case, ready to run. seconds: of the stages of its frames, by stage; visits: the median frame of each visit."""
+    """One case, ready to run. seconds: of its frames, by stage; visits: the median frame of each visit."""
 
     def __init__(self, case: Case, subject: Subject, clip: Clip):
         self.case, self.clip, self.clock = case, clip, subject.clock
@@ -311,22 +312,22 @@ class Contestant:
             stepping = time.perf_counter() - started
         if clock.on_gpu:
             clock.marks["end"].synchronize()
-        told = {"decode": decoding, "crop": clock.seconds("start", "crop")}
+        stages = {"decode": decoding, "crop": clock.seconds("start", "crop")}
         if "network" in clock.marks:
-            told |= {"network": clock.seconds("crop", "network"), "box": clock.seconds("network", "end")}
+            stages |= {"network": clock.seconds("crop", "network"), "box": clock.seconds("network", "end")}
         else:
-            told["network"] = clock.seconds("crop", "end")
-        return {**told, "end to end": decoding + stepping}
+            stages["network"] = clock.seconds("crop", "end")
+        return {**stages, "end to end": decoding + stepping}
 
     def visit(self) -> None:
         """Measure a few frames; where they are more than one, after one to get the caches back."""
         if self.frames > 1:
             self._frame()
         measured = [self._frame() for _ in range(self.frames)]
-        for told in measured:
-            for stage, seconds in told.items():
+        for stages in measured:
+            for stage, seconds in stages.items():
                 self.seconds[stage].append(seconds)
-        self.visits.append(float(np.median([told["end to end"] for told in measured])))
+        self.visits.append(float(np.median([stages["end to end"] for stages in measured])))
         if self.case.path in AHEAD and self.frames > 1 and self.clip.path:
             self.seconds["decoded ahead"].append(self._whole_clip())
 

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from tracking_cases import EXPORTED
 
+from modeling_pjvlt.files_pjvlt import write_text
+
 STAGES = ("decode", "crop", "network", "box", "end to end")
 PAIRS = (("fast", "baseline"), ("compiled", "compiled-baseline"))  # a path, and what it is without language
 NETWORK_SHARE = {"fp32": 0.75, "bf16": 0.60}  # goals on a CPU
@@ -109,8 +111,8 @@ def _rates(ms: dict[str, float]) -> dict[str, float]:
 def table(rows: dict[tuple, dict]) -> str:
     """Markdown; times in ms, end to end with its quartiles."""
     lines = [
-        "| model | targets | precision | path | decode | crop | network | box | end to end (quartiles) | FPS | GMACs | "
-        "of peak | frames |",
+        "| model | targets | precision | path | decode | crop | network | box | end to end (quartiles) | FPS | GMACs "
+        "| of peak | frames |",
         "|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for case, row in rows.items():
@@ -118,8 +120,8 @@ def table(rows: dict[tuple, dict]) -> str:
         times = [f"{ms[stage]['median']:.2f}" if stage in ms else "-" for stage in STAGES]
         times[-1] += f" ({ms['end to end']['q25']:.2f} to {ms['end to end']['q75']:.2f})"
         lines.append(
-            f"| {case.model} | {case.targets} | {case.precision} | {case.path} | {' | '.join(times)} | {row['fps']:.1f} | "
-            f"{row['macs'] / 1e9:.2f} | {row['share_of_peak']:.0%} | {row['frames']} |"
+            f"| {case.model} | {case.targets} | {case.precision} | {case.path} | {' | '.join(times)} | "
+            f"{row['fps']:.1f} | {row['macs'] / 1e9:.2f} | {row['share_of_peak']:.0%} | {row['frames']} |"
         )
     return "\n".join(lines)
 
@@ -160,7 +162,7 @@ def report(
         if row["compile_seconds"]:
             print(f"- {', '.join(map(str, case))}: compiled in {row['compile_seconds']:.0f} s")
     if output is not None:
-        told = {
+        report = {
             "machine": machine,
             "peak_flops": peaks,
             "macs_by_part": {
@@ -174,4 +176,4 @@ def report(
             "ratios": ratios,
         }
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(told, indent=2) + "\n")
+        write_text(output, json.dumps(report, indent=2) + "\n")

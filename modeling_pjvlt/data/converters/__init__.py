@@ -10,8 +10,11 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ...files_pjvlt import remove_partial, write_text
 from ...signals import Stopped, stopped_by_signals
-from ..dataset import read_sentences
+from ..benchmarks import BENCHMARK_FILE, BENCHMARK_PROTOCOLS, benchmark_yaml
+from ..dataset_card import dataset_card
+from ..text import read_sentences
 from .folders import FOLDERS, OTB99, TNL2K
 from .got10k import GOT10K
 from .lasot import LASOT, LASOTEXT
@@ -49,7 +52,7 @@ def convert(
 ) -> dict[str, ConversionReport]:
     """Write a benchmark's folder as a tracking dataset: `output/data/{split}-00000-of-00012.parquet` and a card.
 
-    Killed at any moment and started again, it goes on where it was and ends with the same files. It knows the sequences
+    A conversion that was killed can be started again: it continues and ends with the same files. Sequences are known
     by name only: after a change inside `root`, convert into an empty folder.
 
     Args:
@@ -61,10 +64,11 @@ def convert(
         sequences_per_shard: sequences in a file; by default a few hundred megabytes.
         class_map: classes by sequence (TrackingNet, whose training parts need it) or by number (YOLO), which the
             benchmark does not ship.
-        check: `"fast"` reads the beginning and the end of every picture, `"full"` decodes it.
+        check: `"fast"` reads the beginning and the end of every image, `"full"` decodes it.
         license: for the card.
         progress: show a bar.
-        sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a sequence.
+        sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a
+            sequence.
 
     Returns a report for each split. Raises `FileNotFoundError` or `ValueError` for a folder that is not of this
     benchmark, for an unknown benchmark or split, and for an `output` that holds something else.
@@ -84,7 +88,7 @@ def convert(
     class_map = None if class_map is None else Path(class_map)
     sentences = None if sentences is None else Path(sentences)
     if sentences is not None:
-        read_sentences(sentences)  # a mistake in it is said now
+        read_sentences(sentences)  # so that a mistake in it is reported now
     try:
         found = {split: kind.find(root, split, class_map) for split in wanted}
     except FileNotFoundError as error:
@@ -92,7 +96,7 @@ def convert(
     except ValueError as error:
         raise ValueError(f"{benchmark}: {error}") from error
     found = {split: references for split, references in found.items() if references}
-    _refuse_twins(benchmark, found)
+    _check_names(benchmark, found)
     if not found:
         raise ValueError(f"{benchmark}: {root} holds no sequence of {', '.join(wanted)}.")
     data = (output / "data").absolute()  # pyarrow takes what stands before a colon for a protocol
@@ -110,7 +114,7 @@ def convert(
         for split, references in found.items()
     }
     try:
-        _refuse_strangers(benchmark, data, shards)
+        _check_output(benchmark, data, shards)
     except ValueError as error:
         raise ValueError(f"{benchmark}: {error}") from error
     data.mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,7 @@ def _plan(
     class_map: Path | None,
     sentences: Path | None,
 ) -> list[Shard]:
-    """The files of a split; which sequence goes where depends on the list and the size alone."""
+    """The files of a split; which sequence goes into which file depends on the list and the size alone."""
     if size < 1:
         raise ValueError(f"sequences_per_shard must be at least 1, got {size}.")
     if class_map is not None:
@@ -155,8 +159,8 @@ def _plan(
     ]
 
 
-def _refuse_twins(benchmark: str, found: dict[str, list[Reference]]) -> None:
-    """A benchmark that was unpacked twice would give rows of one name in several places."""
+def _check_names(benchmark: str, found: dict[str, list[Reference]]) -> None:
+    """Raises `ValueError` for a benchmark that was unpacked twice: rows of one name would be in several places."""
     for references in found.values():
         folders: dict[str, Path] = {}
         for reference in references:
@@ -166,12 +170,13 @@ def _refuse_twins(benchmark: str, found: dict[str, list[Reference]]) -> None:
             folders[reference.name] = reference.folder
 
 
-def _refuse_strangers(benchmark: str, data: Path, shards: dict[str, list[Shard]]) -> None:
-    """Leftovers of a killed run go; files of another conversion are an error."""
+def _check_output(benchmark: str, data: Path, shards: dict[str, list[Shard]]) -> None:
+    """Delete what a killed run left. Raises `ValueError` for files of another conversion."""
     if not data.is_dir():
         return
-    for partial in data.glob(".*.parquet.partial"):
-        partial.unlink()
+    remove_partial(data)
+    for name in (REPORT_FILE, "README.md"):
+        remove_partial(data.parent, name)
     planned = {shard.path for split in shards.values() for shard in split}
     for path in sorted(data.glob("*.parquet")):
         if path not in planned and (path.name.split("-")[0] in shards or benchmark_of(path) != benchmark):
@@ -224,7 +229,7 @@ def _write_in_processes(benchmark: str, left: list[Shard], num_proc: int, done: 
 
 
 def _terminate(workers: set) -> None:
-    """End processes, each after it has cleared its file away; one may have a next file waiting, so again and again."""
+    """End processes, each after it has deleted its partial file; repeated, because a worker may begin a next one."""
     for worker in workers:
         worker.terminate()
     for worker in workers:
@@ -234,27 +239,23 @@ def _terminate(workers: set) -> None:
 
 
 def _write_named(benchmark: str, shard: Shard) -> ConversionReport:
-    """In another process, to which functions of a benchmark are not sent."""
+    """`write_shard` in another process, where the benchmark is looked up by name because it cannot be pickled."""
     with stopped_by_signals():
         return write_shard(shard, BENCHMARKS[benchmark])
 
 
 def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, ConversionReport]) -> None:
-    """The card and the report; a split that an earlier run wrote keeps its part of the report."""
-    from ...hub.benchmarks import BENCHMARK_FILE, BENCHMARK_PROTOCOLS, benchmark_yaml
-    from ...hub.dataset_card import dataset_card
-    from ..files import write_beside
-
+    """Write the card and the report; splits that an earlier run converted stay in the report."""
     kind, path = BENCHMARKS[benchmark], output / REPORT_FILE
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    told |= {split: asdict(report) for split, report in reports.items()}
-    told = {split: told[split] for split in kind.splits if split in told}
-    write_beside(path, json.dumps(told, indent=2) + "\n")
+    counts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    counts |= {split: asdict(report) for split, report in reports.items()}
+    counts = {split: counts[split] for split in kind.splits if split in counts}
+    write_text(path, json.dumps(counts, indent=2) + "\n")
     features = row_features(kind.has_cover)
-    card = dataset_card(kind.title, told, features, license, kind.homepage, kind.citation)
-    write_beside(output / "README.md", str(card))
-    if benchmark in BENCHMARK_PROTOCOLS and "test" in told:
-        write_beside(output / BENCHMARK_FILE, benchmark_yaml(benchmark, kind.title))
+    card = dataset_card(kind.title, counts, features, license, kind.homepage, kind.citation)
+    write_text(output / "README.md", str(card))
+    if benchmark in BENCHMARK_PROTOCOLS and "test" in counts:
+        write_text(output / BENCHMARK_FILE, benchmark_yaml(benchmark, kind.title))
 
 
 __all__ = ["BENCHMARKS", "ConversionReport", "convert"]

@@ -1,4 +1,4 @@
-"""Folders of frames with a box file and a sentence: TNL2K, OTB99-Lang, and anybody's own in such a layout."""
+"""Folders of frames with a box file and a sentence: TNL2K, OTB99-Lang, and your own data in this layout."""
 
 import re
 from pathlib import Path
@@ -7,17 +7,17 @@ import numpy as np
 
 from .sources import (
     Benchmark,
+    ImageFile,
     NotFound,
-    PictureFile,
     Reference,
     SourceSequence,
     has_area,
-    list_pictures,
+    list_images,
     match_lengths,
     natural_key,
     read_boxes,
     read_text,
-    require_pictures,
+    require_images,
     sequence_folders,
 )
 
@@ -29,7 +29,7 @@ _TARGET = re.compile(r"(.+)[-.](\d+)$")  # Jogging-1, Jogging.1
 
 
 def find_tnl2k(root: Path, split: str, class_map: Path | None) -> list[Reference]:
-    """The split is told by the name of a folder above the sequence."""
+    """The name of a folder above the sequence says which split it belongs to."""
     folders = [p.parent for depth in range(4) for p in root.glob("/".join(["*"] * depth + ["imgs"])) if p.is_dir()]
     if not folders:
         raise NotFound(f"no sequence in {root}: looked for TNL2K_train_subset/NAME/imgs and TNL2K_test_subset/...")
@@ -49,12 +49,12 @@ def _split_by_folders(root: Path, folder: Path) -> str | None:
 
 
 def read_tnl2k(reference: Reference) -> list[SourceSequence]:
-    """A box without an area says that the target is absent."""
+    """A box without an area means that the target is absent."""
     folder, notes = reference.folder, []
     boxes = read_boxes(folder / "groundtruth.txt")
-    pictures, boxes = match_lengths(require_pictures(list_pictures(folder / "imgs")), boxes, notes)
+    images, boxes = match_lengths(require_images(list_images(folder / "imgs")), boxes, notes)
     text = read_text(folder / "language.txt")
-    return [SourceSequence(reference.name, pictures, boxes, has_area(boxes), text, notes=notes)]
+    return [SourceSequence(reference.name, images, boxes, has_area(boxes), text, notes=notes)]
 
 
 def find_otb99(root: Path, split: str, class_map: Path | None) -> list[Reference]:
@@ -77,7 +77,7 @@ def find_otb99(root: Path, split: str, class_map: Path | None) -> list[Reference
 def read_otb99(reference: Reference) -> list[SourceSequence]:
     folder, (query, target) = reference.folder, reference.details
     if not folder.is_dir():
-        raise ValueError("a query, but no video of this name")
+        raise ValueError("there is a query, but no video of this name")
     names = ["groundtruth_rect.txt"] if target is None else [f"groundtruth_rect.{target}.txt", "groundtruth_rect.txt"]
     path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
     return [_read_folder(reference.name, folder, path, read_text(query))]
@@ -86,22 +86,22 @@ def read_otb99(reference: Reference) -> list[SourceSequence]:
 def _read_folder(name: str, folder: Path, boxes_path: Path, text: str) -> SourceSequence:
     notes: list[str] = []
     boxes = read_boxes(boxes_path)
-    pictures = next((found for part in ("img", "imgs", "") if (found := list_pictures(folder / part))), [])
-    pictures = _from_first_annotated(folder.name, require_pictures(pictures), boxes)
-    pictures, boxes = match_lengths(pictures, boxes, notes)
-    return SourceSequence(name, pictures, boxes, has_area(boxes), text, notes=notes)
+    images = next((found for part in ("img", "imgs", "") if (found := list_images(folder / part))), [])
+    images = _from_first_annotated(folder.name, require_images(images), boxes)
+    images, boxes = match_lengths(images, boxes, notes)
+    return SourceSequence(name, images, boxes, has_area(boxes), text, notes=notes)
 
 
-def _from_first_annotated(video: str, pictures: list[PictureFile], boxes: np.ndarray) -> list[PictureFile]:
-    """Without the pictures before the first box, where OTB starts later and there are more pictures than boxes."""
+def _from_first_annotated(video: str, images: list[ImageFile], boxes: np.ndarray) -> list[ImageFile]:
+    """Drop the images before the first box where OTB starts later and there are more images than boxes."""
     first = OTB_FIRST_FRAMES.get(video)
-    if first is None or len(pictures) <= len(boxes):
-        return pictures
-    return [picture for picture in pictures if picture.number is None or picture.number >= first]
+    if first is None or len(images) <= len(boxes):
+        return images
+    return [image for image in images if image.number is None or image.number >= first]
 
 
 def find_folders(root: Path, split: str, class_map: Path | None) -> list[Reference]:
-    """Every folder with a box file, whatever the split is called."""
+    """Every folder with a box file, whatever the name of the split."""
     folders = sorted(
         {folder for name in ANNOTATIONS for folder in sequence_folders(root, name)}, key=lambda f: natural_key(f.name)
     )
@@ -122,7 +122,8 @@ TNL2K = Benchmark(
     homepage="https://sites.google.com/view/langtrackbenchmark/",
     citation="""@inproceedings{wang2021towards,
   title={Towards More Flexible and Accurate Object Tracking with Natural Language: Algorithms and Benchmark},
-  author={Wang, Xiao and Shu, Xiujun and Zhang, Zhipeng and Jiang, Bo and Wang, Yaowei and Tian, Yonghong and Wu, Feng},
+  author={Wang, Xiao and Shu, Xiujun and Zhang, Zhipeng and Jiang, Bo and Wang, Yaowei and Tian, Yonghong and
+    Wu, Feng},
   booktitle={CVPR}, year={2021}
 }""",
     splits=("train", "test"),

@@ -13,12 +13,12 @@ from .sources import (
     first_box_only,
     fit_flags,
     has_area,
-    list_pictures,
+    list_images,
     match_lengths,
     natural_key,
     read_boxes,
     read_flags,
-    require_pictures,
+    require_images,
 )
 
 CLASSES = ("object_class", "motion_class", "major_class", "root_class")
@@ -41,7 +41,7 @@ def find(root: Path, split: str, class_map: Path | None) -> list[Reference]:
 
 
 def _read_classes(path: Path) -> dict[str, str]:
-    """The lines `name: value` of a `meta_info.ini`; nothing where there is none."""
+    """The lines `name: value` of a `meta_info.ini`; empty if there is no such file."""
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -54,13 +54,13 @@ def read(reference: Reference) -> list[SourceSequence]:
     folder, notes = reference.folder, []
     if not folder.is_dir():
         raise ValueError("listed in list.txt, but there is no such folder")
-    pictures, boxes = require_pictures(list_pictures(folder)), read_boxes(folder / "groundtruth.txt")
+    images, boxes = require_images(list_images(folder)), read_boxes(folder / "groundtruth.txt")
     cover = None
     if reference.details == "test" and len(boxes) == 1:
-        boxes = first_box_only(pictures, boxes)
+        boxes = first_box_only(images, boxes)
         visible = has_area(boxes)
     else:
-        pictures, boxes = match_lengths(pictures, boxes, notes)
+        images, boxes = match_lengths(images, boxes, notes)
         absent = fit_flags(read_flags(folder / "absence.label"), len(boxes), 0, "absence.label", notes)
         cover = fit_flags(read_flags(folder / "cover.label"), len(boxes), -1, "cover.label", notes)
         visible = has_area(boxes) & (absent == 0) & (cover != 0)
@@ -68,7 +68,7 @@ def read(reference: Reference) -> list[SourceSequence]:
     words = dict.fromkeys(classes[name] for name in CLASSES if classes.get(name))
     category = classes.get("object_class", "")
     cover = np.full(len(boxes), -1) if cover is None else cover
-    return [SourceSequence(reference.name, pictures, boxes, visible, " ".join(words), category, cover, notes=notes)]
+    return [SourceSequence(reference.name, images, boxes, visible, " ".join(words), category, cover, notes=notes)]
 
 
 GOT10K = Benchmark(

@@ -9,13 +9,13 @@ from .sources import (
     SourceSequence,
     fit_flags,
     has_area,
-    list_pictures,
+    list_images,
     match_lengths,
     natural_key,
     read_boxes,
     read_flags,
     read_text,
-    require_pictures,
+    require_images,
     sequence_folders,
 )
 
@@ -62,13 +62,13 @@ def read(reference: Reference) -> list[SourceSequence]:
     """A frame shows the target unless it is fully occluded or out of view, and its box has an area."""
     folder, notes = reference.folder, []
     boxes = read_boxes(folder / "groundtruth.txt")
-    pictures, boxes = match_lengths(require_pictures(list_pictures(folder / "img")), boxes, notes)
+    images, boxes = match_lengths(require_images(list_images(folder / "img")), boxes, notes)
     visible = has_area(boxes)
     for name in ABSENCE:
         visible &= fit_flags(read_flags(folder / name), len(boxes), 0, name, notes) == 0
     category = reference.name.rsplit("-", 1)[0]
     text = read_text(folder / "nlp.txt")
-    return [SourceSequence(reference.name, pictures, boxes, visible, text, category, notes=notes)]
+    return [SourceSequence(reference.name, images, boxes, visible, text, category, notes=notes)]
 
 
 LASOT = Benchmark(

@@ -10,10 +10,10 @@ from PIL import Image
 from ...pixels_pjvlt import ORIENTATION, upright_size
 from ..frames import DECODING_ERRORS
 from .sources import (
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     Benchmark,
+    ImageFile,
     NotFound,
-    PictureFile,
     Reference,
     SourceSequence,
     all_lines,
@@ -34,16 +34,14 @@ def category_words(category: str, supercategory: str) -> str:
     return " ".join(dict.fromkeys(word for word in (category, supercategory) if word))
 
 
-def _objects(
-    name: str, picture: PictureFile, objects: list[tuple[str, list[float], str, str]]
-) -> list[SourceSequence]:
+def _objects(name: str, image: ImageFile, objects: list[tuple[str, list[float], str, str]]) -> list[SourceSequence]:
     """A sequence of one frame for each (number, box, category, supercategory)."""
     sequences = []
     for number, box, category, supercategory in objects:
         boxes = np.array([box], np.float32)
         text = category_words(category, supercategory)
         sequences.append(
-            SourceSequence(f"{name}-{number}", [picture], boxes, has_area(boxes), text, category, numbers=[0])
+            SourceSequence(f"{name}-{number}", [image], boxes, has_area(boxes), text, category, numbers=[0])
         )
     return sequences
 
@@ -74,14 +72,14 @@ def find_coco(root: Path, split: str, class_map: Path | None) -> list[Reference]
 
 @dataclass(frozen=True)
 class _CocoImage:
-    """An image as it is listed, None where it is not, with its objects (see [`_objects`]) and what cannot be used."""
+    """An image as listed (None if it is not), its objects (see [`_objects`]), and notes on unusable ones."""
 
     listed: dict | None
     objects: list[tuple]
     notes: list[str]
 
     def add(self, annotation: dict, row: int, names: dict) -> None:
-        """Tools leave out ids or give them twice; the row in the list then stands for it."""
+        """Add an object. Some tools leave ids out or repeat them; the row in the list is used instead."""
         number = annotation.get("id")
         if number is None or number in (o[0] for o in self.objects):
             number = f"row{row}"
@@ -104,20 +102,20 @@ def read_coco(reference: Reference) -> list[SourceSequence]:
     file_name = image.listed.get("file_name")
     path = reference.folder / str(file_name)
     if not path.is_file():
-        raise ValueError(f"no picture {file_name}")
+        raise ValueError(f"there is no image {file_name}")
     listed_size = image.listed.get("width"), image.listed.get("height")
     objects = [(number, _upright_box(path, box, listed_size), *words) for number, box, *words in image.objects]
-    sequences = _objects(reference.name, PictureFile(path), sorted(objects, key=lambda o: natural_key(str(o[0]))))
+    sequences = _objects(reference.name, ImageFile(path), sorted(objects, key=lambda o: natural_key(str(o[0]))))
     sequences[0].notes.extend(image.notes)
     return sequences
 
 
 def _upright_box(path: Path, box: list[float], listed_size: tuple) -> list[float]:
-    """A box of the image as it is seen, where the listed size says that it was drawn on the image as it is stored."""
+    """The box in the upright image, if the listed size shows that it was drawn on the image as stored."""
     try:
         with Image.open(path) as image:
             stored, upright, orientation = image.size, upright_size(image), image.getexif().get(ORIENTATION, 1)
-    except DECODING_ERRORS:  # is told where the image is read
+    except DECODING_ERRORS:  # reported when the image is read
         return box
     if listed_size != stored or stored == upright:
         return box
@@ -128,7 +126,7 @@ def _upright_box(path: Path, box: list[float], listed_size: tuple) -> list[float
 
 def find_yolo(root: Path, split: str, class_map: Path | None) -> list[Reference]:
     if not (root / "images").is_dir() or not (root / "labels").is_dir():
-        raise NotFound(f"no pictures in {root}: looked for images/train/*.jpg and labels/train/*.txt")
+        raise NotFound(f"no images in {root}: looked for images/train/*.jpg and labels/train/*.txt")
     classes = _read_yolo_classes(class_map or root / "classes.tsv")
     folders = {part: root / "images" / part for part in YOLO_SPLITS[split]}
     if not any((root / "images" / part).is_dir() for parts in YOLO_SPLITS.values() for part in parts):
@@ -138,19 +136,19 @@ def find_yolo(root: Path, split: str, class_map: Path | None) -> list[Reference]
         if not folder.is_dir():
             continue
         labels = root / "labels" / part
-        pictures = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES}
-        stems = pictures.keys() | {p.stem for p in labels.glob("*.txt")}
+        images = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
+        stems = images.keys() | {p.stem for p in labels.glob("*.txt")}
         references += [
-            Reference(stem, folder, (pictures.get(stem), labels / f"{stem}.txt", classes))
+            Reference(stem, folder, (images.get(stem), labels / f"{stem}.txt", classes))
             for stem in sorted(stems, key=natural_key)
         ]
     return references
 
 
 def _read_yolo_classes(path: Path) -> dict[int, tuple[str, str]]:
-    """Lines of index, name and supercategory, apart by tabs; or one name a line, where an empty one counts, too.
+    """Lines of index, name and supercategory, separated by tabs; or one name a line, empty lines counted too.
 
-    Nothing where there is no file.
+    Empty if there is no file.
     """
     if not path.is_file():
         return {}
@@ -165,14 +163,14 @@ def read_yolo(reference: Reference) -> list[SourceSequence]:
     """Lines of class, centre x and y, width and height as fractions of the upright image."""
     path, labels, classes = reference.details
     if path is None:
-        raise ValueError("labels, but no picture")
+        raise ValueError("labels, but no image")
     if not labels.is_file():
-        raise ValueError("a picture, but no labels")
+        raise ValueError("an image, but no labels")
     try:
-        with Image.open(path) as picture:
-            width, height = upright_size(picture)
+        with Image.open(path) as image:
+            width, height = upright_size(image)
     except OSError as error:
-        raise ValueError(f"{path.name} is no picture ({error})") from error
+        raise ValueError(f"{path.name} is not an image ({error})") from error
     objects = []
     for number, line in enumerate(all_lines(labels), start=1):
         if not line:
@@ -183,7 +181,7 @@ def read_yolo(reference: Reference) -> list[SourceSequence]:
             raise ValueError(f"{labels.name}, line {number}: expected class, cx, cy, w, h, got {line!r}") from None
         box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
         objects.append((len(objects), box, *classes.get(int(category), ("", ""))))
-    return _objects(reference.name, PictureFile(path), objects)
+    return _objects(reference.name, ImageFile(path), objects)
 
 
 COCO = Benchmark(

@@ -1,13 +1,12 @@
-"""Parquet files of tracking rows, each written beside its place and renamed when it is whole.
+"""Parquet files of tracking rows, each of which appears only when it is complete.
 
-A finished file carries, in its footer, a fingerprint of what it was made from and a report of what went into it. That
-is all a conversion needs to go on after it was killed.
+The footer of a file holds a fingerprint of its source and a report of its content. That is all a conversion needs to
+continue after it was killed.
 """
 
 import hashlib
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,14 +19,15 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 from PIL import Image as PILImage
 
-from ..dataset import read_sentences
+from ...files_pjvlt import replacing, write_text
 from ..frames import DECODING_ERRORS
-from .sources import Benchmark, PictureFile, Reference, SourceSequence
+from ..text import read_sentences
+from .sources import Benchmark, ImageFile, Reference, SourceSequence
 
-ROWS_PER_GROUP = 100  # what `datasets` writes for pictures: small enough to stream and to preview
+ROWS_PER_GROUP = 100  # what `datasets` writes for images: small enough to stream and to preview
 FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
 CHECKS = ("fast", "full")
-# An entry of an archive that says otherwise is damaged: no benchmark has encrypted or patched ones, or other compression.
+# Entries with other methods or flags are damaged: no benchmark encrypts its archives or compresses them otherwise.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 UNREADABLE_FLAGS = 0x1 | 0x20 | 0x40  # encrypted, patched data, strongly encrypted
 DAMAGED_ARCHIVE = (  # what zipfile raises where the damage is in ...
@@ -66,22 +66,17 @@ class Shard:
     benchmark: str
     references: tuple[Reference, ...]
     check: str
-    sentences: Path | None = None  # a file of them, whose content `check` knows
+    sentences: Path | None = None  # a file of sentences, whose hash is part of `check`
 
     @property
     def fingerprint(self) -> str:
-        """Of its place among the files, its sequences and the settings."""
+        """A hash of the file's name, its sequences and the settings."""
         content = [self.benchmark, self.path.name, self.check, [reference.name for reference in self.references]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
-    def partial(self) -> Path:
-        """Where it is while it is written; hidden, and not called `.parquet`."""
-        return self.path.with_name(f".{self.path.name}.partial")
-
-    @property
     def empty(self) -> Path:
-        """Stands for a file in which there would be no row: such files cannot be streamed."""
+        """A marker written instead of a file without rows, which could not be streamed."""
         return self.path.with_name(f".{self.path.name}.empty")
 
 
@@ -100,9 +95,9 @@ def row_features(has_cover: bool) -> Features:
 
 
 def finished_report(shard: Shard) -> ConversionReport | None:
-    """The report of a finished shard; None where it is still to be written.
+    """The report of a finished shard, or None if it has not been written yet.
 
-    Raises `ValueError` for a file of this name that was made from something else.
+    Raises `ValueError` for a file of this name that was made from other sequences or with other settings.
     """
     if shard.path.is_file():
         footer = pq.read_metadata(shard.path).metadata or {}
@@ -118,38 +113,40 @@ def finished_report(shard: Shard) -> ConversionReport | None:
 
 
 def benchmark_of(path: Path) -> str | None:
-    """What a finished file was converted from; None for a file of others."""
+    """The benchmark a file was converted from, or None if this package did not write it."""
     value = (pq.read_metadata(path).metadata or {}).get(BENCHMARK)
     return None if value is None else value.decode()
 
 
 def write_shard(shard: Shard, benchmark: Benchmark, on_sequence=lambda: None) -> ConversionReport:
-    """Read the shard's sequences and write the file. `on_sequence` is called after each of them."""
+    """Read the sequences of a shard and write its file. `on_sequence` is called after each sequence."""
     report = ConversionReport()
     schema = row_features(benchmark.has_cover).arrow_schema
-    try:
-        with pq.ParquetWriter(shard.partial, schema, write_page_index=True) as writer:
-            rows: list[dict] = []
-            for row in _rows(shard, benchmark, report, on_sequence):
-                rows.append(row)
-                if len(rows) == ROWS_PER_GROUP:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows = []
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-            footer = {FINGERPRINT: shard.fingerprint, REPORT: json.dumps(asdict(report)), BENCHMARK: shard.benchmark}
-            footer = {name.decode(): value for name, value in footer.items()}
-            writer.add_key_value_metadata(footer)
-        if not report.frames:
-            shard.partial.write_text(json.dumps(footer))
-        os.replace(shard.partial, shard.path if report.frames else shard.empty)
-    finally:
-        shard.partial.unlink(missing_ok=True)
+    rows = _rows(shard, benchmark, report, on_sequence)
+    first = next(rows, None)
+    if first is None:
+        write_text(shard.empty, json.dumps(_footer(shard, report)))
+        return report
+    with replacing(shard.path) as partial, pq.ParquetWriter(partial, schema, write_page_index=True) as writer:
+        group = [first]
+        for row in rows:
+            if len(group) == ROWS_PER_GROUP:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group = []
+            group.append(row)
+        writer.write_table(pa.Table.from_pylist(group, schema))
+        writer.add_key_value_metadata(_footer(shard, report))
     return report
 
 
+def _footer(shard: Shard, report: ConversionReport) -> dict[str, str]:
+    footer = {FINGERPRINT: shard.fingerprint, REPORT: json.dumps(asdict(report)), BENCHMARK: shard.benchmark}
+    return {name.decode(): value for name, value in footer.items()}
+
+
 def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_sequence) -> Iterator[dict]:
-    """Rows of all sequences that can be read. A picture that the row before already shows is not repeated."""
-    pictures = _PictureReader(shard.check.split()[0] == "full")
+    """Rows of all sequences that can be read. An image equal to that of the previous row is not stored again."""
+    images = _ImageReader(shard.check.split()[0] == "full")
     texts = {} if shard.sentences is None else read_sentences(shard.sentences)
     for reference in shard.references:
         try:
@@ -161,26 +158,26 @@ def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_seque
             sequence.text = texts.get(sequence.name, sequence.text)
             report.skipped += [[sequence.name, note] for note in sequence.notes]
             count = 0
-            for row in _sequence_rows(sequence, pictures, report):
+            for row in _sequence_rows(sequence, images, report):
                 count += 1
                 yield row if benchmark.has_cover else {k: v for k, v in row.items() if k != "cover"}
             report.frames += count
             report.sequences += count > 0
             report.without_text += count > 0 and not sequence.text
         on_sequence()
-    pictures.close()
+    images.close()
 
 
-def _sequence_rows(sequence: SourceSequence, pictures: "_PictureReader", report: ConversionReport) -> Iterator[dict]:
+def _sequence_rows(sequence: SourceSequence, images: "_ImageReader", report: ConversionReport) -> Iterator[dict]:
     known = np.isfinite(sequence.boxes).all(axis=1)
     for i, number in enumerate(sequence.frame_numbers()):
-        picture = sequence.pictures[i]
+        image = sequence.images[i]
         try:
-            encoded = pictures.read(picture)
+            encoded = images.read(image)
         except DECODING_ERRORS as error:
-            if picture != pictures.refused:  # once for all targets of a photograph
-                report.skipped.append([f"{sequence.name}/{picture.name}", str(error)])
-                pictures.refused = picture
+            if image != images.refused:  # once for all targets of a photograph
+                report.skipped.append([f"{sequence.name}/{image.name}", str(error)])
+                images.refused = image
             continue
         report.absent += bool(known[i] and not sequence.visible[i])
         cover = -1 if sequence.cover is None else int(sequence.cover[i])
@@ -196,32 +193,32 @@ def _sequence_rows(sequence: SourceSequence, pictures: "_PictureReader", report:
         }
 
 
-class _PictureReader:
-    """Reads encoded pictures and refuses broken ones; None for the one that was read before."""
+class _ImageReader:
+    """Reads encoded images and refuses broken ones; gives None for the image that was read last."""
 
     def __init__(self, decode_all: bool):
         self.decode_all = decode_all
-        self.last: PictureFile | None = None
-        self.refused: PictureFile | None = None
+        self.last: ImageFile | None = None
+        self.refused: ImageFile | None = None
         self._archive: zipfile.ZipFile | None = None
 
-    def read(self, picture: PictureFile) -> dict | None:
-        """Bytes as they are in the file, and its name. Raises one of `DECODING_ERRORS`."""
-        if picture == self.last:
+    def read(self, image: ImageFile) -> dict | None:
+        """The bytes of the file and its name. Raises one of `DECODING_ERRORS`."""
+        if image == self.last:
             return None
-        data = self._bytes(picture)
+        data = self._bytes(image)
         check_encoded(data, self.decode_all)
-        self.last = picture
-        return {"bytes": data, "path": picture.name}
+        self.last = image
+        return {"bytes": data, "path": image.name}
 
-    def _bytes(self, picture: PictureFile) -> bytes:
-        if picture.member is None:
-            return picture.path.read_bytes()
-        if self._archive is None or self._archive.filename != str(picture.path):
+    def _bytes(self, image: ImageFile) -> bytes:
+        if image.member is None:
+            return image.path.read_bytes()
+        if self._archive is None or self._archive.filename != str(image.path):
             self.close()
-            self._archive = zipfile.ZipFile(picture.path)
+            self._archive = zipfile.ZipFile(image.path)
         try:
-            entry = self._archive.getinfo(picture.member)
+            entry = self._archive.getinfo(image.member)
             if entry.flag_bits & UNREADABLE_FLAGS or entry.compress_type not in METHODS:
                 raise zipfile.BadZipFile(f"compression method {entry.compress_type}, flags {entry.flag_bits:#x}")
             return self._archive.read(entry)
@@ -235,13 +232,13 @@ class _PictureReader:
 
 
 def check_encoded(data: bytes, decode: bool = False) -> None:
-    """Raises one of `DECODING_ERRORS` for an encoded picture that is empty, cut off or none at all.
+    """Raises one of `DECODING_ERRORS` for bytes that are empty, truncated or not an image.
 
-    Decodes it only if told so, or if the end of the file does not look like one.
+    The image is decoded only with `decode`, or if the end of the file is not that of a complete image.
     """
     if not data:
         raise ValueError("the file is empty")
-    with PILImage.open(io.BytesIO(data)) as picture:
+    with PILImage.open(io.BytesIO(data)) as image:
         endings = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-        if decode or not data.rstrip(b"\x00").endswith(endings.get(picture.format, b"\x00")):
-            picture.load()
+        if decode or not data.rstrip(b"\x00").endswith(endings.get(image.format, b"\x00")):
+            image.load()

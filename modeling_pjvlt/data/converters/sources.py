@@ -1,4 +1,4 @@
-"""What a benchmark's folder is read into, and the small files that all benchmarks have: boxes, flags, sentences."""
+"""The types that benchmarks are read into, and readers of their small files: boxes, flags, sentences."""
 
 import itertools
 import os
@@ -13,32 +13,32 @@ import numpy as np
 
 from ...video_pjvlt import natural_key, sort_frames
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")  # the last run of digits in a file's name
 _DECIMAL = re.compile(r"\d+\.\d+")
 MAX_FRAME_NUMBER = 2**31 - 1  # of a row's `frame`; names that are times in nanoseconds are larger
 
 
 def _valid_text(name: str) -> str:
-    """The name of a file or folder, which may not be UTF-8, as text that a table can hold."""
+    """A file name, which may not be UTF-8, as text that a table can hold."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
-class PictureFile:
-    """An encoded picture: a file, or a member of a zip archive."""
+class ImageFile:
+    """An encoded image: a file, or a member of a zip archive."""
 
     path: Path
     member: str | None = None
 
     @property
     def name(self) -> str:
-        """Of the file, without folders."""
+        """The file name, without folders."""
         return _valid_text(Path(self.member or self.path).name)
 
     @property
     def number(self) -> int | None:
-        """The number of the frame in its name; None without one, or where it is a time with a point or too large."""
+        """The frame number in the file name, or None: no digits, a decimal number (a time), or too large."""
         stem = Path(self.name).stem
         found = None if _DECIMAL.fullmatch(stem) else _NUMBER.search(stem)
         number = int(found.group()) if found else None
@@ -54,7 +54,7 @@ class SourceSequence:
     """
 
     name: str
-    pictures: list[PictureFile]
+    images: list[ImageFile]
     boxes: np.ndarray
     visible: np.ndarray
     text: str = ""
@@ -64,16 +64,16 @@ class SourceSequence:
     notes: list[str] = field(default_factory=list)
 
     def frame_numbers(self) -> list[int]:
-        """The numbers in the pictures' names if all have one and they ascend, else 0, 1, 2, …"""
-        numbers = self.numbers or [picture.number for picture in self.pictures]
+        """The numbers in the images' names if all have one and they ascend, else 0, 1, 2, …"""
+        numbers = self.numbers or [image.number for image in self.images]
         if None not in numbers and all(a < b for a, b in itertools.pairwise(numbers)):
             return numbers
-        return list(range(len(self.pictures)))
+        return list(range(len(self.images)))
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Where one sequence of a benchmark is, before it is read. `details` is what its benchmark needs to know."""
+    """The place of one sequence that has not been read. `details` is what the reader of its benchmark needs."""
 
     name: str
     folder: Path
@@ -84,7 +84,7 @@ class Reference:
 
 
 class NotFound(FileNotFoundError):
-    """The folder holds nothing of this benchmark."""
+    """The folder contains no data of this benchmark."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ class Benchmark:
 
     title, homepage, citation: for the dataset card. splits: in the order they are written. sequences_per_shard: how
     many make a Parquet file of a few hundred megabytes. find: the sequences of a split, or an empty list; raises
-    [`NotFound`] naming what it looked for. read: one sequence, or several that share pictures; raises `ValueError`
-    that says why it cannot be used. has_cover: rows carry GOT-10k's `cover`. one_split: `root` does not tell splits;
-    all of it is the one that is asked for, by default the first.
+    [`NotFound`] naming what it looked for. read: one sequence, or several that share images; raises `ValueError`
+    that says why it cannot be used. has_cover: rows have GOT-10k's `cover`. one_split: the folder has no
+    splits; all of it becomes the requested one, by default the first.
     """
 
     title: str
@@ -109,29 +109,29 @@ class Benchmark:
     one_split: bool = False
 
 
-def list_pictures(folder: Path) -> list[PictureFile]:
-    """Pictures of a folder in the order of their frames; hidden files and other things are passed over."""
+def list_images(folder: Path) -> list[ImageFile]:
+    """Images of a folder in frame order; hidden files and other files are ignored."""
     if not folder.is_dir():
         return []
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
-    return _in_order(PictureFile(path) for path in paths)
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    return _in_order(ImageFile(path) for path in paths)
 
 
-def list_zipped_pictures(archive: Path) -> list[PictureFile]:
-    """Pictures in a zip archive. Raises `ValueError` for one that is broken."""
+def list_zipped_images(archive: Path) -> list[ImageFile]:
+    """Images in a zip archive. Raises `ValueError` for a broken archive."""
     try:
         with zipfile.ZipFile(archive) as file:
             names = file.namelist()
     except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{archive.name} is not a whole zip archive ({error})") from error
-    pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES and not Path(n).name.startswith(".")]
-    return _in_order(PictureFile(archive, name) for name in pictures)
+        raise ValueError(f"{archive.name} is not a complete zip archive ({error})") from error
+    images = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not Path(n).name.startswith(".")]
+    return _in_order(ImageFile(archive, name) for name in images)
 
 
-def _in_order(pictures: Iterable[PictureFile]) -> list[PictureFile]:
-    pictures = list(pictures)
-    places = {name: place for place, name in enumerate(sort_frames({picture.name for picture in pictures}))}
-    return sorted(pictures, key=lambda picture: places[picture.name])
+def _in_order(images: Iterable[ImageFile]) -> list[ImageFile]:
+    images = list(images)
+    places = {name: place for place, name in enumerate(sort_frames({image.name for image in images}))}
+    return sorted(images, key=lambda image: places[image.name])
 
 
 def read_text(path: Path) -> str:
@@ -140,11 +140,11 @@ def read_text(path: Path) -> str:
 
 
 def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
-    """(n, 4) boxes of a text file: four numbers a line, apart by commas, semicolons, tabs or blanks.
+    """(n, 4) boxes of a text file: four numbers a line, separated by commas, semicolons, tabs or spaces.
 
-    Of a polygon, eight numbers x1, y1, …, x4, y4 as in VOT, the upright rectangle around it. A line without a number,
-    where the target is absent, gives a row of NaN. Raises `ValueError` for a file that is missing or empty, or naming
-    the first line that is neither.
+    A polygon of eight numbers x1, y1, …, x4, y4, as in VOT, becomes the axis-aligned box around it. A line without a
+    number, where the target is absent, becomes a row of NaN. Raises `ValueError` for a file that is missing or empty,
+    or naming the first bad line.
     """
     if not path.is_file():
         raise ValueError(f"{path.name} is missing")
@@ -166,9 +166,9 @@ def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
 
 
 def read_flags(path: Path) -> np.ndarray | None:
-    """Whole numbers of a file, by commas, blanks or lines; None where there is no such file.
+    """Integers of a file, separated by commas, spaces or lines; None if there is no such file.
 
-    Raises `ValueError` naming the first line with something else, or with nothing where a number belongs.
+    Raises `ValueError` naming the first line that holds anything else, or nothing.
     """
     if not path.is_file():
         return None
@@ -190,14 +190,12 @@ def fit_flags(flags: np.ndarray | None, length: int, missing: int, what: str, no
     return np.append(flags[:length], np.full(max(length - len(flags), 0), missing))
 
 
-def match_lengths(
-    pictures: list[PictureFile], boxes: np.ndarray, notes: list[str]
-) -> tuple[list[PictureFile], np.ndarray]:
-    """As many pictures as boxes: what one has more at the end is left out, and noted."""
-    if len(pictures) != len(boxes):
-        notes.append(f"{len(pictures)} pictures, but {len(boxes)} boxes: the last ones of the longer are left out")
-    length = min(len(pictures), len(boxes))
-    return pictures[:length], boxes[:length]
+def match_lengths(images: list[ImageFile], boxes: np.ndarray, notes: list[str]) -> tuple[list[ImageFile], np.ndarray]:
+    """As many images as boxes: surplus ones at the end are left out, and noted."""
+    if len(images) != len(boxes):
+        notes.append(f"{len(images)} images, but {len(boxes)} boxes: the last ones of the longer are left out")
+    length = min(len(images), len(boxes))
+    return images[:length], boxes[:length]
 
 
 def has_area(boxes: np.ndarray) -> np.ndarray:
@@ -205,22 +203,22 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
     return (np.nan_to_num(boxes[:, 2:]) > 0).all(axis=1)
 
 
-def first_box_only(pictures: list[PictureFile], boxes: np.ndarray) -> np.ndarray:
-    """Boxes of a test set that gives the first one: the others are unknown, rows of NaN."""
-    return np.vstack([boxes[:1], np.full((len(pictures) - 1, 4), np.nan, np.float32)])
+def first_box_only(images: list[ImageFile], boxes: np.ndarray) -> np.ndarray:
+    """Boxes of a test set that gives only the first one: the others are unknown, rows of NaN."""
+    return np.vstack([boxes[:1], np.full((len(images) - 1, 4), np.nan, np.float32)])
 
 
 def sequence_folders(root: Path, annotation: str) -> list[Path]:
-    """Folders that hold this annotation file, at any depth of up to three below `root`, in natural order."""
+    """Folders with this annotation file, up to three levels below `root`, in natural order."""
     found = [p.parent for depth in range(4) for p in root.glob("/".join(["*"] * depth + [annotation]))]
     return sorted(found, key=lambda folder: natural_key(folder.name))
 
 
-def require_pictures(pictures: list[PictureFile]) -> list[PictureFile]:
-    """The pictures, or a `ValueError` where there are none."""
-    if not pictures:
-        raise ValueError("no pictures")
-    return pictures
+def require_images(images: list[ImageFile]) -> list[ImageFile]:
+    """The images, or a `ValueError` where there are none."""
+    if not images:
+        raise ValueError("no images")
+    return images
 
 
 def read_class_map(path: Path | None) -> dict[str, str]:
@@ -239,14 +237,14 @@ def read_class_map(path: Path | None) -> dict[str, str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines with something on them, without blanks at their ends."""
+    """Lines that are not empty, stripped."""
     return [line for line in all_lines(path) if line]
 
 
 def _frame_lines(path: Path) -> list[str]:
-    """A line for each frame: one without numbers is empty, and only those at the end are left out.
+    """One line per frame: lines without numbers become empty, and empty lines at the end are dropped.
 
-    Where every other line is empty, it is the file that has its line ends twice.
+    If every second line is empty, the file has doubled line ends, and these lines are dropped too.
     """
     lines = ["" if not line.strip(" ,;\t") else line for line in all_lines(path)]
     if len(lines) > 4 and not any(lines[1::2]) and all(lines[::2]):
@@ -255,7 +253,7 @@ def _frame_lines(path: Path) -> list[str]:
 
 
 def all_lines(path: Path) -> list[str]:
-    """Lines without blanks at their ends, up to the last one with something on it."""
+    """Stripped lines up to the last one that is not empty."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")

@@ -9,13 +9,13 @@ from .sources import (
     SourceSequence,
     first_box_only,
     has_area,
-    list_pictures,
-    list_zipped_pictures,
+    list_images,
+    list_zipped_images,
     match_lengths,
     natural_key,
     read_boxes,
     read_class_map,
-    require_pictures,
+    require_images,
 )
 
 
@@ -34,28 +34,28 @@ def find(root: Path, split: str, class_map: Path | None) -> list[Reference]:
     if split == "train" and references and not any(reference.details for reference in references):
         given = "no --class_map was given" if class_map is None else f"{class_map} names none of them"
         raise ValueError(
-            f"trackingnet: the {len(references)} training sequences in {root} have no sentence without their classes, and "
-            f"{given}: a file of lines ID<TAB>class, such as pytracking's ltr/data_specs/trackingnet_classmap.txt. To "
-            "convert the test part alone: --splits test."
+            f"trackingnet: the {len(references)} training sequences in {root} have no sentence without their classes, "
+            f"and {given}: a file of lines ID<TAB>class, such as pytracking's "
+            "ltr/data_specs/trackingnet_classmap.txt. To convert the test part alone: --splits test."
         )
     return sorted(references, key=lambda reference: natural_key(reference.name))
 
 
 def read(reference: Reference) -> list[SourceSequence]:
-    """Every box with an area shows the target; of a test sequence only the first one is known."""
+    """The target is visible wherever its box has an area; test sequences have only the first box."""
     part, notes = reference.folder, []
     boxes = read_boxes(part / "anno" / f"{reference.name}.txt")
     archive = part / "zips" / f"{reference.name}.zip"
-    pictures = list_pictures(part / "frames" / reference.name)
-    if not pictures and archive.is_file():
-        pictures = list_zipped_pictures(archive)
-    require_pictures(pictures)
+    images = list_images(part / "frames" / reference.name)
+    if not images and archive.is_file():
+        images = list_zipped_images(archive)
+    require_images(images)
     if part.name == "TEST" and len(boxes) == 1:
-        boxes = first_box_only(pictures, boxes)
+        boxes = first_box_only(images, boxes)
     else:
-        pictures, boxes = match_lengths(pictures, boxes, notes)
+        images, boxes = match_lengths(images, boxes, notes)
     category = reference.details
-    return [SourceSequence(reference.name, pictures, boxes, has_area(boxes), category, category, notes=notes)]
+    return [SourceSequence(reference.name, images, boxes, has_area(boxes), category, category, notes=notes)]
 
 
 TRACKINGNET = Benchmark(

@@ -4,9 +4,9 @@ A folder of boxed images holds `boxes.jsonl`, one image a line:
 
     {"file": "dog.jpg", "objects": [{"box": [x, y, w, h], "phrases": ["a brown dog"], "category": "animals"}, ...]}
 
-`file` lies beside it or in `images/`; boxes are in pixels of the image. `phrases` are what people call the object, most
-telling or not; without any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two
-dogs"): they do not tell it. A `split` other than "train" leaves the image out.
+`file` is beside it or in `images/`; boxes are in pixels of the image. `phrases` are what people call the object;
+without any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two dogs"), so
+they do not identify it. A `split` other than "train" leaves the image out.
 """
 
 import json
@@ -24,14 +24,14 @@ from .sources import spoil_text
 
 CACHE_BYTES = 2**30  # decoded images that a process keeps
 MIN_SIDE = 12  # pixels; smaller objects are left out
-MAX_SHARE = 0.85  # of the image; larger objects are left out: their edges are the image's
+MAX_SHARE = 0.85  # of the image; larger objects are left out, because their edges are those of the image
 SCENERY = "scene"  # a category of places, not of things
-MAX_OVERLAP = 0.5  # IoU above which two boxes may be one thing
+MAX_OVERLAP = 0.5  # IoU above which two boxes may show the same object
 
 
 @dataclass(frozen=True)
 class BoxedObject:
-    """One object. box: (4,) xywh in pixels of its image. phrases: what tells it. name: the phrases' last word, or category."""
+    """One object. box: (4,) xywh in pixels of its image. name: the last word of its shortest phrase or category."""
 
     box: np.ndarray
     phrases: tuple[str, ...]
@@ -40,10 +40,10 @@ class BoxedObject:
 
 
 class BoxedImages:
-    """The images of some folders and their objects; decoded when they are needed and then kept, up to `cache_bytes`.
+    """The images of some folders and their objects; images are decoded on demand and cached, up to `cache_bytes`.
 
-    Raises `FileNotFoundError` for a folder without `boxes.jsonl`, `ValueError` naming file and line for one that cannot
-    be read, or where no object is left.
+    Raises `FileNotFoundError` for a folder without `boxes.jsonl`, `ValueError` naming file and line for one that
+    cannot be read, or where no object is left.
     """
 
     def __init__(self, folders: Sequence[str | Path], cache_bytes: int = CACHE_BYTES):
@@ -79,7 +79,7 @@ class BoxedImages:
 
 
 def read_boxes(folder: Path) -> list[tuple[Path, list[BoxedObject]]]:
-    """The images of a folder that are to be trained on, each with its objects that are neither tiny nor all of it."""
+    """The training images of a folder, each with its objects that are neither tiny nor as large as the image."""
     table = folder / "boxes.jsonl"
     if not table.is_file():
         raise FileNotFoundError(f"{folder} holds no boxes.jsonl, which lists the boxes of its images.")
@@ -96,9 +96,7 @@ def read_boxes(folder: Path) -> list[tuple[Path, list[BoxedObject]]]:
             path = root / row["file"].removeprefix("images/")
             area = row["width"] * row["height"] if "width" in row else _area(path)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{table}, line {number}: {error!r}; expected the fields that boxes.jsonl has."
-            ) from error
+            raise ValueError(f"{table}, line {number}: {error!r}; expected the fields of boxes.jsonl.") from error
         objects = [o for o in objects if o.box[2:].min() >= MIN_SIDE and o.box[2:].prod() <= MAX_SHARE * area]
         if objects:
             found.append((path, objects))
@@ -111,7 +109,7 @@ def _area(path: Path) -> int:
 
 
 def _read_object(row: dict) -> BoxedObject | None:
-    """An object, or None for scenery, and for a box that a detector gave."""
+    """An object, or None for scenery and for boxes that a detector made."""
     category = row.get("category", "")
     if category == SCENERY or row.get("pseudo"):
         return None
@@ -124,19 +122,19 @@ def _read_object(row: dict) -> BoxedObject | None:
 
 
 class BoxedImagePairs:
-    """Pairs from images with boxes: one object seen twice, two of one kind, or one that only its phrase tells.
+    """Pairs from images with boxes: one object twice, two of one kind, or one that only its phrase identifies.
 
     Args:
         images: what the pairs are drawn from.
-        words_share: share of pairs whose search image shows other things, too, and whose template does not tell which
+        words_share: share of pairs whose search image also shows other objects, and whose template does not show which
             is meant.
-        kind_share: share of the others whose template is another object of the same name, from another image: it teaches
-            how far things of a kind reach.
+        kind_share: share of the others whose template is another object of the same name, from another image, which
+            teaches the extent of this kind of object.
         absent_share: share of the others whose search image is another one, without the target.
         wrong_text_share, no_text_share: share of the others with another image's phrase, and with "the target".
-        alike_share: share of the pairs that words decide in which both objects are of one category, which is harder.
-        surrounded_share: share of pairs whose search image goes on as another one outside its frame, because objects fill
-            photographs.
+        alike_share: share of the pairs decided by words in which both objects are of one category, which is harder.
+        surrounded_share: share of pairs whose search image is continued by another one outside its frame, because
+            objects fill most of a photograph.
     """
 
     def __init__(
@@ -155,13 +153,13 @@ class BoxedImagePairs:
         self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
         self.alike_share, self.surrounded_share = alike_share, surrounded_share
         self.of_name: dict[str, list[tuple[int, int]]] = defaultdict(list)  # image and object, by name
-        self.distinct: list[tuple[int, int, int]] = []  # image and two of its objects that their phrases tell apart
+        self.distinct: list[tuple[int, int, int]] = []  # image and two of its objects with distinct phrases
         self.alike: list[tuple[int, int, int]] = []  # those of one category
         for i, objects in enumerate(images.objects):
             for j, one in enumerate(objects):
                 self.of_name[one.name].append((i, j))
                 for k, other in enumerate(objects[:j]):
-                    if told_apart(one, other):
+                    if have_distinct_phrases(one, other):
                         self.distinct.append((i, k, j))
                         if one.category == other.category:
                             self.alike.append((i, k, j))
@@ -173,13 +171,13 @@ class BoxedImagePairs:
         return self._draw_appearance(rng)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two pairs; where only the phrase tells, they share their image and differ in the phrase and in the box."""
+        """Two pairs; if only the phrase identifies the target, they share the image and differ in phrase and box."""
         if self.distinct and rng.random() < self.words_share:
             return self._draw_words(rng)
         return self._draw_appearance(rng), self._draw_appearance(rng)
 
     def _draw_words(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Both objects of an image as targets, with a template that is hidden, or of a third object of the name."""
+        """Two objects of an image as targets, with a hidden template or that of a third object of the same name."""
         some = self.alike if self.alike and rng.random() < self.alike_share else self.distinct
         i, *both = some[int(rng.integers(len(some)))]
         objects = [self.images.objects[i][j] for j in both]
@@ -220,7 +218,7 @@ class BoxedImagePairs:
         return i, self.images.objects[i][int(rng.integers(len(self.images.objects[i])))]
 
     def _same_name(self, rng: np.random.Generator, image: int, name: str) -> tuple[np.ndarray | None, np.ndarray]:
-        """Another image and the box of its object of that name; None where there is none."""
+        """Another image with an object of that name, and its box; None if there is none."""
         others = self.of_name[name]
         for _ in range(4):
             i, j = others[int(rng.integers(len(others)))]
@@ -234,8 +232,8 @@ class BoxedImagePairs:
         return self.images.pixels(int(rng.integers(len(self.images))))
 
 
-def told_apart(one: BoxedObject, other: BoxedObject) -> bool:
-    """Whether two objects of an image have phrases that differ, and lie in two places."""
+def have_distinct_phrases(one: BoxedObject, other: BoxedObject) -> bool:
+    """Whether two objects of an image have different phrases and different places."""
     if not one.phrases or not other.phrases or set(one.phrases) & set(other.phrases):
         return False
     return _iou(one.box, other.box) < MAX_OVERLAP
@@ -251,4 +249,4 @@ def _phrase(rng: np.random.Generator, target: BoxedObject) -> str:
     return str(rng.choice(target.phrases)) if target.phrases else DEFAULT_SENTENCE
 
 
-__all__ = ["BoxedImagePairs", "BoxedImages", "BoxedObject", "read_boxes", "told_apart"]
+__all__ = ["BoxedImagePairs", "BoxedImages", "BoxedObject", "have_distinct_phrases", "read_boxes"]

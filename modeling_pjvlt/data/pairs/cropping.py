@@ -20,29 +20,29 @@ from ..dataset import TrackingSequence
 from ..text import swap_left_right
 from .degradation import degrade
 
-MAX_CENTRE = 0.45  # of the search crop's side: how far from its middle a target may be put
+MAX_CENTRE = 0.45  # of the side of the search crop: largest distance of the target from its middle
 MAX_REDUCTION = 8  # of a JPEG
 MAX_TWIN_RATIO = 2.0  # of the sides of two targets that share a search region
 
 
 @dataclass(frozen=True)
 class SequenceFrame:
-    """A frame that nobody has decoded yet."""
+    """A frame that is not decoded yet."""
 
     sequence: TrackingSequence
     index: int
 
     def alone(self) -> "SequenceFrame":
-        """The same frame, without the other encoded pictures of its sequence."""
+        """The same frame, without the other encoded images of its sequence."""
         return SequenceFrame(replace(self.sequence, frames=self.sequence.frames.only(self.index)), self.index)
 
 
 class FramePair(NamedTuple):
-    """What a sample is cut from.
+    """The two frames that a sample is cut from.
 
-    Frames are (H, W, 3) uint8 RGB, or where they will be decoded from; boxes are xywh in frame pixels. template: None where
-    it is hidden, and only the sentence tells the target. present: False where the search frame does not show the target;
-    its box then says where to look. surroundings: (H, W, 3), what lies around a search frame that its target nearly fills.
+    Frames are (H, W, 3) uint8 RGB, or not decoded yet; boxes are xywh in frame pixels. template: None if it is hidden
+    and only the sentence identifies the target. present: False if the search frame does not show the target; its box
+    then gives the search region. surroundings: (H, W, 3), shown around a search frame that its target nearly fills.
     """
 
     template: np.ndarray | SequenceFrame | None
@@ -54,13 +54,13 @@ class FramePair(NamedTuple):
     surroundings: np.ndarray | None = None
 
     def alone(self) -> "FramePair":
-        """The same pair, holding on to its two encoded pictures and not to the rest of their sequence."""
+        """The same pair, which holds its two encoded images and not the rest of their sequence."""
         template = None if self.template is None else self.template.alone()
         return self._replace(template=template, search=self.search.alone())
 
 
 class Window(NamedTuple):
-    """A rectangle of a frame, in whole pixels of it, and of what a JPEG may be reduced to. A crop shows it as a square."""
+    """A rectangle of a frame, in whole pixels also after a JPEG is reduced. A crop shows it as a square."""
 
     left: int
     top: int
@@ -76,12 +76,12 @@ def template_window(box_xywh, factor: float, size: int) -> Window:
 
 
 class WindowJitter(NamedTuple):
-    """How a search region is moved away from its target.
+    """How a search region is shifted and scaled around its target.
 
-    centre: by up to half as many target sizes each way. scale: the region's side times exp(scale * normal). aspect: its
-    width times exp(aspect / 2 * uniform(-1, 1)), its height divided by the same. per_axis: exactly as OSTrack, whose
-    `_get_jittered_box` draws width and height each for itself (the side then spreads by scale / sqrt(2)) and moves by
-    jittered sizes.
+    centre: by up to half as many target sizes each way. scale: the region's side times exp(scale * normal). aspect:
+    its width times exp(aspect / 2 * uniform(-1, 1)), its height divided by the same. per_axis: exactly as OSTrack,
+    whose `_get_jittered_box` draws width and height each for itself (the side then spreads by scale / sqrt(2)) and
+    moves by jittered sizes.
     """
 
     centre: float = 3.0
@@ -91,7 +91,7 @@ class WindowJitter(NamedTuple):
 
 
 def search_window(rng, box_xywh, factor: float, size: int, jitter: WindowJitter) -> Window:
-    """A search region that does not have the target in its middle (in the manner of OSTrack's sampling).
+    """A search region with the target off its centre, as in OSTrack's sampling.
 
     The side is sqrt(w h) * factor before the jitter; the target's centre stays inside.
     """
@@ -104,14 +104,14 @@ def search_window(rng, box_xywh, factor: float, size: int, jitter: WindowJitter)
 
 
 def shared_window(rng, boxes_xywh, factor: float, size: int, jitter: WindowJitter) -> Window | None:
-    """A search region for two targets of one picture, drawn so that it does not tell which of the two is meant.
+    """A search region for two targets of one image, drawn so that it does not reveal which of the two is meant.
 
-    As [`search_window`], but chance decides, each for itself, by which of the two targets it is measured and around which
-    it lies; then it is moved until both centres lie in it. None where their sizes are too different, or their distance
-    too large, for one region.
+    As [`search_window`], but the target that gives the size and the target that gives the centre are drawn
+    independently; then the region is moved until it holds both centres. None if their sizes differ too much, or they
+    are too far apart.
 
-    Around the target alone, what lies near the region's edge is a rival more often than the target. A model that learns
-    this does not come back to its target, once the tracker follows a rival.
+    In regions around the target alone, objects near the edge are distractors more often than targets. A model that
+    learns this does not return to its target once it follows a distractor.
     """
     boxes = np.asarray(boxes_xywh, dtype=float)
     centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
@@ -136,20 +136,20 @@ def _jittered(rng, target: float, factor: float, jitter: WindowJitter) -> tuple[
 
 
 def _reach(sides: tuple[int, int], size: int) -> list[float]:
-    """How far from a region's middle a target's centre may lie each way, also after going to whole pixels."""
+    """Largest distance of a target's centre from the middle of a region each way, also after rounding to pixels."""
     step = reduction_of(min(sides), size)
     return [min(MAX_CENTRE * side, max(side / 2 - step, 0)) for side in sides]
 
 
 def window_around(x: float, y: float, sides: tuple[int, int], size: int) -> Window:
-    """The window nearest to the rectangle around (x, y) that falls on whole pixels, however the frame is reduced."""
+    """The window nearest to the rectangle around (x, y) that lies on whole pixels of the reduced frame."""
     step = reduction_of(min(sides), size)
     width, height = (max(round(side / step), 1) * step for side in sides)
     return Window(round((x - width / 2) / step) * step, round((y - height / 2) / step) * step, width, height)
 
 
 def reduction_of(side: int, size: int) -> int:
-    """By how much a frame may be reduced before `side` of its pixels are shown as `size`: 1, 2, 4 or 8."""
+    """The factor a frame may be reduced by before `side` of its pixels are resized to `size`: 1, 2, 4 or 8."""
     reduction = MAX_REDUCTION
     while reduction > 1 and side < reduction * size:
         reduction //= 2
@@ -165,12 +165,12 @@ def cut(
 ) -> Tensor:
     """(3, size, size) uint8: the window of a frame; `mirror` swaps left and right.
 
-    Outside the frame it is black, or shows what it would of `surroundings`, an image (H, W, 3) stretched over the window.
+    Outside the frame it is black, or shows `surroundings`, an image (H, W, 3) stretched over the window.
     Raises `ValueError` naming a frame that cannot be decoded.
     """
-    picture, reduction = _decode(frame, reduction_of(min(window.width, window.height), size))
-    region = _region(_pixels(picture), *(v // reduction for v in window), surroundings)
-    if region.shape[2:] != (size, size):  # this filter is fast for channels that come last in memory, as they do here
+    image, reduction = _decode(frame, reduction_of(min(window.width, window.height), size))
+    region = _region(_pixels(image), *(v // reduction for v in window), surroundings)
+    if region.shape[2:] != (size, size):  # fast, because channels come last in memory here
         region = F.interpolate(region, (size, size), mode="bilinear", antialias=True)
     crop = region[0, :3].numpy()
     return torch.from_numpy(np.ascontiguousarray(crop[..., ::-1] if mirror else crop))
@@ -182,20 +182,20 @@ def _decode(frame: np.ndarray | SequenceFrame, reduction: int) -> tuple[np.ndarr
     return frame, 1
 
 
-def _pixels(picture: np.ndarray | Image.Image) -> np.ndarray:
+def _pixels(image: np.ndarray | Image.Image) -> np.ndarray:
     """(H, W, 3 or 4) uint8; a fourth channel means nothing.
 
-    Pillow keeps four bytes for a pixel of an RGB picture, which are shown here without copying any, where it keeps
-    them in one piece (pictures of up to four megapixels).
+    Pillow stores four bytes per RGB pixel; this is a view of them where they are contiguous (images of up to four
+    megapixels), else a copy.
     """
-    if isinstance(picture, np.ndarray):
-        return picture
-    if picture.mode == "RGB":
+    if isinstance(image, np.ndarray):
+        return image
+    if image.mode == "RGB":
         try:
-            return np.from_dlpack(pa.array(picture).values).reshape(picture.height, picture.width, 4)
+            return np.from_dlpack(pa.array(image).values).reshape(image.height, image.width, 4)
         except ValueError:  # in several pieces
             pass
-    return np.array(picture)
+    return np.array(image)
 
 
 def _region(pixels: np.ndarray, left: int, top: int, width: int, height: int, surroundings=None) -> Tensor:
@@ -218,7 +218,7 @@ DEFAULT_JITTER = WindowJitter()
 
 
 class PairCropper:
-    """Turns a frame pair into a sample; [`PairCollator`] makes batches for `PJVLTModel` of them.
+    """Turns a frame pair into a sample; [`PairCollator`] makes batches of samples.
 
     Args:
         images: the image processor, which says how large crops are.
@@ -226,7 +226,7 @@ class PairCropper:
         flip_probability: share of samples seen in a mirror: both crops, the box, and left and right in the sentence.
         template_flip_probability: share of samples whose template alone is mirrored (once more).
         brightness_jitter: each crop is made brighter or darker by a factor of up to 1 ± this.
-        degrade_probability: share of search crops that are blurred, compressed or short of light or colour; see
+        degrade_probability: share of search crops that lose sharpness, light or colour; see
             [`degrade`].
     """
 
@@ -244,7 +244,7 @@ class PairCropper:
         self.template_flip_probability, self.degrade_probability = template_flip_probability, degrade_probability
 
     def shared_window(self, rng: np.random.Generator, boxes_xywh: list[np.ndarray]) -> Window | None:
-        """One search region for two targets of a picture, or None; see the function [`shared_window`]."""
+        """One search region for two targets of an image, or None; see the function [`shared_window`]."""
         boxes = [check_box(box) for box in boxes_xywh]
         return shared_window(rng, boxes, self.images.search_factor, self.images.search_size, self.jitter)
 
@@ -253,11 +253,11 @@ class PairCropper:
     ) -> dict[str, Tensor | str]:
         """One sample, its search region drawn around the target, or the given `window`.
 
-        Raises `ValueError` naming a frame that cannot be decoded or a box that is none.
+        Raises `ValueError` naming a frame that cannot be decoded or an invalid box.
 
         `pixel_values`, `template_pixel_values`: (3, S, S) uint8, the search and the template crop. `brightness`: (2,)
-        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop, zeros
-        where it does not show the target. `text`: the sentence.
+        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop,
+        zeros where it does not show the target. `text`: the sentence.
         """
         images = self.images
         x, y, w, h = box = check_box(pair.search_box)

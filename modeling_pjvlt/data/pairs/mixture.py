@@ -21,18 +21,18 @@ from .cropping import FramePair, PairCropper, Window
 logger = logging.get_logger(__name__)
 
 MAX_FAILED = 0.01  # share of a dataset's samples that may be unreadable
-MIN_FAILURES = 10  # before that share is looked at
+MIN_FAILURES = 10  # before that share is checked
 
 
 class PairSource(Protocol):
-    """Anything that draws frame pairs; `draw_twins(rng)`, two that share their pictures, is optional."""
+    """Anything that draws frame pairs; `draw_twins(rng)`, two pairs with the same images, is optional."""
 
     def draw(self, rng: np.random.Generator) -> FramePair:
-        """One pair that depends on nothing but `rng`."""
+        """One pair that depends on `rng` alone."""
 
 
 class FailureCount:
-    """Counts samples that could not be read, by dataset, and raises when they are more than 1 % of one's."""
+    """Counts unreadable samples by dataset, and raises when they are more than 1 % of one dataset."""
 
     def __init__(self):
         self.drawn, self.failed = Counter(), Counter()
@@ -65,7 +65,7 @@ class Mixture:
         self.names, self.edges = names, np.cumsum(weights) / np.sum(weights)
 
     def draw(self, rng: np.random.Generator) -> str:
-        """A name; with one source the generator is left alone."""
+        """A name; with one source the generator is not used."""
         if len(self.names) == 1:
             return self.names[0]
         return self.names[int(np.searchsorted(self.edges[:-1], rng.random(), side="right"))]
@@ -80,9 +80,9 @@ class TrackingPairs(Dataset):
         length: samples in an epoch.
         seed: with the epoch and the index, it decides a sample.
         weights: of the sources, by name; by default all equal.
-        twins: samples 2 i and 2 i + 1 share their pictures and, where it can hold both targets, their search region,
-            where a source has `draw_twins`. That halves the time it takes to draw them, and only template and sentence
-            tell which target is meant.
+        twins: samples 2 i and 2 i + 1 share their images and, if it can hold both targets, their search region, where
+            a source has `draw_twins`. That halves the time to draw them, and only template and sentence show which
+            target is meant.
 
     A pair that cannot be read is skipped, counted and logged; more than 1 % of a source's raise `ValueError`.
     """
@@ -101,7 +101,7 @@ class TrackingPairs(Dataset):
         self.mixture = Mixture(names, None if weights is None else [weights[name] for name in names])
         self.cropper, self.length, self.seed = cropper, length, seed
         self.epoch, self.twins = 0, twins
-        self._last_twins = None, None, None  # what they follow from, the two pairs, and their search region
+        self._last_twins = None, None, None  # the key they were drawn for, the two pairs, and their search region
         self.failures = FailureCount()  # of this process
 
     def set_epoch(self, epoch: int) -> None:
@@ -134,7 +134,7 @@ class TrackingPairs(Dataset):
                 self.failures.add(name, index, error)
 
     def _window_of(self, twins: tuple[FramePair, FramePair], rng: np.random.Generator) -> Window | None:
-        """The search region that two targets of one picture share; None for other twins."""
+        """The search region that two targets of one image share; None for other twins."""
         boxes = [twin.search_box for twin in twins]
         if twins[0].search is not twins[1].search or np.array_equal(*boxes):
             return None
@@ -142,12 +142,12 @@ class TrackingPairs(Dataset):
 
 
 class PairCollator:
-    """Stacks samples and tokenises their sentences.
+    """Stacks samples and tokenizes their sentences.
 
     Args:
         processor: the model's.
-        normalize: give what `PJVLTModel` takes. Without, crops stay bytes, a quarter of the size, and
-            [`normalize_pairs`] does the rest where the model is.
+        normalize: give the inputs of `PJVLTModel`. Without it crops stay bytes, a quarter of the size, and
+            [`normalize_pairs`] finishes them on the device of the model.
     """
 
     def __init__(self, processor, normalize: bool = True):

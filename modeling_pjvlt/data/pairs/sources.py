@@ -15,7 +15,7 @@ from .mixture import Mixture
 
 
 def spoil_text(rng: np.random.Generator, text: str, wrong: Callable[[], str], wrong_share: float, no_share: float):
-    """The sentence, or with these probabilities a wrong one, or "the target"."""
+    """The sentence, or with these probabilities a wrong one or "the target"."""
     chance = rng.random()
     if chance < wrong_share:
         return wrong()
@@ -27,12 +27,12 @@ class ProceduralPairs:
 
     Args:
         num_frames: length of the clips the two frames are chosen from.
-        words_share: share of clips in which only the sentence can tell the target.
+        words_share: share of clips in which only the sentence identifies the target.
         wrong_text_share: share of the other clips that come with a distractor's sentence, to learn that a clear
             template outweighs a wrong sentence.
-        no_text_share: share of those clips that come with "the target" for a sentence.
-        attribute_weights: of colour, pattern and form, in which the rival of a "words" clip differs from its target; of
-            any sum. By default as the clips come: 8 : 5 : 5.
+        no_text_share: share of those clips whose sentence is "the target".
+        attribute_weights: of colour, pattern and form, in which the distractor of a "words" clip differs from its
+            target; of any sum. By default those of the clips: 8 : 5 : 5.
 
     Raises `ValueError` for attribute weights that are not three positive numbers.
     """
@@ -57,15 +57,17 @@ class ProceduralPairs:
         return self._pair(rng, clip, (clip.frame(first), clip.frame(second)), clip.boxes[[first, second]], False)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two pairs that share their pictures: the target's, and the rival's where it can be seen.
+        """Two pairs with the same images: one of the target, one of the distractor if it is visible.
 
-        Where only the sentence can decide, nothing but the sentence tells the two apart.
+        In "words" clips only the sentence distinguishes the two.
         """
         clip, first, second = self._draw_clip(rng)
         frames = clip.frame(first), clip.frame(second)
         one = self._pair(rng, clip, frames, clip.boxes[[first, second]], False)
-        rival = clip.rival_visible[[first, second]]
-        if not rival[clip.kind == "words" :].all():  # the first frame of "words" clips tells nothing anyway
+        distractor = clip.distractor_visible[[first, second]]
+        if not distractor[
+            clip.kind == "words" :
+        ].all():  # the first frame of "words" clips does not identify the target anyway
             return one, self._pair(rng, clip, frames, clip.boxes[[first, second]], False)
         boxes = np.stack([clip.distractor_boxes(first)[0], clip.distractor_boxes(second)[0]])
         if clip.kind == "words":
@@ -82,15 +84,15 @@ class ProceduralPairs:
         return clip, first, int(rng.choice(later)) if len(later) else 0
 
     def _draw_seed(self, rng: np.random.Generator, kind: str) -> int:
-        """The seed of a clip, drawn anew until its rival differs in the attribute that is wanted, if one is."""
+        """The seed of a clip, drawn again until its distractor differs in the wanted attribute, if there is one."""
         wanted = self.attributes.draw(rng) if self.attributes and kind == "words" else None
         seed = _any_seed(rng)
-        while wanted and not _rival_differs(seed, kind, wanted):
+        while wanted and not _distractor_differs(seed, kind, wanted):
             seed = _any_seed(rng)
         return seed
 
-    def _pair(self, rng, clip: ProceduralClip, frames, boxes, of_rival: bool) -> FramePair:
-        right, wrong = (clip.wrong_text, clip.text) if of_rival else (clip.text, clip.wrong_text)
+    def _pair(self, rng, clip: ProceduralClip, frames, boxes, of_distractor: bool) -> FramePair:
+        right, wrong = (clip.wrong_text, clip.text) if of_distractor else (clip.text, clip.wrong_text)
         text = right
         if clip.kind == "appearance":
             text = spoil_text(rng, right, lambda: wrong, self.wrong_text_share, self.no_text_share)
@@ -98,14 +100,14 @@ class ProceduralPairs:
 
 
 def _any_seed(rng: np.random.Generator) -> int:
-    """Of a clip for training: tests and evaluation have the smaller ones."""
+    """The seed of a training clip; smaller seeds are for tests and evaluation."""
     return int(rng.integers(2**31, 2**62))
 
 
-def _rival_differs(seed: int, kind: str, attribute: str) -> bool:
-    """Whether the first distractor of a clip, which is not drawn for this, differs from the target in one attribute."""
-    *_, (target, rival, *_) = draw_cast(seed, kind)
-    return getattr(target, attribute) != getattr(rival, attribute)
+def _distractor_differs(seed: int, kind: str, attribute: str) -> bool:
+    """Whether the first distractor differs from the target in an attribute; the clip itself is not drawn."""
+    *_, (target, distractor, *_) = draw_cast(seed, kind)
+    return getattr(target, attribute) != getattr(distractor, attribute)
 
 
 class PhotographPairs:
@@ -117,7 +119,7 @@ class PhotographPairs:
         max_gap: frames between template and search frame, at most.
         pasted_share: share of clips whose target moves over another photograph.
         wrong_text_share, no_text_share: share of pairs with another target's sentence, and with "the target". On real
-            pictures the template says more than words do, so words must not outweigh it.
+            images the template says more than the words, so the words must not outweigh it.
     """
 
     def __init__(
@@ -134,7 +136,7 @@ class PhotographPairs:
         self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
 
     def draw(self, rng: np.random.Generator) -> FramePair:
-        """One pair of frames that both show the target. Raises `ValueError` for a picture that cannot be read."""
+        """One pair of frames that both show the target. Raises `ValueError` for an image that cannot be read."""
         clip = self._draw_clip(rng)
         order = rng.permutation(2)
 
@@ -144,10 +146,10 @@ class PhotographPairs:
         return self._pair(rng, [clip.frame(0), clip.frame(1)], clip.boxes, order, clip.text, wrong)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two pairs that share their pictures: the target's, and another one's where there is one.
+        """Two pairs with the same images: one of the target, one of another target if there is one.
 
-        A wrong sentence is then that of the other target. Without another target the second pair is the first one
-        with its frames exchanged.
+        A wrong sentence is then that of the other target. Without another target the second pair is the first one with
+        template and search frame exchanged.
         """
         clip = self._draw_clip(rng)
         order = rng.permutation(2)
@@ -199,8 +201,8 @@ class SequencePairs:
         sequences: a tracking dataset.
         max_gap, min_box_side, excluded: see [`PairRules`].
         wrong_text_share, no_text_share: share of pairs with another sequence's sentence, and with "the target".
-        hidden_share: share of pairs without a template, so that only the sentence tells the target.
-        absent_share: share of pairs whose search frame is of another sequence, so that no target is to be found.
+        hidden_share: share of pairs without a template, so that only the sentence identifies the target.
+        absent_share: share of pairs whose search frame is of another sequence and does not show the target.
     """
 
     def __init__(
@@ -245,7 +247,7 @@ class SequencePairs:
 
 
 def draw_pair(sequence, rng: np.random.Generator, rules: PairRules) -> FramePair | None:
-    """Two visible frames of one sequence; None where the rules leave none."""
+    """Two visible frames of one sequence, or None if the rules allow none."""
     if sequence.name in rules.excluded:
         return None
     usable = sequence.visible

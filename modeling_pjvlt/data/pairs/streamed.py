@@ -1,4 +1,4 @@
-"""Training samples from streamed datasets: what passes by is cut into pieces, and pairs are drawn from each piece."""
+"""Training samples from streamed datasets: sequences are cut into pieces, and pairs are drawn from each piece."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,26 +11,26 @@ from .cropping import FramePair, PairCropper
 from .mixture import FailureCount, Mixture
 from .sources import PairRules, draw_pair
 
-SPARE_PAIRS = 8  # kept to stand in for one that cannot be read
+SPARE_PAIRS = 8  # kept to replace pairs that cannot be read
 
 
 class StreamedPairs(IterableDataset):
     """Samples for `PJVLTModel` from streamed datasets, the same as [`TrackingPairs`] gives, in a fixed order.
 
     A sample depends only on (seed, epoch, index): the order of the files, the pairs of each piece and the shuffling do
-    not depend on the number of workers. Every worker therefore reads the whole stream, and decodes only the pictures of
+    not depend on the number of workers. Every worker therefore reads the whole stream, and decodes only the images of
     its own batches; a few workers are enough.
 
     Args:
         datasets: streams, by name.
         cropper: makes samples of pairs.
-        length: samples in an epoch; a dataset that ends before starts again, in another order.
+        length: samples in an epoch; a dataset that ends earlier starts again in another order.
         batch_size: of the loader, by which workers take turns.
         seed: with the epoch and the index, it decides a sample.
         weights: of the datasets, by name; by default all equal.
         max_gap, excluded: see [`PairRules`].
         pairs_per_piece: pairs drawn from a sequence, or from each `2 * max_gap` frames of a long one.
-        buffer_size: pairs of each dataset that wait to be drawn, with their encoded pictures.
+        buffer_size: pairs of each dataset that wait to be drawn, with their encoded images.
         min_box_sides: see [`PairRules`]; of the datasets, by name.
     """
 
@@ -60,7 +60,7 @@ class StreamedPairs(IterableDataset):
         self.place()
 
     def place(self, rank: int = 0, num_processes: int = 1, first_batch: int = 0) -> None:
-        """Which of the processes this one is, and from which of its batches on it gives samples.
+        """Set the rank of this process and the first batch that it gives.
 
         Batch b of all processes together holds samples b * n to (b + 1) * n; each process has its part of them.
         """
@@ -84,7 +84,7 @@ class StreamedPairs(IterableDataset):
             spare[name].append(pair)
 
     def _sample(self, index: int, name: str, pairs: list[FramePair]) -> dict:
-        """The first pair that can be read; failures are counted, so many that nothing is left are an error."""
+        """A sample of the first pair that can be read. Failures are counted; `ValueError` if no pair can be read."""
         for attempt, pair in enumerate(pairs):
             self.failures.drawn[name] += 1
             rng = np.random.default_rng([self.seed, self.epoch, index, *([attempt] if attempt else [])])

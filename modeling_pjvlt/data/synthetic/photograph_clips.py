@@ -1,10 +1,11 @@
-"""Tracking clips made of photographs: endless, with real textures, and labelled to the pixel.
+"""Tracking clips made of photographs: unlimited, with real textures and exact boxes.
 
-A clip is a scene that moves. Its background is a photograph under a moving camera; its target either belongs to that
-photograph (`kind="camera"`: target and surroundings move together, and most of these photographs go on as another one
-where they end, or most of what is around a large target would be black) or is cut out of it and laid over another one
-(`kind="pasted"`: only the target itself tells where it went). Distractors (of the target's class where there are some,
-or other parts of its picture) and an occluder move on their own; light, blur, noise and compression change with time.
+A clip is a moving scene. Its background is a photograph under a moving camera; its target either belongs to that
+photograph (`kind="camera"`: target and surroundings move together, and most of these photographs are continued by
+another one at their edges, because a large target would otherwise be surrounded by black) or is cut out of it and
+pasted over another one (`kind="pasted"`: only the target itself shows where it went). Distractors (of the target's
+class where there are some, or other parts of its image) and an occluder move on their own; light, blur, noise and
+compression change with time.
 
 As with procedural clips everything follows from the seed, and motion is a function of time alone, so frames can be
 drawn in any order. Coordinates are continuous pixels: pixel i covers [i, i + 1).
@@ -26,10 +27,10 @@ KINDS = ("camera", "pasted")
 FRAME_SIZE = (240, 320)  # height and width of a frame; less where the photograph does not cover as much
 LEAST_FRAME = 140  # pixels, of the shorter side of a whole photograph
 TARGET_SIDES = (16, 72)  # pixels, range of sqrt(w h) of a target in its first frame
-MAX_STRETCH = 2.5  # a picture is not enlarged more than that
-SURROUNDED_SHARE = 0.75  # of clips whose photograph goes on as another one, where it ends
-SEAM = 12  # pixels, where the two run into each other
-# what photographs show is duller than the figures of procedural clips, so some names have a second colour
+MAX_STRETCH = 2.5  # an image is not enlarged more than that
+SURROUNDED_SHARE = 0.75  # of clips whose photograph is continued by another one at its edges
+SEAM = 12  # pixels over which the two are blended
+# objects in photographs are duller than the figures of procedural clips, so some names have a second colour
 NAMED_COLOURS = [
     *COLOURS.items(),
     ("grey", (128, 128, 128)),
@@ -49,34 +50,32 @@ def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return moved[:, :2] / moved[:, 2:]
 
 
-def warp(picture: Image.Image, matrix: np.ndarray, window: tuple[int, int, int, int]) -> Image.Image:
-    """What a homography (picture to frame) shows of a picture inside an xyxy window of the frame, without aliasing."""
+def warp(image: Image.Image, matrix: np.ndarray, window: tuple[int, int, int, int]) -> Image.Image:
+    """What a homography (image to frame) shows of an image inside an xyxy window of the frame, without aliasing."""
     x0, y0, x1, y1 = window
     corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64)
     inverse = np.linalg.inv(matrix)
     seen = project(inverse, corners)
-    low = np.clip(np.floor(seen.min(axis=0)) - 2, 0, np.array(picture.size) - 1).astype(int)
-    high = np.clip(np.ceil(seen.max(axis=0)) + 2, low + 1, picture.size).astype(int)
+    low = np.clip(np.floor(seen.min(axis=0)) - 2, 0, np.array(image.size) - 1).astype(int)
+    high = np.clip(np.ceil(seen.max(axis=0)) + 2, low + 1, image.size).astype(int)
     shrink = np.sqrt(np.prod(seen.max(axis=0) - seen.min(axis=0)) / ((x1 - x0) * (y1 - y0)))
     factor = int(np.clip(round(float(shrink)), 1, min(high - low)))
-    source = picture.reduce(factor, (*low.tolist(), *high.tolist()))
+    source = image.reduce(factor, (*low.tolist(), *high.tolist()))
     inverse = np.diag([1 / factor, 1 / factor, 1]) @ _translation(*-low) @ inverse @ _translation(x0, y0)
     inverse /= inverse[2, 2]
-    fill = tuple(
-        int(v) for v in np.asarray(picture.reduce(max(min(picture.size) // 4, 1))).reshape(-1, 3).mean(axis=0)
-    )
+    fill = tuple(int(v) for v in np.asarray(image.reduce(max(min(image.size) // 4, 1))).reshape(-1, 3).mean(axis=0))
     bilinear = Image.Resampling.BILINEAR
     size, method = (x1 - x0, y1 - y0), Image.Transform.PERSPECTIVE
     return source.transform(size, method, inverse.ravel()[:8].tolist(), bilinear, fillcolor=fill)
 
 
-def colour_word(picture: Image.Image, target: Target) -> str:
+def colour_word(image: Image.Image, target: Target) -> str:
     """The colour name nearest to the middle of a target; empty where its colours differ widely."""
     x, y, w, h = target.box
     box = tuple(
         int(v) for v in (x + w / 4, y + h / 4, max(x + 3 * w / 4, x + w / 4 + 1), max(y + 3 * h / 4, y + h / 4 + 1))
     )
-    pixels = np.asarray(picture.resize((8, 8), Image.Resampling.BOX, box), np.float32).reshape(-1, 3)
+    pixels = np.asarray(image.resize((8, 8), Image.Resampling.BOX, box), np.float32).reshape(-1, 3)
     if pixels.std(axis=0).max() > 50:
         return ""
     colours = np.array([rgb for _, rgb in NAMED_COLOURS])
@@ -84,15 +83,15 @@ def colour_word(picture: Image.Image, target: Target) -> str:
     return NAMED_COLOURS[int(distance.argmin())][0]
 
 
-def surrounded(picture: Image.Image, other: Image.Image, margin: tuple[int, int]) -> Image.Image:
-    """A picture with a margin (left and right, above and below) that shows another picture; the seam is soft."""
-    width, height = picture.size
+def surrounded(image: Image.Image, other: Image.Image, margin: tuple[int, int]) -> Image.Image:
+    """An image with a margin (left and right, above and below) that shows another image; the seam is soft."""
+    width, height = image.size
     size = np.array((width + 2 * margin[0], height + 2 * margin[1]))
     cover = np.ceil(np.array(other.size) * (size / other.size).max()).astype(int)
     wide = other.resize(tuple(cover.tolist()), Image.Resampling.BILINEAR).crop((0, 0, *size.tolist()))
     steps = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in (width, height)]
     seam = np.minimum(*np.meshgrid(*steps)) * (255 / SEAM)
-    wide.paste(picture, margin, Image.fromarray(np.minimum(seam, 255).astype(np.uint8)))
+    wide.paste(image, margin, Image.fromarray(np.minimum(seam, 255).astype(np.uint8)))
     return wide
 
 
@@ -106,7 +105,7 @@ def _covered(boxes: np.ndarray, over: np.ndarray) -> np.ndarray:
 class _Motion:
     """The shape of a layer at any time: size, turn, stretch, shear and perspective around its middle.
 
-    side: in frame pixels, of what is `source_side` wide in its picture. reach: how far the layer goes from its middle.
+    side: in frame pixels, of what is `source_side` wide in its image. reach: how far the layer goes from its middle.
     """
 
     def __init__(self, rng, t: np.ndarray, side: float, source_side: float, vigour: float, reach: float = 0.0):
@@ -122,7 +121,7 @@ class _Motion:
         self.linear = self.scale[:, None, None] * rotation @ shape
 
     def matrix(self, index: int, middle: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """The homography (3, 3) that brings `middle` of the picture to `place` of the frame."""
+        """The homography (3, 3) that brings `middle` of the image to `place` of the frame."""
         around = np.eye(3)
         around[:2, :2] = self.linear[index]
         around[2, :2] = self.perspective[index]
@@ -132,8 +131,8 @@ class _Motion:
 class _Layer:
     """A cut-out over the background."""
 
-    def __init__(self, picture: Image.Image, target: Target, motion: _Motion, places: np.ndarray, softness: float):
-        self.picture, self.target, self.motion, self.places, self.softness = picture, target, motion, places, softness
+    def __init__(self, image: Image.Image, target: Target, motion: _Motion, places: np.ndarray, softness: float):
+        self.image, self.target, self.motion, self.places, self.softness = image, target, motion, places, softness
         x, y, w, h = target.box
         self.middle = np.array([x + w / 2, y + h / 2])
 
@@ -146,7 +145,7 @@ class _Layer:
 
     def draw(self, canvas: Image.Image, index: int) -> None:
         paste_outline(
-            canvas, self.outline(index), lambda window: warp(self.picture, self.matrix(index), window), self.softness
+            canvas, self.outline(index), lambda window: warp(self.image, self.matrix(index), window), self.softness
         )
 
 
@@ -169,7 +168,8 @@ def paste_outline(canvas: Image.Image, outline: np.ndarray, texture, softness: f
 def _cut_outline(outline: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """The part of an outline (k, 2) inside a frame of `limit` (width, height); all of it where no part is.
 
-    One side of the frame after the other cuts the polygon (Sutherland and Hodgman, "Reentrant polygon clipping", 1974).
+    One side of the frame after the other cuts the polygon (Sutherland and Hodgman, "Reentrant polygon clipping",
+    1974).
     """
     cut = outline
     for axis, side, edge in ((0, 1, 0), (1, 1, 0), (0, -1, limit[0]), (1, -1, limit[1])):
@@ -197,7 +197,7 @@ class PhotographClip:
         difficulty: in [0, 1], how much shapes and light change and how often there are distractors and occluders.
         times: of its frames, from 0 on, in frames; by default 0, 1, and so on up to `num_frames`.
 
-    Attributes: `kind`, `text`, `size` (height and width of its frames). Raises `ValueError` for a picture that cannot
+    Attributes: `kind`, `text`, `size` (height and width of its frames). Raises `ValueError` for an image that cannot
     be read.
     """
 
@@ -222,10 +222,10 @@ class PhotographClip:
         drawn = str(rng.choice(KINDS))
         self.kind = kind or drawn
         self._number, target = self._draw_target(rng)
-        picture = photographs.picture(self._number)
+        image = photographs.image(self._number)
         self._side = float(np.exp(rng.uniform(*np.log(TARGET_SIDES))))
-        self.text = self._describe(rng, picture, target)
-        self._set_scene(self._stream(1), picture, target)
+        self.text = self._describe(rng, image, target)
+        self._set_scene(self._stream(1), image, target)
         self._set_distractors(self._stream(2), target)
         self._set_occluder(self._stream(3))
         self._set_light(self._stream(4))
@@ -237,7 +237,7 @@ class PhotographClip:
         return np.random.default_rng([self.seed, number])
 
     def _draw_target(self, rng: np.random.Generator) -> tuple[int, Target]:
-        """A labelled object in half of the clips, where there are some, else a random part of a random picture."""
+        """A labelled object in half of the clips, where there are some, else a random part of a random image."""
         labelled = self.photographs.labelled
         if labelled and rng.random() < 0.5:
             number = labelled[int(rng.integers(len(labelled)))]
@@ -247,38 +247,38 @@ class PhotographClip:
         number = int(rng.integers(len(self.photographs)))
         return number, self.photographs.draw_region(rng, number)
 
-    def _describe(self, rng: np.random.Generator, picture: Image.Image, target: Target) -> str:
-        """What is known of a target, in a sentence of the usual kind."""
-        colour = colour_word(picture, target) if rng.random() < 0.6 else ""
+    def _describe(self, rng: np.random.Generator, image: Image.Image, target: Target) -> str:
+        """A sentence about the target from its colour and its class."""
+        colour = colour_word(image, target) if rng.random() < 0.6 else ""
         noun = target.family if target.family and rng.random() < 0.2 else target.name
         return describe(rng, colour, noun)
 
-    def _set_scene(self, rng: np.random.Generator, picture: Image.Image, target: Target) -> None:
+    def _set_scene(self, rng: np.random.Generator, image: Image.Image, target: Target) -> None:
         """The background, its camera, and the target as a part of it or as a layer."""
         x, y, w, h = target.box
         vigour = 0.4 + 0.6 * self.difficulty
         source_side = float(np.sqrt(w * h))
         surrounded_by = None
         if self.kind == "camera" and rng.random() < SURROUNDED_SHARE:
-            surrounded_by = self.photographs.picture(int(rng.integers(len(self.photographs))))
+            surrounded_by = self.photographs.image(int(rng.integers(len(self.photographs))))
         else:
-            least = source_side * LEAST_FRAME / min(picture.size)  # a large target is shown large, with what is around
+            least = source_side * LEAST_FRAME / min(image.size)  # a large target is shown large, with its surroundings
             self._side = max(self._side, least)
         self._side = min(self._side, MAX_STRETCH * source_side)
-        reach = max(picture.size) if self.kind == "camera" else 0.0
+        reach = max(image.size) if self.kind == "camera" else 0.0
         motion = _Motion(rng, self._t, self._side, source_side, vigour, reach)
         if self.kind == "camera":
-            margin, background = np.zeros(2, int), picture
+            margin, background = np.zeros(2, int), image
             if surrounded_by is not None:
-                missing = np.array(FRAME_SIZE[::-1]) / (0.9 * motion.scale[0]) - picture.size
-                margin = np.clip(missing / 2, 0, picture.size).astype(int)
-                background = surrounded(picture, surrounded_by, tuple(margin.tolist()))
+                missing = np.array(FRAME_SIZE[::-1]) / (0.9 * motion.scale[0]) - image.size
+                margin = np.clip(missing / 2, 0, image.size).astype(int)
+                background = surrounded(image, surrounded_by, tuple(margin.tolist()))
             extent = np.array(background.size) * motion.scale[0] * 0.9
             width, height = np.clip(extent, 32, FRAME_SIZE[::-1]).astype(int).tolist()
             self.size = (height, width)
             places = self._path(rng, motion.scale)
             middle = np.array([x + w / 2, y + h / 2])
-            low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(picture.size) + margin - middle)
+            low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(image.size) + margin - middle)
             high = motion.scale[:, None] * (middle + margin)
             places = np.where(low < high, np.clip(places, low, np.maximum(low, high)), (low + high) / 2)
             self._background_number, self._background, self._margin = self._number, background, margin
@@ -289,7 +289,7 @@ class PhotographClip:
         frame = np.array(self.size[::-1])
         same = rng.random() < 0.25
         self._background_number = self._number if same else int(rng.integers(len(self.photographs)))
-        self._background, self._margin = self.photographs.picture(self._background_number), np.zeros(2)
+        self._background, self._margin = self.photographs.image(self._background_number), np.zeros(2)
         shown = np.array(self._background.size)
         cover = (frame / shown).max() * rng.uniform(1.05, 1.6)
         camera = _Motion(rng, self._t, cover, 1.0, 0.3 * vigour)
@@ -300,7 +300,7 @@ class PhotographClip:
         self._camera = [camera.matrix(i, at, frame / 2) for i, at in enumerate(looked)]
         places = self._path(rng, motion.scale * source_side)
         softness = float(rng.choice([0.0, 0.6, 1.2]))
-        self._target_outline, self._layers = None, [_Layer(picture, target, motion, places, softness)]
+        self._target_outline, self._layers = None, [_Layer(image, target, motion, places, softness)]
 
     def _path(self, rng: np.random.Generator, sides: np.ndarray) -> np.ndarray:
         """A smooth path through the frame: (n, 2) pixels."""
@@ -314,7 +314,7 @@ class PhotographClip:
         count = int(rng.integers(1, 4)) if rng.random() < 0.15 + 0.5 * self.difficulty else 0
         behind = []
         for _ in range(count):
-            number, other = self._draw_rival(rng, target)
+            number, other = self._draw_distractor(rng, target)
             if other is None:
                 continue
             side = self._side * np.exp(0.25 * rng.standard_normal())
@@ -323,15 +323,15 @@ class PhotographClip:
             reach = self._side * (rng.uniform(1.1, 2.4) + 0.5 * smooth_waves(rng, self._t, (), (30, 120)))
             offset = reach[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
             places = self._target_places() + offset
-            layer = _Layer(self.photographs.picture(number), other, motion, places, float(rng.choice([0.0, 0.6])))
+            layer = _Layer(self.photographs.image(number), other, motion, places, float(rng.choice([0.0, 0.6])))
             behind.append(layer)
         if self.kind == "pasted":
             self._layers = [*behind, *self._layers]
         else:
             self._layers = behind
 
-    def _draw_rival(self, rng: np.random.Generator, target: Target) -> tuple[int, Target | None]:
-        """Something that could be taken for the target: of its class, of its picture, or anything."""
+    def _draw_distractor(self, rng: np.random.Generator, target: Target) -> tuple[int, Target | None]:
+        """An object that can be confused with the target: of its class, of its image, or any other."""
         chance = rng.random()
         if chance < 0.4:
             return self._number, self.photographs.draw_region(rng, self._number)
@@ -355,7 +355,7 @@ class PhotographClip:
         return self._layers[-1].outline(index)
 
     def _set_occluder(self, rng: np.random.Generator) -> None:
-        """Sometimes a piece of a picture that hides up to half of the target now and then."""
+        """In some clips a part of an image that hides up to half of the target at times."""
         self._occluder = None
         if rng.random() > 0.25 * self.difficulty:
             return
@@ -366,10 +366,10 @@ class PhotographClip:
         offset = self._side * (0.55 + 0.5 * smooth_waves(rng, self._t, (), (20, 80)))
         angle = rng.uniform(0, 2 * np.pi)
         places = self._target_places() + offset[:, None] * np.array([np.cos(angle), np.sin(angle)])
-        self._occluder = _Layer(self.photographs.picture(number), cover, motion, places, 0.0)
+        self._occluder = _Layer(self.photographs.image(number), cover, motion, places, 0.0)
 
     def _set_light(self, rng: np.random.Generator) -> None:
-        """Gain, contrast and colour cast over time, and how the camera spoils its pictures."""
+        """Gain, contrast and colour cast over time, and the blur, noise and compression of the camera."""
         d = 0.3 + 0.7 * self.difficulty
         waves = smooth_waves(rng, self._t, (5,), (60, 400))
         self._gain = np.exp(0.25 * d * waves[:, :1] + 0.08 * d * waves[:, 1:4])  # (n, 3)
@@ -406,8 +406,8 @@ class PhotographClip:
     def draw_other(self, rng: np.random.Generator) -> tuple[np.ndarray, str] | None:
         """Another target in the same frames: its boxes, as `boxes`, and its sentence.
 
-        It is a part of the background, of a usual size, that all frames show well, and that neither the target nor a layer hides much of.
-        None where five attempts found none.
+        It is a part of the background, of a usual size, visible in all frames and not hidden much by the target or a
+        layer. None if five attempts found none.
         """
         number = self._background_number
         objects = self.photographs.objects(number)
@@ -427,7 +427,7 @@ class PhotographClip:
             if not (self._inside(outlines, boxes) & fitting).all():
                 continue
             if max(_covered(boxes, over).max() for over in hiding) < 0.3:
-                return boxes, self._describe(rng, self.photographs.picture(number), other)
+                return boxes, self._describe(rng, self.photographs.image(number), other)
         return None
 
     def frame(self, index: int) -> np.ndarray:
@@ -439,7 +439,9 @@ class PhotographClip:
         canvas = warp(self._background, shown, (0, 0, width, height))
         for layer in self._layers:
             layer.draw(canvas, index)
-        if self._target_outline is not None and self._layers:  # rivals stay behind a target that is in the background
+        if (
+            self._target_outline is not None and self._layers
+        ):  # distractors stay behind a target that is in the background
             outline = self._outline(index)
             paste_outline(canvas, outline, lambda window: warp(self._background, shown, window), 0.5)
         if self._occluder is not None:

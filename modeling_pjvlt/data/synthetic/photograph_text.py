@@ -1,8 +1,8 @@
-"""Sentences for clips made of photographs: what is known of the target, and the company such words keep in real ones.
+"""Sentences for clips made of photographs: the known attributes of the target, and a made-up scene around them.
 
 People write "white dog running on the grass" or "person in a black shirt holding a ball": most of a sentence is about
-the scene, and often nothing in the picture answers it. Clips of photographs have no scene to speak of, so the rest of
-a sentence is made up. A model that has read such sentences looks for the dog and is not thrown by the grass.
+the scene, and often the image does not show it. Clips of photographs have no such scene, so the rest of a sentence is
+made up. A model trained on such sentences looks for the dog and ignores the grass.
 """
 
 import numpy as np

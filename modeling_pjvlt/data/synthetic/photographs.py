@@ -1,15 +1,15 @@
-"""Photographs to make training clips of: any folder of pictures, with or without labelled objects.
+"""Photographs for training clips: any folder of images, with or without labelled objects.
 
-What a folder may hold beside its pictures, all of it optional:
+Optional files of such a folder:
 
-- `labels/*.txt`: boxes in YOLO's format (class, centre x, centre y, width, height as fractions of the picture);
-- `polygons/*.txt`: outlines (class, then x and y of each corner as fractions); they replace the boxes of a picture;
+- `labels/*.txt`: boxes in YOLO's format (class, centre x, centre y, width, height as fractions of the image);
+- `polygons/*.txt`: outlines (class, then x and y of each corner as fractions); they replace the boxes of an image;
 - `segments/*.png`: regions, one grey value each;
-- `classes.tsv`: index, name and supercategory of the classes, or the file name of a picture and what it shows.
+- `classes.tsv`: index, name and supercategory of the classes, or the file name of an image and what it shows.
 
-Pictures lie in the folder itself or in `images/`; the other folders repeat the tree of `images/`.
-A target is an outline in a picture: that of a labelled object, or any shape laid over a textured part, so that a
-few hundred photographs give targets without end.
+Images lie in the folder itself or in `images/`; the other folders repeat the tree of `images/`.
+A target is an outline in an image: that of a labelled object, or a random shape over a textured part, so a few hundred
+photographs give any number of targets.
 """
 
 from collections import OrderedDict
@@ -21,19 +21,19 @@ import numpy as np
 from PIL import Image
 
 from ...pixels_pjvlt import rgb_image, upright_image
-from ..converters.sources import PICTURE_SUFFIXES, natural_key
+from ..converters.sources import IMAGE_SUFFIXES, natural_key
 
-LONGEST_SIDE = 480  # pixels, to which pictures are shrunk when they are read
-CACHE_BYTES = 2**30  # decoded pictures kept by a process
+LONGEST_SIDE = 480  # pixels, to which images are shrunk when they are read
+CACHE_BYTES = 2**30  # decoded images kept by a process
 MIN_SIDE = 14  # pixels; labelled objects that are smaller are left out
-MAX_SHARE = 0.7  # of the picture; labelled objects that are larger are left out
+MAX_SHARE = 0.7  # of the image; labelled objects that are larger are left out
 
 
 @dataclass(frozen=True)
 class Target:
-    """Something in a picture. outline: (k, 2) x, y of its corners in pixels of the picture as it is read.
+    """Something in an image. outline: (k, 2) x, y of its corners in pixels of the image as it is read.
 
-    name, family: what it is and what kind of thing that is; empty where nobody knows.
+    name, family: its class and the supercategory; empty if unknown.
     """
 
     outline: np.ndarray
@@ -49,9 +49,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture file and what is known of it.
+    """An image file and its labels.
 
-    labels: (class, outline as fractions of the picture) of its objects. segments: file of its regions. name: of what
+    labels: (class, outline as fractions of the image) of its objects. segments: file of its regions. name: of what
     it shows as a whole.
     """
 
@@ -62,7 +62,10 @@ class Photograph:
 
 
 def superellipse(box, corners: int = 24, power: float = 0.5) -> np.ndarray:
-    """(corners, 2) points of a rounded rectangle that touches all sides of a box (x, y, w, h). `power` 1: an ellipse."""
+    """(corners, 2) points of a rounded rectangle that touches all sides of a box (x, y, w, h).
+
+    `power` 1: an ellipse.
+    """
     angle = np.arange(corners) * 2 * np.pi / corners
     unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     x, y, w, h = box
@@ -80,9 +83,9 @@ class PhotographFolder:
 
     Args:
         folders: see the module's text.
-        cache_bytes: decoded pictures that a process keeps.
+        cache_bytes: decoded images that a process keeps.
 
-    Raises `FileNotFoundError` for a folder that is not there or holds no picture, `ValueError` for labels that cannot
+    Raises `FileNotFoundError` for a folder that is not there or holds no image, `ValueError` for labels that cannot
     be read.
     """
 
@@ -100,23 +103,23 @@ class PhotographFolder:
     def __len__(self) -> int:
         return len(self.photographs)
 
-    def picture(self, index: int) -> Image.Image:
-        """An RGB picture, at most `LONGEST_SIDE` pixels wide and high. Raises `ValueError` naming one that is broken."""
+    def image(self, index: int) -> Image.Image:
+        """An RGB image, at most `LONGEST_SIDE` pixels wide and high. Raises `ValueError` naming one that is broken."""
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
-        picture = read_picture(self.photographs[index].path)
-        self._cache[index] = picture
-        self._cached += picture.width * picture.height * 4  # what Pillow takes for a pixel
+        image = read_image(self.photographs[index].path)
+        self._cache[index] = image
+        self._cached += image.width * image.height * 4  # what Pillow takes for a pixel
         while self._cached > self.cache_bytes and len(self._cache) > 1:
             old = self._cache.popitem(last=False)[1]
             self._cached -= old.width * old.height * 4
-        return picture
+        return image
 
     def objects(self, index: int) -> list[Target]:
-        """The labelled objects and regions of a picture that are neither tiny nor nearly all of it."""
-        photograph, picture = self.photographs[index], self.picture(index)
-        size = np.array(picture.size)
+        """The labelled objects and regions of an image that are neither tiny nor nearly as large as it."""
+        photograph, image = self.photographs[index], self.image(index)
+        size = np.array(image.size)
         targets = []
         for number, outline in photograph.labels:
             name, family = self.classes[index].get(number, ("", ""))
@@ -127,14 +130,14 @@ class PhotographFolder:
 
     @cached_property
     def labelled(self) -> list[int]:
-        """The photographs in which objects or regions are known."""
+        """Indices of the photographs with objects or regions."""
         return [i for i, p in enumerate(self.photographs) if p.labels or p.segments is not None]
 
     def draw_region(self, rng: np.random.Generator, index: int) -> Target:
-        """A random shape over a part of the picture: of eight places the one with the most contrast."""
-        picture = self.picture(index)
-        size = np.array(picture.size)
-        grey = np.asarray(picture.convert("L").reduce(4), np.float32)
+        """A random shape over the part of the image with the most contrast, out of eight random parts."""
+        image = self.image(index)
+        size = np.array(image.size)
+        grey = np.asarray(image.convert("L").reduce(4), np.float32)
         boxes = []
         for _ in range(8):
             side = size.min() * np.exp(rng.uniform(np.log(0.1), np.log(0.55)))
@@ -164,24 +167,26 @@ def _blob(rng: np.random.Generator, box) -> np.ndarray:
     return (points - low) / (high - low) * box[2:] + box[:2]
 
 
-def read_picture(path: Path) -> Image.Image:
-    """An RGB picture, shrunk to `LONGEST_SIDE`. Raises `ValueError` naming a file that cannot be read."""
+def read_image(path: Path) -> Image.Image:
+    """An RGB image, shrunk to `LONGEST_SIDE`. Raises `ValueError` naming a file that cannot be read."""
     try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG may be decoded at a half or a quarter
-            picture = rgb_image(upright_image(picture))
+        with Image.open(path) as image:
+            image.draft(
+                "RGB", (LONGEST_SIDE, LONGEST_SIDE)
+            )  # lets a JPEG be decoded at a half or a quarter of its size
+            image = rgb_image(upright_image(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"The picture {path} cannot be read: {error}") from error
-    longest = max(picture.size)
+        raise ValueError(f"The image {path} cannot be read: {error}") from error
+    longest = max(image.size)
     if longest > LONGEST_SIDE:
-        size = tuple(max(round(side * LONGEST_SIDE / longest), 1) for side in picture.size)
-        picture = picture.resize(size, Image.Resampling.BOX, reducing_gap=2)
-    return picture
+        size = tuple(max(round(side * LONGEST_SIDE / longest), 1) for side in image.size)
+        image = image.resize(size, Image.Resampling.BOX, reducing_gap=2)
+    return image
 
 
 @lru_cache(maxsize=4096)
 def _regions(path: Path) -> list[np.ndarray]:
-    """Outlines (k, 2), as fractions of the picture, of the regions of a segmentation: left edge down, right edge up."""
+    """Outlines (k, 2), as fractions of the image, of the regions of a segmentation: left edge down, right edge up."""
     values = np.asarray(upright_image(Image.open(path)))
     height, width = values.shape[:2]
     outlines = []
@@ -202,10 +207,10 @@ def read_folder(folder: Path) -> tuple[list[Photograph], dict[int, tuple[str, st
     """The photographs of a folder, by name, and its classes (name and supercategory, by number)."""
     root = folder / "images" if (folder / "images").is_dir() else folder
     paths = sorted(
-        (p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES), key=lambda p: natural_key(str(p))
+        (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES), key=lambda p: natural_key(str(p))
     )
     if not paths:
-        reason = "holds no picture" if folder.is_dir() else "is not there"
+        reason = "holds no image" if folder.is_dir() else "is not there"
         raise FileNotFoundError(f"The folder of photographs {folder} {reason}.")
     classes, names = _read_classes(folder / "classes.tsv")
     photographs = []
@@ -224,7 +229,7 @@ def read_folder(folder: Path) -> tuple[list[Photograph], dict[int, tuple[str, st
 
 
 def _read_classes(path: Path) -> tuple[dict[int, tuple[str, str]], dict[str, str]]:
-    """Classes by number, or names of pictures by file name."""
+    """Classes by number, or names of images by file name."""
     classes, names = {}, {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
@@ -253,7 +258,7 @@ def _read_label(path: Path, line: str, kind: str) -> tuple[int, np.ndarray]:
         x, y, w, h = numbers
         return int(number), superellipse((x - w / 2, y - h / 2, w, h))
     except ValueError as error:
-        raise ValueError(f"{path} has a line that is no {kind[:-1]}: {line[:60]!r}") from error
+        raise ValueError(f"{path} has a line that is not a {kind[:-1]}: {line[:60]!r}") from error
 
 
 __all__ = ["Photograph", "PhotographFolder", "Target", "read_folder"]

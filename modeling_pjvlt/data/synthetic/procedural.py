@@ -1,13 +1,13 @@
-"""Procedural tracking clips with a sentence: endless, cheap, and made so that words matter.
+"""Procedural tracking clips with a sentence: unlimited, cheap, and made so that words matter.
 
-A clip is a loose swarm of look-alike figures (one target, one to four distractors) over a moving background.
+A clip shows a group of similar figures (one target, one to four distractors) over a moving background.
 
 - Everything follows from the seed. Motion is a function of time alone, so neither the number of frames nor the order
   in which they are drawn changes a frame.
 - `kind="appearance"`: the first frame shows the target (variant "clear").
-- `kind="words"`: only the sentence can tell the target from a rival, because the first frame is altered. "grey": all
-  figures in one grey; "blurred": all figures as soft blobs; "hidden": all figures under covers. Place, size, tilt and
-  aspect are dealt anew to the figures between frame 0 and frame 1, so none of them gives the target away either.
+- `kind="words"`: only the sentence identifies the target from a distractor, because the first frame is altered.
+  "grey": all figures in one grey; "blurred": all figures as soft blobs; "hidden": all figures under covers. Place,
+  size, tilt and aspect are drawn again between frame 0 and frame 1, so none of them identifies the target either.
 - Every figure is a few polygons, filled by Pillow at three times the resolution inside its own window.
 
 Coordinates are continuous frame pixels: pixel i covers [i, i + 1).
@@ -23,7 +23,7 @@ from .procedural_text import COLOURS, FORMS, PATTERNS, Look, describe
 KINDS = ("appearance", "words")
 WORD_VARIANTS = ("grey", "blurred", "hidden")
 
-_LOOKALIKES = (("circle", "hexagon"), ("orange", "brown"))  # never both in one clip: too alike when small or dark
+_LOOKALIKES = (("circle", "hexagon"), ("orange", "brown"))  # never both in one clip: too similar when small or dark
 
 
 def _regular(corners: int, radius: float = 1.0, inner: float | None = None) -> np.ndarray:
@@ -122,7 +122,7 @@ def _window(corners: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, 
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int], level: float) -> Image.Image:
-    """A dull picture of (height, width) pixels and some mean level: colour noise, bands or checks, crumbs."""
+    """A dull image of (height, width) pixels and some mean level: colour noise, bands or checks, small polygons."""
     small = (size[0] // 4, size[1] // 4)
     field = level + rng.uniform(-20, 20, 3) + np.zeros((*small, 3), np.float32)
     chroma, contrast = rng.uniform(0.1, 0.45), rng.uniform(20, 110)
@@ -133,11 +133,11 @@ def _texture(rng: np.random.Generator, size: tuple[int, int], level: float) -> I
         octave = Image.fromarray(noise.astype(np.uint8)).resize(small[::-1], smooth)
         field += (weight * contrast / 127) * (np.asarray(octave, np.float32) - 127)
     field += _bands(rng, small)[..., None] * rng.uniform(8, 28) * rng.uniform(0.5, 1, 3)
-    picture = Image.fromarray(np.clip(field, 40, 205).astype(np.uint8))
-    picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
+    image = Image.fromarray(np.clip(field, 40, 205).astype(np.uint8))
+    image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     if rng.random() < 0.45:
-        _scatter(rng, picture)
-    return picture
+        _scatter(rng, image)
+    return image
 
 
 def _bands(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -154,10 +154,10 @@ def _bands(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return np.clip(6 * np.sin(density * along) * np.sin(density * across), -1, 1) * (choice == "checks")
 
 
-def _scatter(rng: np.random.Generator, picture: Image.Image) -> None:
-    """Draw small dull crumbs all over a picture, in place."""
-    draw, count = ImageDraw.Draw(picture), int(rng.integers(20, 90))
-    centres = rng.uniform(0, 1, (count, 1, 2)) * picture.size
+def _scatter(rng: np.random.Generator, image: Image.Image) -> None:
+    """Draw small dull polygons all over an image, in place."""
+    draw, count = ImageDraw.Draw(image), int(rng.integers(20, 90))
+    centres = rng.uniform(0, 1, (count, 1, 2)) * image.size
     corners = centres + rng.uniform(2, 8, (count, 1, 1)) * rng.normal(0, 1, (count, 5, 2))
     greys = rng.uniform(50, 190, (count, 1)) + rng.uniform(-18, 18, (count, 3))
     for points, colour in zip(corners, greys.astype(int), strict=True):
@@ -171,7 +171,7 @@ def _change(rng: np.random.Generator, look: Look, names: tuple[str, ...], values
 
 
 def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
-    """The looks of the target and of one to four distractors, all different; the first distractor is a close rival."""
+    """The looks of the target and of one to four distractors, all different; the first one is the most similar."""
     barred = {pair[rng.integers(2)] for pair in _LOOKALIKES}
     values = {"colour": list(COLOURS), "pattern": list(PATTERNS), "form": list(FORMS)}
     values = {name: [v for v in options if v not in barred] for name, options in values.items()}
@@ -188,8 +188,10 @@ def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
 
 
 def draw_cast(seed: int, kind: str | None = None) -> tuple[np.random.Generator, str, str, list[Look]]:
-    """What is decided first about the clip of a seed: its kind, its variant, and the looks of its figures (the target,
-    the close rival, others). With them the generator that decided it, for what follows."""
+    """What is drawn first for the clip of a seed: the generator after it, the kind, the variant, the figures' looks.
+
+    The looks are those of the target, of the first distractor and of the others.
+    """
     rng = np.random.default_rng([seed, 0])
     drawn, variant = str(rng.choice(KINDS)), str(rng.choice(WORD_VARIANTS))
     kind = kind or drawn
@@ -211,7 +213,7 @@ class ProceduralClip:
         kind: "appearance" or "words".
         variant: "clear" for appearance clips; "grey", "blurred" or "hidden" for words clips.
         text: A sentence that is true of the target alone.
-        wrong_text: A sentence that is true of one distractor alone (in words clips, of the close rival).
+        wrong_text: A sentence that is true of one distractor alone (in words clips, of the first one).
         looks: Looks of the target and of the distractors, in this order.
     """
 
@@ -261,7 +263,7 @@ class ProceduralClip:
             centres[0] += middle[0] + nudge - centres[0, 0]
         half = 0.5 * scale[:, None] * np.take_along_axis(rng.uniform(0.87, 1.16, (1, k)), slots, axis=1)
         half = np.clip(half, 10 * self._unit, 38 * self._unit)
-        own_time = np.where((t == 0) & words, -1234.5, t)  # frame 0 tells nothing about later tilt and aspect
+        own_time = np.where((t == 0) & words, -1234.5, t)  # frame 0 says nothing about later tilt and aspect
         tilt = 0.55 * smooth_waves(rng, own_time, (k,), (30, 150))
         stretch = np.exp(0.15 * smooth_waves(rng, own_time, (k,), (30, 150)))
         cos, sin, across, down = np.cos(tilt), np.sin(tilt), half * stretch, half / stretch
@@ -284,7 +286,7 @@ class ProceduralClip:
         return path + np.stack([jump * np.cos(step), jump * np.sin(step)], axis=1)
 
     def _set_occluder(self, rng: np.random.Generator) -> None:
-        """In 30 % of the clips, a bar or blob that crosses the target again and again: outlines (n, c, 2) in pixels."""
+        """In 30 % of the clips, a bar or blob that crosses the target repeatedly: outlines (n, c, 2) in pixels."""
         self._occluder = None
         if rng.random() > 0.3:
             return
@@ -350,7 +352,7 @@ class ProceduralClip:
     def _boxes_xyxy(self, number: int) -> np.ndarray:
         """Tight boxes of one figure as it is drawn, clipped to the frame: (n, 4)."""
         outline, matrices = _OUTLINES[self.looks[number].form], self._matrices[:, number].swapaxes(-1, -2)
-        if self.variant in ("blurred", "hidden"):  # the first box must not tell the form: it is that of a circle
+        if self.variant in ("blurred", "hidden"):  # the first box must not reveal the form: it is that of a circle
             outline = np.concatenate([outline, outline[-1:].repeat(48 - len(outline), axis=0)])
             outline = np.where(np.arange(len(matrices))[:, None, None] == 0, _OUTLINES["circle"], outline)
         corners = outline @ matrices + self._centres[:, number, None]
@@ -381,7 +383,7 @@ class ProceduralClip:
         return visible
 
     @cached_property
-    def rival_visible(self) -> np.ndarray:
+    def distractor_visible(self) -> np.ndarray:
         """(n,) bool: the same for the first distractor, of which `wrong_text` is true."""
         return self._seen(1)
 

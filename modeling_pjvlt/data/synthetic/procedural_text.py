@@ -1,4 +1,4 @@
-"""What a sentence can say about the figures of a procedural clip, and how it says it."""
+"""Sentences about the figures of procedural clips."""
 
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ _LINKS = ("an", "one", "that", "which", "is", "and", "in")
 
 
 class Look(NamedTuple):
-    """What a sentence can say about a figure."""
+    """The attributes of a figure that a sentence can name."""
 
     colour: str
     pattern: str
@@ -58,10 +58,10 @@ def describe(rng: np.random.Generator, target: Look, others: list[Look]) -> str:
     options = distinguishing_attributes(target, others)
     if not options:
         raise ValueError(f"no sentence can tell {target} from {others}")
-    said = options[rng.integers(len(options))]
-    colour = target.colour if "colour" in said else ""
-    pattern = target.pattern if "pattern" in said else ""
-    form = target.form if "form" in said else ""
+    attributes = options[rng.integers(len(options))]
+    colour = target.colour if "colour" in attributes else ""
+    pattern = target.pattern if "pattern" in attributes else ""
+    form = target.form if "form" in attributes else ""
     style = rng.choice(["before", "before", "with", "in", "relative"])
     noun = form or str(rng.choice(_NOUNS))
     determiner = str(rng.choice(_DETERMINERS))
@@ -81,6 +81,6 @@ def describe(rng: np.random.Generator, target: Look, others: list[Look]) -> str:
     if determiner == "a" and phrase[0] in "aeiou":
         determiner = "an"
     verb = str(rng.choice(_VERBS)) if determiner == "the" and rng.random() < 0.2 else ""
-    tails = _TAILS if len(others) > 1 else _TAILS[:3]  # the later ones speak of several others
+    tails = _TAILS if len(others) > 1 else _TAILS[:3]  # the later ones mention several others
     tail = str(rng.choice(tails)) if rng.random() < 0.4 else ""
     return " ".join(f"{verb} {determiner} {phrase} {tail}".split())

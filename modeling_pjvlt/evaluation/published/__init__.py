@@ -1,8 +1,8 @@
-"""What the paper prints, in percent: Table I as `trackers.json`, the ablations of Tables II to VI as `ablations.json`.
+"""The scores in the paper, in percent: Table I as `trackers.json`, Tables II to VI (ablations) as `ablations.json`.
 
-A row of the first names its tracker, source and dataset; the second goes by variant (`progressive` is the whole model, and
-`last-9` its last nine layers fused), then by dataset, each trained on that dataset alone. The paper does not say which
-toolkit scored.
+A row of the first names its tracker, source and dataset; the second is indexed by variant (`progressive` is the whole
+model, and `last-9` its last nine layers fused), then by dataset, each trained on that dataset alone. The paper does
+not say which toolkit scored.
 """
 
 import json
@@ -30,6 +30,6 @@ def published_trackers(dataset: str | None = None) -> list[dict]:
 
 
 def published_ablations(dataset: str) -> dict[str, dict[str, float]]:
-    """Of each variant of Tables II to VI the scores on `lasot` or `got10k`, by metric."""
+    """Scores of each variant of Tables II to VI on `lasot` or `got10k`, by metric."""
     variants = json.loads((FOLDER / "ablations.json").read_text(encoding="utf-8"))
     return {name: scores[dataset] for name, scores in variants.items()}

@@ -1,4 +1,4 @@
-"""What all commands share: one line about a mistake and how to call the command, `--version`, and silence in a pipe."""
+"""The parser of all commands: an error is one line and the usage, `--version` works, and closed pipes are silent."""
 
 import argparse
 import os
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
 
-from .. import __version__
-from ..streams_pjvlt import hide_secrets
+from . import __version__
+from .streams_pjvlt import hide_secrets
 
-CLOSE = 0.75  # how like two options are that are taken for each other
+CLOSE = 0.75  # similarity from which on an option is suggested in place of an unknown one
 PIPE_CLOSED = 141  # what a shell expects of a command whose reader has gone
 
 
@@ -23,7 +23,7 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
     def parse_args(self, args=None, namespace=None):
-        """As usual, but an unknown option is the first thing to be said."""
+        """As usual, but an unknown option is the first error that is reported."""
         args = sys.argv[1:] if args is None else list(args)
         for word in args[: args.index("--")] if "--" in args else args:
             self._check_option(word)
@@ -39,13 +39,13 @@ class CommandParser(argparse.ArgumentParser):
         self.error(f"there is no option {flag}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
 
     def error(self, message: str):
-        """Say what is wrong in one line and how the command is called in another, and exit with 2."""
-        told = hide_secrets(" ".join(message.split()))
-        self.exit(2, f"{self.prog}: error: {told}\n{self.format_usage().strip()}; {self.prog} --help tells all\n")
+        """Print the error in one line and the usage in another, and exit with 2."""
+        line = hide_secrets(" ".join(message.split()))
+        self.exit(2, f"{self.prog}: error: {line}\n{self.format_usage().strip()}; {self.prog} --help tells all\n")
 
 
 def silent_when_piped(main: Callable) -> Callable:
-    """A command's `main` that ends without a word, with 141, where what reads its output has gone (`… | head`)."""
+    """A command's `main` that exits silently, with code 141, when the reader of its output has closed the pipe."""
 
     @wraps(main)
     def run(argv: list[str] | None = None):

@@ -15,7 +15,7 @@ def dataset_card(
     citation: str = "",
     repo_id: str = "user/name",
 ) -> DatasetCard:
-    """The card of a tracking dataset: features, splits, counts, licence, citation, and how to load it.
+    """The card of a tracking dataset: columns, splits, counts, licence, citation, and how to load it.
 
     Args:
         splits: by name, a mapping with `sequences`, `frames` and, where known, `absent` and `without_text`.
@@ -53,8 +53,8 @@ def dataset_card(
 _MEANINGS = {
     "sequence": "name of the video, or of the target where a video has several",
     "frame": "number of the frame in its source",
-    "image": "the picture, encoded as its authors did; missing where it is that of the row before",
-    "box": "x, y, w, h in pixels of the picture; missing where it is not public",
+    "image": "the image, encoded as its authors did; missing where it equals that of the row before",
+    "box": "x, y, w, h in pixels of the image; missing where it is not public",
     "visible": "whether the target can be seen",
     "text": "the sentence; empty where there is none",
     "category": "class of the target; empty where it is not known",

@@ -44,8 +44,8 @@ def benchmark_yaml(benchmark: str, title: str) -> str:
         for score in PROTOCOL_SCORES[protocol]
     ]
     about = (
-        f"Single-object tracking on {title}: one pass from the first box. A task is a protocol and one of its scores, in "
-        "percent, as pjvlt-eval computes them."
+        f"Single-object tracking on {title}: one pass from the first box. A task is a protocol and one of its scores, "
+        "in percent, as pjvlt-eval computes them."
     )
     return yaml.safe_dump({"name": title, "description": about, "tasks": tasks}, sort_keys=False, allow_unicode=True)
 

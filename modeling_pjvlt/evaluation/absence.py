@@ -1,0 +1,182 @@
+"""Is a target found again? Clips made of annotated videos in which it is gone for a while, and comes back elsewhere.
+
+    python -m modeling_pjvlt.evaluation.absence my-videos --split val
+
+A clip has three parts, all from frames of one video: the target in view; the target cut out, its place filled with
+what lies half a frame beside it; and the target back, the whole frame turned round by half its width, so that it is
+elsewhere. With `--lookalike` another video's target stands in the frame meanwhile.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..processing_pjvlt import DEFAULT_SENTENCE
+from ..session_pjvlt import REDETECT
+from ..streams_pjvlt import TimedFrame
+from ..tracking_pjvlt import TrackingSession
+from ..video_loop_pjvlt import TargetStart, track_video
+from .metrics import iou
+from .sequences import load_sequences
+
+BEFORE, ABSENT, AFTER = 20, (20, 60), 30  # frames of each part; ABSENT: at least, at most
+CUT = 1.3  # side of what is cut out, over that of the box
+FOUND_IOU = 0.5  # with which a box counts as found
+LATEST = 10  # last frames of a clip, in most of which a target that was found has to be held
+PATIENCE = 10  # absent frames in which a tracker need not have noticed
+
+
+@dataclass
+class AbsenceClip:
+    """A clip like a sequence: frames made when they are asked for.
+
+    boxes: (n, 4) xywh; where the target is absent they mean nothing. absent: frames [start, stop) without it.
+    """
+
+    sequence: object
+    numbers: np.ndarray  # of the sequence's frame behind each of ours
+    absent: tuple[int, int]
+    boxes: np.ndarray
+    text: str
+    lookalike: np.ndarray | None = None  # (h, w, 3), the target of another video
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def frame(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        number = self.numbers[index]
+        frame = np.asarray(self.sequence.frame(number))
+        start, stop = self.absent
+        if index < start:
+            return frame
+        turned = np.roll(frame, frame.shape[1] // 2, axis=1)
+        if index >= stop:
+            return turned
+        frame = frame.copy()
+        rows, columns = _region(self.sequence.boxes[number], CUT, frame.shape[:2])
+        frame[rows, columns] = turned[rows, columns]
+        if self.lookalike is not None:
+            _paste(frame, self.lookalike, self.sequence.boxes[number], (index - start) / (stop - start))
+        return frame
+
+
+def _region(box, factor: float, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a box, `factor` times as large, inside the frame."""
+    x, y, w, h = box
+    left, top = x + w / 2 - w * factor / 2, y + h / 2 - h * factor / 2
+    spans = ((top, h * factor, size[0]), (left, w * factor, size[1]))
+    return tuple(slice(max(int(a), 0), max(min(math.ceil(a + b), length), 0)) for a, b, length in spans)
+
+
+def _paste(frame: np.ndarray, patch: np.ndarray, box, progress: float) -> None:
+    """Show a patch, as large as the box, that crosses the frame at the height of the box."""
+    height, width = frame.shape[:2]
+    w, h = (max(min(int(side), limit), 1) for side, limit in zip(box[2:], (width, height), strict=True))
+    left = int(progress * (width - w))
+    top = min(max(int(box[1]), 0), height - h)
+    frame[top : top + h, left : left + w] = np.asarray(Image.fromarray(patch).resize((w, h)))
+
+
+def absence_clips(sequences: list, texts: list[str], lookalike: bool = False, seed: int = 0) -> Iterator[AbsenceClip]:
+    """One clip of each sequence that is long enough and whose target leaves room for another place to come back to."""
+    rng = np.random.default_rng(seed)
+    for place, (sequence, text) in enumerate(zip(sequences, texts, strict=True)):
+        gone = int(rng.integers(ABSENT[0], ABSENT[1] + 1))
+        frames = np.flatnonzero(sequence.visible)
+        width = np.asarray(sequence.frame(0)).shape[1]
+        if len(frames) < BEFORE + AFTER or np.median(sequence.boxes[frames, 2]) > width / 3:
+            continue
+        # Back and forth through the video, so that there are frames enough and none jumps.
+        pace = np.concatenate([frames, frames[-2:0:-1]])
+        numbers = pace[np.arange(BEFORE + gone + AFTER) % len(pace)]
+        boxes = sequence.boxes[numbers].astype(np.float64)
+        back = slice(BEFORE + gone, None)
+        centre = (boxes[back, 0] + boxes[back, 2] / 2 + width // 2) % width
+        boxes[back, 0] = centre - boxes[back, 2] / 2
+        patch = None
+        if lookalike:
+            other = sequences[(place + 1) % len(sequences)]
+            image = np.asarray(other.frame(0))
+            patch = np.ascontiguousarray(image[_region(other.boxes[0], 1.0, image.shape[:2])])
+        yield AbsenceClip(sequence, numbers, (BEFORE, BEFORE + gone), boxes, text, patch)
+
+
+@dataclass
+class Absences:
+    """What became of the clips: found (n,), whether each was found again, and false, the share of absent frames in
+    which a target was claimed."""
+
+    found: list[bool]
+    false: list[float]
+
+
+def track_clip(session: TrackingSession, clip: AbsenceClip, texts: dict[str, str]) -> dict[str, tuple[bool, float]]:
+    """Whether the target was found again, and the share of absent frames in which it was claimed, by sentence."""
+    frames = (TimedFrame(clip.frame(i), i, i / 30) for i in range(len(clip)))
+    starts = [TargetStart(name, clip.boxes[0], text) for name, text in texts.items()]
+    tracked = [targets for _, targets, _ in track_video(session, frames, starts)]
+    start, stop = clip.absent
+    answers = {}
+    for place, name in enumerate(texts):
+        boxes = np.array([targets[place].box for targets in tracked])
+        claimed = [not targets[place].lost for targets in tracked[start + PATIENCE : stop]]
+        held = iou(boxes[-LATEST:], clip.boxes[-LATEST:]) > FOUND_IOU
+        answers[name] = held.mean() > 0.5, float(np.mean(claimed))
+    return answers
+
+
+def score(model, processor, clips: list[AbsenceClip], lost_score: float | None, progress: bool = True) -> dict:
+    """[`Absences`] by where a lost target is searched and by sentence (right, wrong, none)."""
+    kinds = ("right", "wrong", "none")
+    scores = {(where, kind): Absences([], []) for where in REDETECT for kind in kinds}
+    for number, clip in enumerate(tqdm(clips, desc="clips", disable=not progress)):
+        texts = dict(zip(kinds, (clip.text, clips[number - 1].text, DEFAULT_SENTENCE), strict=True))
+        for where in REDETECT:
+            settings = {} if lost_score is None else {"lost_score": lost_score}
+            session = TrackingSession(model, processor, redetect=where, **settings)
+            for kind, (found, false) in track_clip(session, clip, texts).items():
+                scores[where, kind].found.append(found)
+                scores[where, kind].false.append(false)
+    return scores
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a table: for each way to search, and each sentence, the share found again and that of false finds."""
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling_pjvlt.evaluation.absence",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("dataset", metavar="FOLDER_OR_REPO", help="annotated videos, as pjvlt-eval takes them")
+    add("--split", default="val", help="default: %(default)s")
+    add("--model", metavar="FOLDER_OR_REPO", help="checkpoint (default: the bundled one)")
+    add("--lookalike", action="store_true", help="show another video's target meanwhile")
+    add("--lost_score", type=float, help="below which a target counts as lost (default: the tracker's)")
+    add("--max_clips", type=int, help="default: all")
+    args = parser.parse_args(argv)
+    from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
+
+    checkpoint = args.model or DEFAULT_CHECKPOINT
+    model, processor = PJVLTModel.from_pretrained(checkpoint).eval(), PJVLTProcessor.from_pretrained(checkpoint)
+    sequences = list(load_sequences(args.dataset, args.split))
+    clips = list(absence_clips(sequences, [s.text or "" for s in sequences], args.lookalike))[: args.max_clips]
+    if not clips:
+        print(f"{args.dataset}: no video has {BEFORE + AFTER} frames with a target", file=sys.stderr)
+        return 2
+    print(f"{len(clips)} clips, absent for {ABSENT[0]} to {ABSENT[1]} frames")
+    print("| searched | sentence | found again | claimed while absent |\n|---|---|---:|---:|")
+    for (where, kind), absences in score(model, processor, clips, args.lost_score).items():
+        print(f"| {where} | {kind} | {np.mean(absences.found):.0%} | {np.mean(absences.false):.0%} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

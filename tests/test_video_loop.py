@@ -1,0 +1,55 @@
+"""The loop over a video: frames read backward in blocks, from every kind of source."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from modeling_pjvlt.video_loop_pjvlt import TargetStart, backward_frames, check_starts, target_starts
+from modeling_pjvlt.video_pjvlt import read_frames
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
+
+FRAMES = [np.full((16, 24, 3), 20 * i, np.uint8) for i in range(10)]
+
+
+@given(last=st.integers(0, 9), frames_a_block=st.integers(1, 12))
+def test_frames_come_backward_whatever_the_size_of_the_blocks(last, frames_a_block):
+    found = list(backward_frames(read_frames(FRAMES), last, frames_a_block * FRAMES[0].nbytes))
+    assert [frame.number for frame in found] == list(range(last, -1, -1))
+    assert all(frame.image is FRAMES[frame.number] for frame in found)
+
+
+@pytest.mark.parametrize("kind", ["video", "folder"])
+def test_a_file_read_backward_has_the_frames_and_times_of_the_file_read_forward(tmp_path, kind):
+    if kind == "video":
+        path = tmp_path / "clip.mp4"
+        with VideoWriter(path, 12.5) as writer:
+            for frame in FRAMES:
+                writer.write(frame)
+    else:
+        path = tmp_path
+        for number, frame in enumerate(FRAMES):
+            Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    forward = list(read_frames(path).timed())[:8]
+    backward = list(backward_frames(read_frames(path), 7, 3 * FRAMES[0].nbytes))
+    assert [(f.number, f.time) for f in backward[::-1]] == [(f.number, f.time) for f in forward]
+    for one, other in zip(backward[::-1], forward, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_shorter_videos_are_read_from_any_place(tmp_path):
+    reader = read_frames(FRAMES).first(5)
+    assert reader.num_frames == 5 and len(list(reader)) == 5
+    assert [frame.number for frame in reader.timed(3)] == [3, 4]
+    assert [frame.number for frame in reader.timed(1, 3)] == [1, 2]
+
+
+def test_targets_are_named_and_matched():
+    assert [s.target_id for s in target_starts([[1, 2, 3, 4]] * 2)] == ["0", "1"]
+    assert target_starts({"a": [1, 2, 3, 4]}, "it", 3) == [TargetStart("a", [1, 2, 3, 4], "it", 3)]
+    assert [s.frame for s in target_starts(np.ones((2, 4)), None, [4, 5])] == [4, 5]
+    with pytest.raises(TypeError, match="`boxes` must be a list"):
+        target_starts(7)
+    with pytest.raises(ValueError, match="Two targets are called 'a'"):
+        check_starts([TargetStart("a", None), TargetStart("a", None)])
