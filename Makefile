@@ -1,4 +1,4 @@
-# Everything runs in .venv, which the first target makes; nothing but Python is needed.
+# Everything runs in .venv, which the first target makes; nothing but Python is needed. Each target installs what it needs.
 #   make demo         track in a procedural clip, print the mean overlap, write an annotated video
 #   make app          a web page on this machine: upload a video, draw the box, write the sentence
 #   make test         the tests            make quality      lint and formatting
@@ -7,22 +7,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TRACKING := $(VENV)/.tracking-installed
 READY := $(VENV)/.installed
 
 .PHONY: demo app test test-common quality style clean
 
-# torch comes from the ordinary index together with torchvision: a CPU-only torch beside that torchvision breaks timm
-# and transformers' image utilities, so the two are always resolved in one command.
-$(READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision --editable ".[dev]"
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(TRACKING): pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable .
 	touch $@
 
-demo: $(READY)
+# torch comes from the ordinary index together with torchvision: a CPU-only torch beside that torchvision breaks timm
+# and transformers' image utilities, so the two are always resolved in one command.
+$(READY): pyproject.toml | $(BIN)/python
+	$(INSTALL) torch torchvision --editable ".[dev]"
+	touch $@
+
+demo: $(TRACKING)
 	$(BIN)/pjvlt-track --seed 3
 
-app: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"
+app: $(TRACKING)
+	$(INSTALL) --editable ".[demo]"
 	$(BIN)/python scripts/app.py
 
 test: $(READY)

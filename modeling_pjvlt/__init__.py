@@ -6,6 +6,7 @@ transformers take seconds to import, which what does without them, such as `pjvl
 Without torch nothing is registered, and `modeling_pjvlt.onnx.tracker` can be used all the same.
 """
 
+import logging
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -92,6 +93,12 @@ def register() -> None:
         )
         # What `save_pretrained` writes into a config: the task without our default, which is a path of this machine.
         TrackingPipeline._registered_impl = {TASK: {"impl": TrackingPipeline, "pt": (AutoModel,)}}
+        logging.getLogger("transformers.pipelines").addFilter(_is_worth_saying)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """False for transformers' warning about a default model where that is ours: it ships with us and cannot change."""
+    return not record.getMessage().startswith(f"No model was supplied, defaulted to {DEFAULT_CHECKPOINT} ")
 
 
 def __getattr__(name: str):

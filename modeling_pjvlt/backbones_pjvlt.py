@@ -5,6 +5,9 @@ squeeze-and-excitation, whose first stages become the stem of a hybrid.
 """
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,25 @@ logger = logging.get_logger(__name__)
 UNSUPPORTED = (
     "{name!r} is not a plain ViT: it has {part}, which PJVLT's vision layers have not. Choose another timm ViT."
 )
+
+_BAR_LOCK = threading.RLock()
+
+
+@contextmanager
+def no_weights_bar() -> Iterator[None]:
+    """Without transformers' progress bar over the weights, which are read at once; bars of downloads stay."""
+
+    def make(factory, args, kwargs):
+        if kwargs.get("desc") == "Loading weights":
+            kwargs = {**kwargs, "disable": True}
+        return factory(*args, **kwargs) if before is None else before(factory, args, kwargs)
+
+    with _BAR_LOCK:  # the hook is one for all threads
+        before = logging.set_tqdm_hook(make)
+        try:
+            yield
+        finally:
+            logging.set_tqdm_hook(before)
 
 
 def load_backbones(model_class, vision: str, text: str, config: PJVLTConfig | None, pretrained: bool):

@@ -23,7 +23,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
-from .backbones_pjvlt import load_backbones
+from .backbones_pjvlt import load_backbones, no_weights_bar
 from .configuration_pjvlt import PJVLTConfig
 from .decoding_pjvlt import SCORE_EPS, decode_boxes
 from .inference_pjvlt import InferenceModels, PJVLTInferenceModel
@@ -486,7 +486,8 @@ class PJVLTPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As in every transformers model, but weights come from safetensors files only, never from pickle."""
-        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+        with no_weights_bar():
+            return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

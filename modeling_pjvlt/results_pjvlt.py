@@ -6,7 +6,6 @@ import io
 import json
 import os
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
@@ -14,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .files_pjvlt import replacing
 from .geometry_pjvlt import CORNERS, clip_box
+from .session_pjvlt import TRACKING_DEFAULTS
 from .streams_pjvlt import DEFAULT_FPS
 from .video_pjvlt import refuse_outputs_over
 from .video_writer_pjvlt import VideoWriter
@@ -41,6 +42,7 @@ class TrackingResults(list):
         text: the sentence that described the target.
         source: the video: a path, an address or "camera 0"; None for frames from memory.
         model: the checkpoint, as it was named.
+        lost_score: below which the target counted as lost where its score stayed there.
         frames: the frames again, for [`TrackingResults.save_video`]: something that can be iterated more than once.
 
     In a notebook it shows itself as a video that plays, where the frames can be read again, and as a table.
@@ -58,9 +60,11 @@ class TrackingResults(list):
         source: str | None = None,
         model: str | None = None,
         frames: Iterable | None = None,
+        lost_score: float = TRACKING_DEFAULTS["lost_score"],
     ):
         super().__init__(results)
         self.fps, self.text, self.source, self.model, self.frames = fps, text, source, model, frames
+        self.lost_score = lost_score
         self._html: str | None = None
 
     def __getitem__(self, place):
@@ -68,7 +72,7 @@ class TrackingResults(list):
         found = super().__getitem__(place)
         if not isinstance(place, slice):
             return found
-        return TrackingResults(found, self.fps, self.text, self.source, self.model, self.frames)
+        return TrackingResults(found, self.fps, self.text, self.source, self.model, self.frames, self.lost_score)
 
     def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
         """Write the boxes to a file, which appears under its name only once it is complete. Returns its path.
@@ -112,7 +116,8 @@ class TrackingResults(list):
     def plot(self):
         """A matplotlib `Figure` of the score and of the size of the box (square root of its area, pixels) over time.
 
-        Time is in seconds where the fps are known, in frames otherwise.
+        Time is in seconds where the fps are known, in frames otherwise. A dashed line marks the score below which a
+        target counts as lost when it stays there. The frame whose box was given has a score of 1 and is left out.
         """
         try:
             from matplotlib.figure import Figure
@@ -131,8 +136,11 @@ class TrackingResults(list):
         sizes = [(max(w, 0) * max(h, 0)) ** 0.5 for _, _, w, h in map(xywh, self)]
         figure = ShownFigure(figsize=(8, 4), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
-        above.plot(times, [result["score"] for result in self])
+        above.plot(times, [result["score"] if result["score"] < 1 else float("nan") for result in self])
+        label = f"lost below {self.lost_score:g}"
+        above.axhline(self.lost_score, color="tab:red", linestyle="--", linewidth=1, label=label)
         above.set(ylabel="score", ylim=(0, 1.05), title=self.text or "")
+        above.legend(loc="lower right", frameon=False)
         below.plot(times, sizes)
         below.set(ylabel="box size (pixels)", xlabel="seconds" if self.fps else "frame")
         below.set_ylim(bottom=0)
@@ -302,18 +310,14 @@ def _save_video(results: Mapping[str, TrackingResults], one: TrackingResults, pa
 
 def _write_lines(path: Path, lines: Iterator[str]) -> Path:
     """Write a text file beside its place and rename it; into a pipe or a device. Raises `OSError`."""
-    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (path.is_file() or path.is_dir()):
             path.write_text("".join(lines), encoding="utf-8", newline="")
             return path
-        try:
+        with replacing(path) as partial:
             # The name of a video may not be UTF-8; as \\udce9 it is valid JSON, and read back as the same name.
             partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace", newline="")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     return path

@@ -1,12 +1,14 @@
 """Look inside a tracker: where in the search crop its score comes from, and which words its patches attend to."""
 
 import argparse
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, TrackingSession
 from modeling_pjvlt.cli.track import load_session
@@ -26,7 +28,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 EPILOG = """\
 what the figure shows:
   A row is a frame, a column a model. Each model tracks on its own, so each cell is the search crop that this model
-  looked at, around the place where it had found the target before.
+  looked at, around the place where it had found the target before. Of a crop that reaches out of the frame (there the
+  model sees black) only the part inside is shown.
   warm colours   Grad-CAM: which parts of the crop raise the score of the cell that the box was read from, by the
                  features of --layer. It is scaled for each crop, so it tells where, never how much;
                  where nothing raises the score the cell says so.
@@ -241,10 +244,11 @@ def look_once(session: TrackingSession, source: Source, layer: int, frames: tupl
     if weights:
         tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
         words, table = merge_pieces(tokens, np.stack([w[0].cpu().numpy() for w in weights], axis=1))
-    images = processor.image_processor
+    images, image = processor.image_processor, to_rgb(frames[1])
     clip = source.clip
     return Look(
-        crop=to_picture(images.crop(to_rgb(frames[1]), searched_box, images.search_factor, images.search_size)[0]),
+        crop=to_picture(images.crop(image, searched_box, images.search_factor, images.search_size)[0]),
+        inside=part_inside(place, image.shape[1:], images.search_size),
         activation=search_activation(model, inputs, layer, session.window)[0].cpu().numpy(),
         box=frame_to_crop(session.box_of("target"), place).tolist(),
         true_box=frame_to_crop(clip.boxes[index], place).tolist()
@@ -257,9 +261,23 @@ def look_once(session: TrackingSession, source: Source, layer: int, frames: tupl
 
 def make_row(source: Source, index: int, first: np.ndarray, looks: list[Look], session: TrackingSession) -> Row:
     """A row of the figure; the template is cut as `session` cuts it."""
-    images = session.processor.image_processor
-    template, _ = images.crop(to_rgb(first), source.box, images.template_factor, images.template_size)
-    return Row(f"{source.label}, frame {index}", to_picture(template), source.text, looks)
+    images, first = session.processor.image_processor, to_rgb(first)
+    template, place = images.crop(first, source.box, images.template_factor, images.template_size)
+    left, top, right, bottom = part_inside(place, first.shape[1:], images.template_size)
+    template = to_picture(template)[top:bottom, left:right]
+    return Row(f"{source.label}, frame {index}", template, source.text, looks)
+
+
+def part_inside(place: Tensor, frame_size: Sequence[int], side: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom, in crop pixels, of the part of a crop that lies in the frame (height, width).
+
+    place: (3,), left, top and scale of the crop. side: of the crop. A part has at least one pixel.
+    """
+    height, width = frame_size
+    x, y, w, h = frame_to_crop([0, 0, width, height], place).tolist()
+    left, top = (min(max(math.ceil(start), 0), side - 1) for start in (x, y))
+    right, bottom = (min(max(math.floor(end), low + 1), side) for end, low in ((x + w, left), (y + h, top)))
+    return left, top, right, bottom
 
 
 def to_picture(crop) -> np.ndarray:

@@ -34,6 +34,9 @@ SCRIPT = ROOT / "scripts" / "app.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
+sys.path.insert(0, str(SCRIPT.parent))
+
+
 def _load_script():
     spec = importlib.util.spec_from_file_location("pjvlt_app", SCRIPT)
     module = sys.modules["pjvlt_app"] = importlib.util.module_from_spec(spec)
@@ -42,6 +45,8 @@ def _load_script():
 
 
 app = _load_script()
+import app_examples  # noqa: E402, beside the script
+
 LIMITS = app.Limits(seconds=2, side=400)
 
 
@@ -146,8 +151,8 @@ def test_typed_box_is_cut_at_the_edge():
         ((None, 1, 10, 10), "There is no box yet"),
         ((1, math.nan, 10, 10), "There is no box yet"),
         ((1, 1, 10, -10), "too small"),
-        ((330, 1, 10, 10), "outside the picture, which is 320 x 240"),
-        ((-20, 1, 10, 10), "outside the picture"),
+        ((330, 1, 10, 10), "outside the frame, which is 320 x 240"),
+        ((-20, 1, 10, 10), "outside the frame"),
     ],
 )
 def test_unusable_box_is_refused(values, message):
@@ -215,6 +220,32 @@ def test_video_longer_than_it_says_is_stopped(bundled, video, tmp_path):
     assert not (tmp_path / "tracked.mp4").exists()
 
 
+def test_detector_finds_the_box_by_words(video, monkeypatch):
+    answers = [{"score": 0.8, "box": {"xmin": 30.4, "ymin": 20, "xmax": 90, "ymax": 400}}]
+    loaded = []
+
+    def load(name, device):
+        loaded.append((name, device))
+        return lambda image, candidate_labels, threshold: answers
+
+    monkeypatch.setattr("modeling_pjvlt.detection_pjvlt.load_detector", load)
+    detector = app.Detector("some/detector", "cpu")
+    assert loaded == []
+    for _ in range(2):
+        assert detector.find(video, " the  dog ") == (30.4, 20, 59.6, 220)
+    assert loaded == [("some/detector", "cpu")]
+    with pytest.raises(app.Refused, match="no sentence yet"):
+        detector.find(video, "  ")
+    answers[0]["score"] = 0.1
+    with pytest.raises(app.Refused, match="Nothing in the first frame looks like"):
+        detector.find(video, "dog")
+
+
+def test_detector_that_cannot_be_loaded_is_named(video, tmp_path):
+    with pytest.raises(app.Refused, match="cannot be loaded on this machine"):
+        app.Detector(str(tmp_path)).find(video, "dog")
+
+
 @pytest.mark.parametrize(
     ("text", "gone", "message"), [("dog " * 100, False, "399 letters"), ("dog", True, "no longer here")]
 )
@@ -229,13 +260,14 @@ def test_examples_pass_the_pages_own_limits(tmp_path):
     examples = app.draw_examples(tmp_path, num_frames=2)
     assert len(examples) == 2
     for example in examples:
+        assert all(isinstance(value, int) for value in example.box)
         video = app.open_upload(example.path, app.Limits())
         assert example.text and app.check_typed_box(example.box, video.frame_size) == example.box
 
 
 def test_help_is_fast_and_a_missing_gradio_is_named(tmp_path):
     (tmp_path / "gradio.py").write_text("raise ImportError('none here')")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT, SCRIPT.parent)))}
     command = [sys.executable, str(SCRIPT)]
     check = "import runpy, sys; sys.argv[1:] = ['--help']\ntry: runpy.run_path(sys.argv[0])\n"
     check += "finally: assert 'torch' not in sys.modules"
@@ -243,6 +275,18 @@ def test_help_is_fast_and_a_missing_gradio_is_named(tmp_path):
     subprocess.run([sys.executable, "-c", check], env=environment, check=True)
     failed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert failed.returncode == 2 and failed.stderr.endswith('pip install "pjvlt[demo]"\n')
+
+
+def test_balloon_lies_in_its_box_and_is_followed(bundled):
+    frames, boxes = app_examples.draw_balloons(20)
+    x, y, w, h = boxes[0].astype(int)
+    inside, beside = frames[0][y : y + h, x + w // 4 : x + w * 3 // 4], frames[0][y : y + h, x - 6 : x - 2]
+    redness = [image[..., 0].astype(float).mean() - image[..., 2].mean() for image in (inside, beside)]
+    assert redness[0] > redness[1] + 30
+    session = TrackingSession(bundled.model, bundled.processor)
+    session.add_target(frames[0], boxes[0], "the red and white hot-air balloon")
+    found = np.array([session.step(frame)[0].box for frame in frames[1:]])
+    assert iou(found, boxes[1:]).mean() > 0.7
 
 
 @pytest.fixture
@@ -255,6 +299,7 @@ def address(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "server"), "OMP_NUM_THREADS": "1"}
     log = tmp_path / "server.log"
     command = [sys.executable, str(SCRIPT), "--port", str(port), "--device", "cpu", "--max_seconds", "3"]
+    command += ["--detector", str(tmp_path / "none")]
     with log.open("w") as output:
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path)
     try:
@@ -331,6 +376,22 @@ def click_frame(page, x, y):
     image.click(position={"x": left + (x + 0.5) * scale, "y": top + (y + 0.5) * scale})
 
 
+def drag_frame(page, first, second):
+    """Draw a box from one pixel of the frame to another."""
+    image = page.locator("#frame img")
+    image.scroll_into_view_if_needed()
+    shown = image.evaluate("e => [e.clientWidth, e.clientHeight, e.naturalWidth, e.naturalHeight]")
+    scale, corner = min(shown[0] / shown[2], shown[1] / shown[3], 1), image.bounding_box()
+    left, top = (shown[0] - shown[2] * scale) / 2 + corner["x"], (shown[1] - shown[3] * scale) / 2 + corner["y"]
+    (x0, y0), (x1, y1) = ((left + x * scale, top + y * scale) for x, y in (first, second))
+    page.mouse.move(x0, y0)
+    page.mouse.down()
+    page.mouse.move((x0 + x1) / 2, (y0 + y1) / 2)
+    page.mouse.move(x1, y1)
+    assert page.locator("#rubber").is_visible()
+    page.mouse.up()
+
+
 def numbers(page):
     return [page.locator(f"#box-{name} input").input_value() for name in "xywh"]
 
@@ -379,10 +440,24 @@ def test_page_in_a_browser(browser_tools, page, tmp_path):
 
     page.get_by_role("button", name="Start over").click()
     page.wait_for_function("() => document.querySelector('#box-h input').value === ''")
+
+    page.get_by_role("button", name="Find it by words").click()
+    message(page, "There is no sentence yet")
+    page.locator("#sentence textarea").fill("a hexagon")
+    page.get_by_role("button", name="Find it by words").click()
+    message(page, "cannot be loaded on this machine")
+
+    source = image_source(page)
+    drag_frame(page, (x + w, y), (x, y + h))
+    wait_for_other_image(page, source)
+    assert all(re.fullmatch(r"\d+", value) for value in numbers(page))
+    assert np.abs(np.array(numbers(page), float) - [x, y, w, h]).max() <= 2
+    assert page.locator("#rubber").count() == 0
+
     for name, value in zip("xywh", (900, 5, 40, 40), strict=True):
         page.locator(f"#box-{name} input").fill(str(value))
     page.get_by_role("button", name="Track", exact=True).click()
-    message(page, "outside the picture")
+    message(page, "outside the frame")
     for name, value in zip("xywh", (x, y, w, h), strict=True):
         page.locator(f"#box-{name} input").fill(str(value))
     page.locator("#sentence textarea").fill(clip.text)
@@ -421,16 +496,22 @@ def test_page_in_a_browser(browser_tools, page, tmp_path):
 
 @pytest.mark.slow
 def test_example_is_tracked_on_a_phone(browser_tools, page):
-    page.set_viewport_size({"width": 390, "height": 844})
+    page.set_viewport_size({"width": 360, "height": 740})
     page.locator("#examples button").first.click()
     page.locator("#frame img").wait_for()
     page.wait_for_function("() => document.querySelector('#box-h input').value !== ''")
     assert page.locator("#sentence textarea").input_value()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    source = image_source(page)
+    drag_frame(page, (30, 30), (120, 90))
+    wait_for_other_image(page, source)
+    page.locator("#examples button").first.click()
+    page.wait_for_function("() => document.querySelector('#box-x input').value !== '30'")
     page.get_by_role("button", name="Track", exact=True).click()
     page.wait_for_function(
         "() => { const v = document.querySelector('#result video'); return v && v.readyState >= 2 && v.duration > 1 }"
     )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     if picture := os.environ.get("PJVLT_SCREENSHOT"):
         page.screenshot(path=str(Path(picture).with_stem(Path(picture).stem + "-phone")), full_page=True)
     assert page.outside == [] and page.mistakes == []

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.modeling_pjvlt import instance_norm
 from modeling_pjvlt.video_pjvlt import read_frames
 from modeling_pjvlt.video_writer_pjvlt import VideoWriter
@@ -223,6 +224,32 @@ def test_frames_of_a_video_have_one_size_whether_the_target_is_seen_or_not():
     assert len(sizes) == 1
     with pytest.raises(ValueError, match="a look for each of 2"):
         draw_figure([row], ["one", "two"])
+
+
+def test_figure_shows_the_part_of_a_crop_that_lies_in_the_frame():
+    crop = np.zeros((64, 64, 3), np.uint8)
+    crop[16:48] = (30, 140, 60)  # a wide frame, of which the target fills a large part
+    look = Look(crop, np.zeros((4, 4)), inside=(0, 16, 64, 48))
+    looks = {"trimmed": look, "whole": Look(crop, np.zeros((4, 4)))}
+    drawn = {
+        name: np.asarray(draw_figure([Row("frame 1", crop, "a dog", [one])], ["model"])) for name, one in looks.items()
+    }
+    green = {name: (figure == (30, 140, 60)).all(axis=2).sum() for name, figure in drawn.items()}
+    cells = [figure[50:, -250:-20] for figure in drawn.values()]  # below the words about Grad-CAM
+    black = [(cell == 0).all(axis=2).sum() for cell in cells]
+    assert drawn["trimmed"].shape == drawn["whole"].shape and abs(green["trimmed"] - green["whole"]) < 3000
+    assert black[0] == 0 and black[1] > 10_000
+
+
+@pytest.mark.parametrize("box", [[10, 10, 60, 40], [0, 0, 100, 80], [90, 70, 10, 10], [45, 30, 10, 10]])
+def test_part_inside_the_frame_is_where_the_crop_is_not_black(box):
+    frame = torch.full((3, 80, 100), 255, dtype=torch.uint8)
+    images = PJVLTImageProcessor(template_size=16, search_size=32)
+    crop, place = images.crop(frame, box, images.search_factor, 64)
+    left, top, right, bottom = visualize.part_inside(place, (80, 100), 64)
+    assert (crop[:, top + 1 : bottom - 1, left + 1 : right - 1] > 200).all()
+    crop[:, max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = 0
+    assert crop.max() < 60  # of the filter at the edge
 
 
 def test_saved_figure_keeps_its_colours(tmp_path):

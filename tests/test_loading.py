@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, modeling_utils
+from transformers.utils import logging
 
 import modeling_pjvlt
 from modeling_pjvlt import PJVLTModel
@@ -140,3 +141,37 @@ def test_loaded_parameters_lie_in_the_mapped_file(checkpoint):
         if not any(begin <= parameter.data_ptr() < end for begin, end in ranges)
     ]
     assert not outside
+
+
+def test_loading_prints_nothing_and_leaves_the_users_settings_alone(checkpoint, capfd):
+    hook = logging.set_tqdm_hook(None)
+    settings = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    made = []
+
+    def users_own(factory, args, kwargs):
+        made.append(kwargs.get("desc"))
+        return factory(*args, **kwargs)
+
+    try:
+        logging.set_tqdm_hook(users_own)
+        PJVLTModel.from_pretrained(checkpoint)
+        with pytest.raises(OSError):
+            PJVLTModel.from_pretrained(checkpoint / "nothing")
+        assert logging.set_tqdm_hook(None) is users_own
+    finally:
+        logging.set_tqdm_hook(hook)
+    assert made == ["Loading weights"] and capfd.readouterr().err == ""
+    assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == settings
+
+
+def test_pipeline_is_made_without_a_word_and_other_defaults_are_still_announced():
+    path = str(Path(modeling_pjvlt.__file__).parent.parent)
+    code = (
+        f"import sys; sys.path.insert(0, {path!r})\nimport logging\nfrom transformers import pipeline\n"
+        "import modeling_pjvlt\npipeline('vision-language-tracking')\n"
+        "logging.getLogger('transformers.pipelines')"
+        ".warning('No model was supplied, defaulted to another and revision')"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (line,) = made.stderr.splitlines()
+    assert made.stdout == "" and line.endswith("No model was supplied, defaulted to another and revision")

@@ -335,9 +335,15 @@ def test_training_reads_folders_of_photographs(recipe, folder, tmp_path, capsys)
 def test_contact_sheet_shows_pairs(folder, tmp_path, capsys):
     sheet = tmp_path / "sheets" / "sheet.png"
     contact_sheet(["--photographs", str(folder), "--output_file", str(sheet), "--rows", "2", "--columns", "3"])
-    image = np.asarray(Image.open(sheet))
-    assert image.shape[0] > 2 * 512 and image.shape[1] > 3 * 768
-    assert "6 pairs of photographs" in capsys.readouterr().out
+    picture = np.asarray(Image.open(sheet))
+    assert picture.shape[0] > 2 * 512 and picture.shape[1] > 3 * 768
+    output = capsys.readouterr().out
+    assert "6 pairs of photographs" in output
+    assert "up to 10% of the generated pairs have a sentence about something else" in output
+    bare = tmp_path / "bare.png"
+    honest = ["--wrong_text_share", "0", "--no_text_share", "0"]
+    contact_sheet(["--photographs", str(folder), "--output_file", str(bare), "--rows", "1", "--columns", "1", *honest])
+    assert Image.open(bare).height == 512 and "On purpose" not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         contact_sheet(["--photographs", str(tmp_path / "none"), "--output_file", str(sheet), "--rows", "0"])
 

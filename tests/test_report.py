@@ -20,6 +20,7 @@ from modeling_pjvlt.evaluation.report import (
     to_markdown,
     write_report,
 )
+from modeling_pjvlt.visualization.drawing import PREDICTION_COLOR, TRUTH_COLOR
 
 HOSTILE = '<script>alert("a & b")</script>|`*'
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -188,9 +189,33 @@ def table(markdown, title):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def test_markdown_ranks_the_trackers_and_marks_ours():
+def test_the_best_row_alone_is_bold(page):
     names = [row[0] for row in table(to_markdown(report()), "Trackers")]
-    assert names == ["best-of-all", "**pjvlt-tiny**", "**pjvlt-tiny, shuffled sentences**", "last"]
+    assert names == ["**best-of-all**", "pjvlt-tiny", "pjvlt-tiny, shuffled sentences", "last"]
+    trackers = page.split('<section id="trackers">')[1].split("</section>")[0]
+    assert re.findall(r'<tr class="best">\s*<th [^>]*>([^<]*)', trackers) == ["best-of-all"]
+    unknown = scores(4)
+    unknown["auc"] = math.nan
+    assert "**" not in to_markdown(report(results=[TrackerResult("ours", unknown, "own")], published=[]))
+
+
+def test_published_numbers_are_best_only_by_the_same_protocol():
+    rows = [{"tracker": name, "protocol": protocol, "auc": 99.0} for name, protocol in (("a", "otb"), ("b", "lasot"))]
+    other, same = (to_markdown(report(published=[row])) for row in rows)
+    assert table(other, "Published numbers")[0][0] == "**best-of-all**"
+    assert [row[0] for row in table(same, "Published numbers") if row[0].startswith("**")] == ["**b**"]
+
+
+def test_each_number_carries_its_columns_name_for_a_narrow_page(page):
+    tags = re.findall(r"<td([^>]*)>", page)
+    assert len(tags) > 50 and all(re.search(r'data-column="[^"]+"', tag) for tag in tags)
+    assert "@media (max-width" in page
+
+
+def test_colours_of_the_boxes_are_explained_where_boxes_are_shown(page):
+    worst = page.split('<section id="worst">')[1].split("</section>")[0]
+    for color, words in ((TRUTH_COLOR, "ground truth"), (PREDICTION_COLOR, "predicted box")):
+        assert re.search(rf'border-color: {re.escape(f"rgb{color}")}"></i>{words}', worst)
 
 
 @pytest.mark.parametrize("protocol", ["lasot", "got10k"])
@@ -221,7 +246,7 @@ def test_markdown_lists_twenty_sequences_from_the_worst_on():
 def test_published_rows_stand_beside_the_measured_ones_with_source_and_protocol():
     rows = table(to_markdown(report()), "Published numbers")
     assert rows[-1] == ["of a paper", "a paper, table 3", "pytracking", "61.2"]
-    assert rows[0][:3] == ["best-of-all", "measured here", "lasot"]
+    assert rows[1][:3] == ["pjvlt-tiny", "measured here", "lasot"]
 
 
 def test_page_is_whole_and_loads_nothing(page):
@@ -356,8 +381,9 @@ def test_a_write_that_fails_in_the_middle_leaves_the_old_file_whole(tmp_path, mo
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_without_matplotlib_the_numbers_are_written_and_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+def test_without_its_libraries_the_numbers_are_written_and_the_extra_is_named(tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r'pip install "pjvlt\[eval\]"'):
         write_report(report(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"]

@@ -148,9 +148,12 @@ def test_data_frame(results, monkeypatch):
 
 def test_plot_shows_score_and_size_over_time(results, monkeypatch):
     pytest.importorskip("matplotlib")
+    results.lost_score = 0.3
     figure = results.plot()
     score, size = (axes.lines[0].get_xydata() for axes in figure.axes)
-    np.testing.assert_allclose(score, np.stack([np.arange(3) / 12.5, SCORES], axis=1))
+    given = [np.nan, *SCORES[1:]]  # the first box was given: its score says nothing
+    np.testing.assert_allclose(score, np.stack([np.arange(3) / 12.5, given], axis=1))
+    assert SCORES[0] == 1 and list(figure.axes[0].lines[1].get_ydata()) == [0.3, 0.3]
     np.testing.assert_allclose(size[:, 1], np.sqrt(BOXES[:, 2] * BOXES[:, 3]))
     assert figure.axes[1].get_xlabel() == "seconds"
     assert TrackingResults().plot().axes[1].get_xlabel() == "frame"

@@ -583,6 +583,14 @@ def test_box_is_drawn_along_its_inner_edge_on_a_copy():
     assert drawn[25, 20].sum() == 0 and frame.sum() == 0
 
 
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_box_stands_out_from_any_background(level):
+    color = (255, 196, 0)
+    drawn = draw_box(np.full((60, 80, 3), level, np.uint8), [10, 20, 30, 15], color=color, line_width=2)
+    assert (drawn[25, 10:12] == color).all()
+    assert (drawn[25, [9, 12]] == 0).all() and (drawn[25, [7, 14]] == level).all()
+
+
 def test_line_and_label_grow_with_the_frame():
     small, large = (np.zeros((side, side, 3), np.uint8) for side in (200, 800))
     for text in (None, "dog"):

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import copy
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from ..command_parser import silent_when_piped
 from ..evaluation.metrics import iou
+from ..files_pjvlt import replacing
 from ..results_pjvlt import FORMATS, TARGET_COLORS, TargetsResults, TrackingResults, make_result, pick_format, xywh
 from ..session_pjvlt import TrackedTarget
 from ..signals import Stopped, exit_code, signal_of, terminations
@@ -79,7 +79,6 @@ def load_session(model: str, device: str, dtype: str, redetect: str | None = "lo
 
     model = find_checkpoint(model)
     import torch
-    from transformers.utils import logging
 
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor, TrackingSession
 
@@ -87,7 +86,6 @@ def load_session(model: str, device: str, dtype: str, redetect: str | None = "lo
     # The Hub's own message for a mistyped path is about the letters that a repository's name may have.
     if model.startswith(("/", ".")) and not Path(model).is_dir():
         raise FileNotFoundError(f"{model}: no such checkpoint folder")
-    logging.disable_progress_bar()
     network = PJVLTModel.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
     return TrackingSession(network, PJVLTProcessor.from_pretrained(model), redetect=redetect)
 
@@ -110,15 +108,11 @@ class _Highlights:
             self.kept, self.step = self.kept[::2], 2 * self.step
 
     def save(self, path: Path) -> None:
-        """Write the frames side by side as a picture, beside its place first."""
+        """Write the frames side by side as an image."""
         places = np.unique(np.linspace(0, len(self.kept) - 1, self.count).round().astype(int))
         chosen = [self.kept[place] for place in places]
-        partial = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
-        try:
+        with replacing(path) as partial:
             contact_strip([frame for _, frame in chosen], partial, [f"frame {number}" for number, _ in chosen])
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _run(args: argparse.Namespace) -> None:

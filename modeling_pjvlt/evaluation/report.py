@@ -2,17 +2,17 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 import numpy as np
 
+from ..files_pjvlt import write_text
+from ..visualization.drawing import PREDICTION_COLOR, TRUTH_COLOR
 from .language import NUM_SAMPLES, language_table
-from .plots import Section, curve_figure, page_html, section_html, speed_bars, strip
+from .plots import NUM_COLORS, curve_plot, jpeg_uri, part_color, series_color
 from .protocols import PROTOCOLS, BenchmarkScores
 
 RULES = {
@@ -50,6 +50,7 @@ PLOTS = {
     "precision": ("Precision", "centre error, pixels", 20.0),
     "normalized_precision": ("Normalised precision", "centre error, sizes of the target", 0.2),
 }
+TEMPLATE = Path(__file__).parent / "report.html.jinja"
 PARTS = ("decode", "crop", "network")
 MARKDOWN_ROWS = 20
 NO_VALUE = "–"
@@ -133,6 +134,23 @@ class EvaluationReport:
         return sorted(self.results, key=lambda r: -_number(r.scores.get(metric or self.metrics[0]), -math.inf))
 
 
+@dataclass(frozen=True)
+class Section:
+    """A heading, words, and a table.
+
+    name: of the section, for links. rows: as long as `header`. best: number of the row that stands out. texts: how
+    many columns, from the left, are words; the others are numbers.
+    """
+
+    name: str
+    title: str
+    text: list[str] = field(default_factory=list)
+    header: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    best: int | None = None
+    texts: int = 1
+
+
 def to_json(report: EvaluationReport) -> dict:
     """Everything but the pictures, of types that JSON has; numbers that are not finite become None."""
     results = [
@@ -178,7 +196,7 @@ def to_markdown(report: EvaluationReport) -> str:
             lines = ["| " + " | ".join(map(_markdown, section.header)) + " |"]
             lines.append("|---" * section.texts + "|---:" * (len(section.header) - section.texts) + "|")
             for number, row in enumerate(rows):
-                cells = [f"**{_markdown(cell)}**" if number in section.bold else _markdown(cell) for cell in row]
+                cells = [f"**{_markdown(cell)}**" if number == section.best else _markdown(cell) for cell in row]
                 lines.append("| " + " | ".join(cells) + " |")
             parts.append("\n".join(lines))
         if len(rows) < len(section.rows):
@@ -191,34 +209,34 @@ def to_markdown(report: EvaluationReport) -> str:
 
 
 def to_html(report: EvaluationReport) -> str:
-    """The report as one page that loads nothing: plots and pictures are inside.
+    """The report as one page that loads nothing: plots and frames are inside.
 
-    The same report gives the same text. Raises `ImportError` without matplotlib.
+    The same report gives the same text. Raises `ImportError` without jinja2 or matplotlib.
     """
-    sections = {section.name: section for section in _sections(report)}
-    shown = {name: section_html(section) for name, section in sections.items()}
-    order = ["trackers", "plots", "language", "attributes", "sequences", "worst", "speed", "published"]
-    shown["plots"] = _html_plots(report)
-    shown["worst"] = _html_worst(report)
-    if "speed" in sections:
-        parts = [(r.label, {k: v for k, v in r.milliseconds.items() if _finite(v)}) for r in report.results]
-        shown["speed"] = section_html(sections["speed"], speed_bars([(label, ms) for label, ms in parts if ms]))
-    for name, title, lines in (
-        ("notes", "Notes", report.notes),
-        ("environment", "Environment", _environment(report)),
-    ):
-        order.append(name)
-        if lines:
-            items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
-            shown[name] = f'<section id="{name}"><h2>{title}</h2>\n<ul>{items}</ul></section>'
-    cards = "\n".join(
-        f'<div class="card"><b>{escape(value)}</b><span>{escape(what)}</span></div>'
-        for value, what in _headline(report)
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError('The page of a report needs jinja2: pip install "pjvlt[eval]".') from error
+    folder = FileSystemLoader(TEMPLATE.parent)
+    pages = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    rules = f"<p>Protocol <code>{escape(report.protocol)}</code>. {escape(RULES[report.protocol])}</p>"
-    body = [f'<header><h1>{escape(_title(report))}</h1>\n{rules}\n<div class="cards">{cards}</div></header>']
-    body += [shown[name] for name in order if shown.get(name)]
-    return page_html(_title(report), body)
+    pages.filters.update(number=_format, jpeg_uri=jpeg_uri)
+    parts, bars = _speed_bars(report)
+    return pages.get_template(TEMPLATE.name).render(
+        report=report,
+        title=_title(report),
+        rules=RULES[report.protocol],
+        main=LABELS[report.metrics[0]],
+        headline=_headline(report),
+        sections={section.name: section for section in _sections(report)},
+        plots=_plots(report),
+        parts=parts,
+        bars=bars,
+        truth_color=_css(TRUTH_COLOR),
+        prediction_color=_css(PREDICTION_COLOR),
+        environment=_environment(report),
+    )
 
 
 def write_report(report: EvaluationReport, folder: str | Path) -> dict[str, Path]:
@@ -237,19 +255,8 @@ def write_report(report: EvaluationReport, folder: str | Path) -> dict[str, Path
     paths = {}
     for kind, make in makers.items():
         paths[kind] = folder / f"report.{kind}"
-        _write_beside(paths[kind], make(report))
+        write_text(paths[kind], make(report))
     return paths
-
-
-def _write_beside(path: Path, text: str) -> None:
-    """As the data package's own, which would ask for `datasets`."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _sections(report: EvaluationReport) -> list[Section]:
@@ -263,7 +270,7 @@ def _sections(report: EvaluationReport) -> list[Section]:
         [f"In percent, ranked by {main}; {len(results[0].scores.sequences)} sequences."],
         ["Tracker", *labels],
         [[r.label, *(_format(r.scores.get(m)) for m in metrics)] for r in ranked],
-        tuple(number for number, r in enumerate(ranked) if r.text is not None),
+        0 if _finite(ranked[0].scores.get(metrics[0])) else None,
     )
     attributes = list(dict.fromkeys(name for r in results for name in r.scores.attributes))
     sizes = {name: r.scores.attributes[name]["sequences"] for r in results for name in r.scores.attributes}
@@ -346,22 +353,26 @@ def _published_section(report: EvaluationReport) -> Section:
     known = {"tracker", "source", "protocol", "dataset"}
     metrics = list(dict.fromkeys([*report.metrics, *(key for row in report.published for key in row)]))
     metrics = [m for m in metrics if m not in known and any(m in row for row in report.published)]
-    rows = []
+    rows, main = [], []
     if report.published:
         for result in report.ranked():
             measured = {**result.scores, "fps": result.fps}
             values = [_format(measured.get(m)) for m in metrics]
             rows.append([result.label, "measured here", report.protocol, *values])
+            main.append(_number(measured.get(report.metrics[0]), -math.inf))
         for row in report.published:
-            told = [str(row.get(key) or NO_VALUE) for key in ("tracker", "source", "protocol")]
-            rows.append([*told, *(_format(row.get(m)) for m in metrics)])
+            names = [str(row.get(key) or NO_VALUE) for key in ("tracker", "source", "protocol")]
+            rows.append([*names, *(_format(row.get(m)) for m in metrics)])
+            comparable = row.get("protocol") == report.protocol
+            main.append(_number(row.get(report.metrics[0]), -math.inf) if comparable else -math.inf)
+    best = int(np.argmax(main)) if main and max(main) > -math.inf else None
     return Section(
         "published",
         "Published numbers",
         ["Numbers of different protocols are not to be compared to the digit."],
         ["Tracker", "Source", "Protocol", *(LABELS.get(m, m) for m in metrics)],
         rows,
-        tuple(number for number, r in enumerate(report.ranked()) if r.text is not None),
+        best,
         texts=3,
     )
 
@@ -380,39 +391,57 @@ def _headline(report: EvaluationReport) -> list[tuple[str, str]]:
     return [*cards, (str(len(first.scores.sequences)), "sequences")]
 
 
-def _html_plots(report: EvaluationReport) -> str:
-    figures, series = [], {id(result): number for number, result in enumerate(report.results)}
+def _plots(report: EvaluationReport) -> list[dict]:
+    """What the page shows of each kind of curve: its title, the drawing, and the lines of its legend, best first."""
+    from markupsafe import Markup  # comes with jinja2
+
+    plots, series = [], {id(result): number for number, result in enumerate(report.results)}
     for name, (title, xlabel, mark) in PLOTS.items():
         metric = report.metrics[0] if name == "success" else name
+        ranked = [result for result in report.ranked(metric) if name in result.scores.curves]
+        if not ranked:
+            continue
+        curves = sorted(((series[id(r)], r.scores.curves[name]) for r in ranked), key=lambda curve: -curve[0])
+        svg = curve_plot(name, curves, ranked[0].scores.thresholds[name], xlabel, "frames, %", mark)
         lines = [
-            (
-                series[id(result)],
-                result.label,
-                _format(result.scores.get(metric)),
-                result.scores.curves[name],
-            )
-            for result in report.ranked(metric)
-            if name in result.scores.curves
+            {
+                "label": result.label,
+                "score": _format(result.scores.get(metric)),
+                "color": series_color(series[id(result)]),
+                "dashed": series[id(result)] >= NUM_COLORS,
+            }
+            for result in ranked
         ]
-        if lines:
-            thresholds = report.results[lines[0][0]].scores.thresholds[name]
-            figures.append(curve_figure(name, f"{title} ({LABELS[metric]})", lines, thresholds, xlabel, mark))
-    if not figures:
-        return ""
-    return '<section id="plots"><h2>Plots</h2>\n<div class="plots">' + "\n".join(figures) + "</div></section>"
+        plots.append({"title": f"{title} ({LABELS[metric]})", "svg": Markup(svg), "lines": lines})
+    return plots
 
 
-def _html_worst(report: EvaluationReport) -> str:
-    """The worst sequences with their pictures."""
-    if not report.worst:
-        return ""
-    main = LABELS[report.metrics[0]]
-    shown = [
-        f"<article><h3>{escape(one.name)} <span>{main} {_format(one.score)}</span></h3>"
-        f"<p>{escape(one.sentence) or '<i>no sentence</i>'}</p>{strip(one.frames, one.captions)}</article>"
-        for one in report.worst
+def _speed_bars(report: EvaluationReport) -> tuple[list[tuple[str, str]], list[dict]]:
+    """(part, colour) of the key, and for each tracker whose times are known a bar; all bars share a scale."""
+    times = [(r.label, {part: ms for part, ms in r.milliseconds.items() if _finite(ms)}) for r in report.results]
+    times = [(label, values) for label, values in times if values]
+    colors = {part: part_color(n) for n, part in enumerate(dict.fromkeys(part for _, v in times for part in v))}
+    longest = max((sum(values.values()) for _, values in times), default=0) or 1
+    bars = [
+        {
+            "label": label,
+            "parts": [
+                {
+                    "name": part,
+                    "milliseconds": _format(ms),
+                    "percent": f"{100 * ms / longest:.2f}",
+                    "color": colors[part],
+                }
+                for part, ms in values.items()
+            ],
+        }
+        for label, values in times
     ]
-    return '<section id="worst"><h2>Worst sequences</h2>\n' + "\n".join(shown) + "</section>"
+    return list(colors.items()), bars
+
+
+def _css(color: tuple[int, int, int]) -> str:
+    return f"rgb{color}"
 
 
 def _title(report: EvaluationReport) -> str:

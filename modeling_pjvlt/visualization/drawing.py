@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 PREDICTION_COLOR = (255, 196, 0)
 TRUTH_COLOR = (255, 255, 255)
 LABEL_BACKGROUND = (20, 20, 20)
+HALO_COLOR = (0, 0, 0)
 GAP = 4  # pixels between the tiles of a strip
 
 
@@ -22,6 +23,7 @@ def draw_box(
 ) -> np.ndarray:
     """Draw one box, and its label above it, on a copy of the frame.
 
+    The line lies along the inner edge of the box, between two thin dark ones that set it off from any background.
     The label stays inside the frame: it moves below the box's upper edge where there is no room above. A text that
     would be wider than 60 % of the frame is shortened, its score kept, so that a long sentence does not hide the
     scene.
@@ -48,10 +50,21 @@ def draw_box(
         max(round(left + width) - 1, round(left)),
         max(round(top + height) - 1, round(top)),
     ]
-    draw.rectangle(corners, outline=color, width=line_width or max(2, round(min(image.size) / 150)))
+    draw_outline(draw, corners, color, line_width or max(2, round(min(image.size) / 150)))
     if label or score is not None:
         _draw_label(draw, image.size, (left, top), label or "", score, color)
     return np.array(image)
+
+
+def draw_outline(draw: ImageDraw.ImageDraw, corners: Sequence[int], color: tuple[int, int, int], width: int) -> None:
+    """A rectangle with a dark rim on both sides of its line.
+
+    corners: left, top, right, bottom in pixels; the line lies inside, and the last two belong to it.
+    """
+    rim = max(1, width // 3)
+    left, top, right, bottom = corners
+    draw.rectangle([left - rim, top - rim, right + rim, bottom + rim], outline=HALO_COLOR, width=width + 2 * rim)
+    draw.rectangle(corners, outline=color, width=width)
 
 
 def contact_strip(
@@ -93,6 +106,27 @@ def contact_sheet(
     for number, strip in enumerate(strips):
         sheet.paste(strip, (0, number * (height + GAP)))
     sheet.save(path)
+
+
+def fit_text(text: str, font, width: float) -> str:
+    """The text, or as much of its beginning as fits into so many pixels, with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def wrap_text(text: str, font, width: float) -> list[str]:
+    """Lines of at most so many pixels, broken between words; a longer word is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [fit_text(line, font, width) for line in lines]
 
 
 def _strip(frames: Sequence[np.ndarray], captions: Sequence[str], height: int) -> Image.Image:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .drawing import LABEL_BACKGROUND, PREDICTION_COLOR, TRUTH_COLOR
+from .drawing import LABEL_BACKGROUND, PREDICTION_COLOR, TRUTH_COLOR, draw_outline, fit_text, wrap_text
 
 CELL, SIDE, GAP = 240, 190, 16  # pixels: side of a search crop, width of the left column, room between columns
 TEMPLATE, LINE = 112, 15  # pixels: side of the template, height of a word's row
@@ -26,21 +26,23 @@ class Look:
     """What one tracker saw in one frame.
 
     crop (S, S, 3) uint8 RGB, the search crop. activation (G, G) in [0, 1]. box, true_box: x, y, w, h in crop pixels;
-    None where there is none. words: what the rows of weights (words, SAIELs), in [0, 1], belong to; both are empty
-    for a tracker that reads no language.
+    None where there is none. inside: left, top, right, bottom in crop pixels, the part of the crop that lies in the
+    frame, which alone is drawn; None for all of it. words: what the rows of weights (words, SAIELs), in [0, 1], belong
+    to; both are empty for a tracker that reads no language.
     """
 
     crop: np.ndarray
     activation: np.ndarray
     box: Sequence[float] | None = None
     true_box: Sequence[float] | None = None
+    inside: Sequence[int] | None = None
     words: list[str] = field(default_factory=list)
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 @dataclass
 class Row:
-    """One frame: a caption such as "frame 20", the template (S, S, 3) uint8, the sentence, a [`Look`] per tracker."""
+    """One frame: a caption such as "frame 20", the template (H, W, 3) uint8, the sentence, a [`Look`] per tracker."""
 
     caption: str
     template: np.ndarray
@@ -94,7 +96,7 @@ def draw_figure(
     draw = ImageDraw.Draw(figure)
     for column, name in enumerate(names):
         middle = GAP + SIDE + column * (CELL + GAP) + CELL // 2
-        draw.text((middle, 22), _fit(name, _font(16), CELL), INK, _font(16), anchor="mm")
+        draw.text((middle, 22), fit_text(name, _font(16), CELL), INK, _font(16), anchor="mm")
     top = head
     for row, height in zip(rows, heights, strict=True):
         _draw_side(figure, row, top)
@@ -130,50 +132,37 @@ def _shade(ramp: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(value, places, channel) for channel in ramp.T], axis=-1)
 
 
-def _fit(text: str, font, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _wrap(text: str, font, width: float) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [_fit(line, font, width) for line in lines]
-
-
 def _row_height(row: Row) -> int:
     words = max(len(look.words) for look in row.looks)
-    side = 24 + TEMPLATE + 28 + 17 * len(_wrap(row.sentence, _font(13), SIDE - GAP))
+    side = 24 + TEMPLATE + 28 + 17 * len(wrap_text(row.sentence, _font(13), SIDE - GAP))
     return max(CELL + (LINE * (words + 1) + 6 if words else 24), side) + GAP + 4
 
 
 def _draw_side(figure: Image.Image, row: Row, top: int) -> None:
     """The left column: caption, template, sentence."""
     draw = ImageDraw.Draw(figure)
-    draw.text((GAP, top), _fit(row.caption, _font(13), SIDE - GAP), SOFT, _font(13))
-    figure.paste(Image.fromarray(row.template).resize((TEMPLATE, TEMPLATE), Image.Resampling.BICUBIC), (GAP, top + 22))
-    draw.text((GAP, top + 22 + TEMPLATE + 4), "template, from frame 0", SOFT, _font(11))
-    for number, line in enumerate(_wrap(f"“{row.sentence}”", _font(13), SIDE - GAP)):
-        draw.text((GAP, top + 22 + TEMPLATE + 26 + 17 * number), line, INK, _font(13))
+    draw.text((GAP, top), fit_text(row.caption, _font(13), SIDE - GAP), SOFT, _font(13))
+    template = ImageOps.contain(Image.fromarray(row.template), (TEMPLATE, TEMPLATE), Image.Resampling.BICUBIC)
+    figure.paste(template, (GAP, top + 22))
+    below = top + 22 + template.height
+    draw.text((GAP, below + 4), "template, from frame 0", SOFT, _font(11))
+    for number, line in enumerate(wrap_text(f"“{row.sentence}”", _font(13), SIDE - GAP)):
+        draw.text((GAP, below + 26 + 17 * number), line, INK, _font(13))
 
 
 def _draw_look(figure: Image.Image, look: Look, left: int, top: int, top_weight: float) -> None:
-    """One cell: the crop with its boxes, and the words below it."""
-    tile = Image.fromarray(draw_overlay(look.crop, look.activation, CELL))
-    scale = CELL / len(look.crop)
+    """One cell: the crop with its boxes, as large as the cell allows, and the words below it."""
+    side = len(look.crop)
+    x0, y0, x1, y1 = (0, 0, side, side) if look.inside is None else look.inside
+    scale = CELL / max(x1 - x0, y1 - y0)
+    tile = Image.fromarray(draw_overlay(look.crop, look.activation, round(side * scale)))
     for box, color in ((look.true_box, TRUTH_COLOR), (look.box, PREDICTION_COLOR)):
         if box is not None:
             _draw_outline(ImageDraw.Draw(tile), np.asarray(box, float) * scale, color)
-    figure.paste(tile, (left, top))
     draw, below = ImageDraw.Draw(figure), top + CELL + 6
+    draw.rectangle([left, top, left + CELL - 1, top + CELL - 1], PLATE)
+    tile = tile.crop(tuple(round(place * scale) for place in (x0, y0, x1, y1)))
+    figure.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))
     if not look.activation.any():
         width = _font(11).getlength(NOTHING) + 10
         draw.rectangle([left, top, left + width, top + 19], LABEL_BACKGROUND)
@@ -195,7 +184,7 @@ def _draw_words(draw: ImageDraw.ImageDraw, look: Look, left: int, top: int, top_
         draw.text((edges[layer] + step / 2, top + LINE // 2), str(layer + 1), SOFT, small, anchor="mm")
     for number, (word, weights) in enumerate(zip(look.words, look.weights.tolist(), strict=True)):
         y, ink = top + LINE * (number + 1), SOFT if word.startswith("[") else INK
-        draw.text((right, y + LINE // 2), _fit(word, normal, WORD_WIDTH - 8), ink, normal, anchor="rm")
+        draw.text((right, y + LINE // 2), fit_text(word, normal, WORD_WIDTH - 8), ink, normal, anchor="rm")
         for layer, weight in enumerate(weights):
             shade = min(weight / top_weight, 1)
             color = tuple(_shade(COOL, np.array(shade)).astype(int).tolist())
@@ -206,11 +195,9 @@ def _draw_words(draw: ImageDraw.ImageDraw, look: Look, left: int, top: int, top_
 
 
 def _draw_outline(draw: ImageDraw.ImageDraw, box: np.ndarray, color: tuple[int, int, int]) -> None:
-    """A box (x, y, w, h in tile pixels) with a thin dark rim, so that it is seen on every ground."""
+    """A box (x, y, w, h in tile pixels) that can be seen however small it is."""
     x0, y0, x1, y1 = np.rint([box[0], box[1], box[0] + box[2], box[1] + box[3]]).astype(int).tolist()
-    x1, y1 = max(x1, x0 + 6), max(y1, y0 + 6)
-    draw.rectangle([x0 - 1, y0 - 1, x1 + 1, y1 + 1], outline=(20, 20, 20), width=4)
-    draw.rectangle([x0, y0, x1, y1], outline=color, width=2)
+    draw_outline(draw, [x0, y0, max(x1, x0 + 6), max(y1, y0 + 6)], color, 2)
 
 
 def _legend_parts(top_weight: float, has_truth: bool) -> list[tuple[float, object]]:

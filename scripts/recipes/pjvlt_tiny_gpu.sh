@@ -1,0 +1,39 @@
+#!/bin/bash
+# pjvlt_tiny_hybrid_tracking.yaml on one GPU in a quarter of an hour, from data that fit into 45 MB.
+#
+#   python scripts/shrink_images.py my-videos my-images --max_side 208 --quality 60 --output_dir data
+#   bash scripts/recipes/pjvlt_tiny_gpu.sh data/my-videos data/my-images START OUTPUT
+#
+# START is a checkpoint to go on from, such as the first one of pjvlt_tiny_hybrid.yaml. SECONDS_TO_TRAIN
+# (default 720), BATCH (256), WORKERS (14), STEPS (3 000), PRECISION (bf16) and VAL, a
+# folder of videos to evaluate on, come from the environment. Every two minutes or so there are new weights, in bfloat16
+# and under 20 MB, in OUTPUT/weights.
+set -euo pipefail
+videos=$1 images=$2 start=$3 output=$4
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$output/weights"
+
+python -m modeling_pjvlt convert folders "$videos" --output "$output/videos"
+timeout --signal TERM --kill-after 60 "${SECONDS_TO_TRAIN:-720}" python -m modeling_pjvlt train \
+  --config "$here/pjvlt_tiny_hybrid_tracking.yaml" --model_name_or_path "$start" \
+  --dataset_name "$output/videos" boxed_images procedural --boxed_images "$images" \
+  --per_device_train_batch_size "${BATCH:-256}" --dataloader_num_workers "${WORKERS:-14}" \
+  --mixed_precision "${PRECISION:-bf16}" --max_train_steps "${STEPS:-3000}" \
+  --checkpointing_steps "${EVERY:-400}" --output_dir "$output/run" &
+trained=$!
+while kill -0 "$trained" 2>/dev/null; do
+  sleep "${PAUSE:-20}"
+  for checkpoint in "$output"/run/checkpoints/[0-9]*/pretrained_model; do
+    weights="$output/weights/$(basename "$(dirname "$checkpoint")")"
+    if [ -f "$checkpoint/model.safetensors" ] && [ ! -d "$weights" ]; then
+      python "$here/../average_checkpoints.py" "$checkpoint" --output_dir "$weights"
+    fi
+  done
+done
+wait "$trained" || test $? -eq 124  # out of time, which was the plan
+last=$(ls -d "$output"/run/checkpoints/[0-9]*/pretrained_model | tail -n 4)
+# shellcheck disable=SC2086
+python "$here/../average_checkpoints.py" $last --output_dir "$output/weights/mean"
+if [ -n "${VAL:-}" ]; then
+  python -m modeling_pjvlt eval --dataset_name "$VAL" --model "$output/weights/mean" --output_dir "$output/report"
+fi
