@@ -127,6 +127,7 @@ class TrackingPipeline(Pipeline):
             "source": public_name(video) if isinstance(video, int | str | os.PathLike) else None,
             "model": self.model.name_or_path or None,
             "frames": reader if reader.is_repeatable else None,
+            "lost_score": TrackingSession(self.model, self.processor).lost_score,
         }
         results = {
             target_id: TrackingResults(rows, text=sentence if (sentence or "").strip() else DEFAULT_SENTENCE, **about)
