@@ -43,8 +43,7 @@ CSS = """
 #examples button {white-space: normal; text-align: left; justify-content: flex-start; font-weight: 400}
 """
 
-# Draws a box while the pointer is down on the frame, and hands its corners, and the time, to the hidden text; a click
-# stays a corner.
+# Draws a box on the frame while the pointer is down, and types it into the four numbers; a click stays a corner.
 DRAG = """
 () => {
   let start = null, drawn = false, rubber = null
@@ -80,9 +79,14 @@ DRAG = """
   document.addEventListener('pointerup', event => {
     if (start && rubber) {
       drawn = true
-      const input = document.querySelector('#drawn textarea, #drawn input')
-      input.value = [...start.image, ...place(event), Date.now()].map(Math.round).join(' ')
-      input.dispatchEvent(new Event('input', {bubbles: true}))
+      const [a, b] = [start.image, place(event)]
+      const corner = [0, 1].map(i => Math.round(Math.min(a[i], b[i])))
+      const size = [0, 1].map(i => Math.round(Math.max(a[i], b[i])) - corner[i])
+      for (const [i, name] of ['x', 'y', 'w', 'h'].entries()) {
+        const input = document.querySelector(`#box-${name} input`)
+        input.value = [...corner, ...size][i]
+        input.dispatchEvent(new Event('input', {bubbles: true}))
+      }
     }
     clear()
   })
@@ -131,13 +135,6 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         if corner is None:
             return [point, mark_frame(video.first_frame, corner=point), None, None, None, None]
         return show_box(video, corner, point)
-
-    def drag(video, corners):
-        """Outputs: corner, image, x, y, w, h."""
-        if video is None:
-            return [gr.skip()] * 6
-        x0, y0, x1, y1, _ = (int(value) for value in corners.split())
-        return show_box(video, (x0, y0), (x1, y1))
 
     def show_box(video, first, second):
         try:
@@ -217,7 +214,6 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
                     show_label=False, interactive=False, format="png", buttons=[], elem_id="frame", height=340,
                     alt_text="first frame",
                 )  # fmt: skip
-                drawn = gr.Textbox(visible="hidden", elem_id="drawn")
                 with gr.Row(elem_id="numbers"):
                     labels = {"x": "x", "y": "y", "w": "width", "h": "height"}
                     numbers = [
@@ -246,9 +242,8 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         for button, example in zip(buttons, examples, strict=True):
             button.click(lambda example=example: load_example(example), None, [*loaded, text], **quick)
         frame.select(click, [video, corner], [corner, frame, *numbers], **quick)
-        drawn.input(drag, [video, drawn], [corner, frame, *numbers], trigger_mode="always_last", **quick)
-        for number in numbers:
-            number.input(show_typed, [video, *numbers], [corner, frame], trigger_mode="always_last", **quick)
+        typed = [number.input for number in numbers]  # one event for all four, so that the last of them is drawn last
+        gr.on(typed, show_typed, [video, *numbers], [corner, frame], trigger_mode="always_last", **quick)
         by_words.click(
             find, [video, text], [corner, frame, *numbers], concurrency_limit=1, show_progress_on=frame,
             api_visibility="private",
