@@ -10,13 +10,14 @@ COMMANDS = {
     "train": ("train", "train or fine-tune a model"),
     "eval": ("evaluate", "evaluate a model on tracking datasets"),
     "convert": ("convert", "make a tracking dataset of a benchmark's folder"),
+    "convert-weights": ("convert_weights", "make a model of the weights that others have published"),
     "export": ("export", "write a model as ONNX"),
 }
 
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int | None:
-    """Hand over to the command that is named first; `pjvlt-track …` is the same as `python -m modeling_pjvlt track …`."""
+    """Run the command that is named first; `python -m modeling_pjvlt track …` is the same as `pjvlt-track …`."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in COMMANDS:
         return import_module(f".cli.{COMMANDS[argv[0]][0]}", __package__).main(argv[1:])

@@ -1,7 +1,8 @@
 """Start a PJVLT from published backbones: a timm network for the vision stream, a BERT for the text stream.
 
 The network is a plain ViT, which fills the whole vision stream, or one of EfficientNet's or MobileNetV2's kind without
-squeeze-and-excitation, whose first stages become the stem of a hybrid.
+squeeze-and-excitation, whose first stages become the stem of a hybrid. In place of the network there may be a tracker
+without language, which fills the vision stream and the box head.
 """
 
 import os
@@ -18,6 +19,10 @@ from .configuration_pjvlt import PJVLTConfig
 
 logger = logging.get_logger(__name__)
 
+TRACKER_FIELDS = (  # what a tracker's weights mean depends on these, beside the shapes
+    "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "template_size", "search_size",
+    "offset_activation",
+)  # fmt: skip
 UNSUPPORTED = (
     "{name!r} is not a plain ViT: it has {part}, which PJVLT's vision layers have not. Choose another timm ViT."
 )
@@ -60,13 +65,61 @@ def load_backbones(model_class, vision: str, text: str, config: PJVLTConfig | No
     if config.uses_language and text_config.to_diff_dict() != config.text_config.to_diff_dict():
         check_sizes("text backbone", text, text_config.to_dict(), config.text_config)
     model = model_class(config)
-    loaded = (copy_stem if convolutional else copy_vit)(network, model) if pretrained else set()
-    if pretrained and config.uses_language:
-        bert = AutoModel.from_pretrained(text, add_pooling_layer=False, use_safetensors=True)
-        model.text_encoder.load_state_dict(bert.state_dict())
-        loaded |= {f"text_encoder.{name}" for name in bert.state_dict()}
+    loaded = set()
+    if pretrained:
+        loaded = (copy_stem if convolutional else copy_vit)(network, model) | copy_text(text, model)
     report_new_weights(model, loaded)
     return model.eval()
+
+
+def load_tracker(model_class, tracker: str, text: str, config: PJVLTConfig | None, pretrained: bool):
+    """Build `model_class` from a tracker without language and a BERT; see `PJVLTModel.from_backbones`.
+
+    Raises `ValueError` for a tracker that reads sentences already, and naming what of it does not fit `config`.
+    """
+    found = PJVLTConfig.from_pretrained(tracker)
+    if found.uses_language:
+        raise ValueError(f"{tracker!r} reads sentences already: start from it with from_pretrained.")
+    text_config = read_text_config(text, config, pretrained)
+    if config is None:
+        grown = {"fusion": "progressive", "use_saiel": True, "fusion_residual": True, "text_config": text_config}
+        config = PJVLTConfig(**{**found.to_dict(), **grown})
+    for field in TRACKER_FIELDS:
+        if getattr(found, field) != getattr(config, field):
+            raise ValueError(
+                f"The tracker {tracker!r} has {field}={getattr(found, field)!r}, but the config says "
+                f"{getattr(config, field)!r}."
+            )
+    model = model_class(config)
+    loaded = set()
+    if pretrained:
+        weights = model_class.from_pretrained(tracker, dtype=torch.float32).state_dict()
+        loaded = copy_tracker(tracker, weights, model) | copy_text(text, model)
+    report_new_weights(model, loaded)
+    return model.eval()
+
+
+def copy_tracker(name: str, weights: dict[str, Tensor], model: nn.Module) -> set[str]:
+    """Fill all that a tracker and `model` share: every weight of the tracker must have its place."""
+    wanted = model.state_dict()
+    for weight, value in weights.items():
+        if weight not in wanted or wanted[weight].shape != value.shape:
+            place = tuple(wanted[weight].shape) if weight in wanted else "no place"
+            raise ValueError(
+                f"The tracker {name!r} does not fit the config: {weight} is {tuple(value.shape)}, and the config has "
+                f"{place} for it."
+            )
+    model.load_state_dict(weights, strict=False)
+    return set(weights)
+
+
+def copy_text(text: str, model: nn.Module) -> set[str]:
+    """Fill the text stream from a BERT, where there is one; returns the parameters' names."""
+    if not model.config.uses_language:
+        return set()
+    bert = AutoModel.from_pretrained(text, add_pooling_layer=False, use_safetensors=True)
+    model.text_encoder.load_state_dict(bert.state_dict())
+    return {f"text_encoder.{name}" for name in bert.state_dict()}
 
 
 def import_timm():

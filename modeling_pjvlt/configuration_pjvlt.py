@@ -144,7 +144,8 @@ class PJVLTConfig(PreTrainedConfig):
             raise ValueError(f"`box_cells` must be an odd number, got {self.box_cells}.")
         if self.box_cells > 1 and self.offset_activation == "sigmoid":
             raise ValueError(
-                "With `box_cells` above 1, `offset_activation` must be 'identity': a sigmoid cannot point into another cell."
+                "With `box_cells` above 1, `offset_activation` must be 'identity': a sigmoid cannot point into "
+                "another cell."
             )
 
     def validate_sizes(self):
@@ -175,7 +176,8 @@ class PJVLTConfig(PreTrainedConfig):
         stages = self.stem_stages
         if any(len(stage) != 5 or min(stage) < 1 or stage[2] > 2 for stage in stages):
             raise ValueError(
-                f"Each of `stem_stages` must be repeats, kernel, stride (1 or 2), expansion and channels, got {stages}."
+                f"Each of `stem_stages` must be repeats, kernel, stride (1 or 2), expansion and channels, got "
+                f"{stages}."
             )
         if stages and len(self.stem_channels) != 1:
             raise ValueError(
@@ -184,8 +186,8 @@ class PJVLTConfig(PreTrainedConfig):
             )
         if self.patch_size % self.stem_stride:
             raise ValueError(
-                f"`stem_channels` ({self.stem_channels}) and `stem_stages` shrink the image {self.stem_stride} times, so "
-                f"`patch_size` ({self.patch_size}) must be a multiple of {self.stem_stride}."
+                f"`stem_channels` ({self.stem_channels}) and `stem_stages` shrink the image {self.stem_stride} times, "
+                f"so `patch_size` ({self.patch_size}) must be a multiple of {self.stem_stride}."
             )
         fine = self.stem_fine_stage
         if stages and fine is not None and not 0 <= fine < len(stages) - 1:

@@ -44,8 +44,8 @@ def find_target(
             best, best_box = answer["score"], (float(left), float(top), float(right - left), float(bottom - top))
     if best_box is None or best < min_score:
         raise ValueError(
-            f"Nothing in the first frame looks like {text!r}: the best score is {best:.2f}, and {min_score} is needed. "
-            "Give the box, or say it in other words."
+            f"Nothing in the first frame looks like {text!r}: the best score is {best:.2f}, and {min_score} is "
+            "needed. Give the box, or say it in other words."
         )
     return best_box, best
 

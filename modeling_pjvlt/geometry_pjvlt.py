@@ -129,7 +129,7 @@ def _triangle_mass(centres: np.ndarray, support: float) -> np.ndarray:
 
 
 def axis_taps(start: float, scale: float, size: int, length: int) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """Which source pixels [first, last) an axis reads, and for each output pixel the places in it (size, K) and weights."""
+    """The source pixels [first, last) an axis reads, and for each output pixel the places (size, K) and weights."""
     centres, support, peak = axis_triangles(start, scale, size)
     first = min(max(math.floor(start - support), 0), length)
     last = min(max(math.ceil(start + size / scale + support), first), length)
@@ -140,7 +140,7 @@ def axis_taps(start: float, scale: float, size: int, length: int) -> tuple[int, 
 
 
 def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: int) -> np.ndarray:
-    """What a crop shows of a frame (H, W, C): (C, size, size) float32 in the same value range, black outside the frame.
+    """The crop of a frame (H, W, C): (C, size, size) float32 in the same value range, black outside the frame.
 
     Crop pixel (0, 0) starts at frame position (left, top), and a frame pixel is `scale` crop pixels wide.
     """
@@ -162,8 +162,10 @@ def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: i
 
 
 def _bands(places: np.ndarray, weights: np.ndarray, length: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """A filter of `length` pixels, with `weights` (size, K) at `places` (size, K) that never fall, a few outputs at a time:
-    which outputs, which pixels they read, and the weights between them as a matrix."""
+    """A filter of `length` pixels, with `weights` (size, K) at `places` (size, K) that never fall, in bands.
+
+    For a few outputs at a time: which outputs, which pixels they read, and the weights between them as a matrix.
+    """
     size = len(places)
     dense = np.zeros((size, length), dtype=np.float32)
     dense[np.arange(size)[:, None], places] = weights

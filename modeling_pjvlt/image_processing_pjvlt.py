@@ -63,7 +63,7 @@ def _channels_first(pixels: Tensor) -> Tensor:
 
 
 def _exact(numbers) -> Tensor:
-    """Tensors as they are, all else in float64: float32 cannot hold a frame position to a thousandth of a crop pixel."""
+    """Tensors as they are, others as float64: float32 cannot hold a position to a thousandth of a crop pixel."""
     return numbers if isinstance(numbers, Tensor) else torch.as_tensor(np.asarray(numbers, dtype=np.float64))
 
 

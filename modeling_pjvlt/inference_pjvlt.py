@@ -1,15 +1,15 @@
-"""What is left of PJVLT to do for every frame, once all that a sentence and a template decide has been done beforehand.
+"""PJVLT in the form that one frame needs: what depends on sentence and template alone is computed beforehand.
 
 [`PJVLTInferenceModel`] is made from a loaded model by [`PJVLTModel.prepare_for_tracking`] and gives the same maps with
 fewer and larger operations; its layers come first, the model last. Letters in shapes: B batch, N = N_z + N_x visual
 tokens (template first), T words, H heads of the SAIEL, C channels, D latent channels, F fused layers, G search grid.
 
 Notable: attention is linear in its values and the weights of a head sum to one, so modulation (Eq. 5), the language
-half of W_o and the bias of Eq. 7 go into the values, once per sentence, and the bias of a vision layer's values into that
-of its output; the bias of its keys adds the same to all scores of a query, which is nothing to a softmax; the keys and
-values of all heads lie in one block-diagonal matrix, so a SAIEL needs two plain matmuls for its attention; the instance
-norm of the query is a layer norm of its transpose; query, key and value of a vision layer are one matmul, in an export
-three; batch norm is folded into the convolutions, and the three branches of the head run as one.
+half of W_o and the bias of Eq. 7 go into the values, once per sentence, and the bias of a vision layer's values into
+that of its output; the bias of its keys adds the same to all scores of a query, which is nothing to a softmax; the
+keys and values of all heads lie in one block-diagonal matrix, so a SAIEL needs two plain matmuls for its attention;
+the instance norm of the query is a layer norm of its transpose; query, key and value of a vision layer are one matmul,
+in an export three; batch norm is folded into the convolutions, and the three branches of the head run as one.
 
 Each layer does for a frame what the layer it is made from does, in fewer operations. None of them changes that layer;
 `InferenceBuilder` says which weights they share with it. Between them, tokens are rows (N B, C): the first token of
@@ -37,8 +37,8 @@ MASKED = -3e4  # added to the scores of padding; float16 can hold it
 class PJVLTInferenceLinear(nn.Module):
     """Linear layer with fixed weights, and its activation (its name, or a function) or what is added to it.
 
-    Where oneDNN serves, that is one operation, for which the weights are brought into the order it likes best, unless they
-    are large and shared with the model: a second copy would cost more memory than the order saves time.
+    Where oneDNN serves, that is one operation, for which the weights are brought into the order it likes best, unless
+    they are large and shared with the model: a second copy would cost more memory than the order saves time.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation=None, fused: bool = False, pack: bool = False):
@@ -76,13 +76,14 @@ def fused_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation
 
 
 class PJVLTInferenceVision(nn.Module):
-    """[`PJVLTVisionLayer`] with query, key and value in one matmul (in an export three) and the scale inside the query."""
+    """[`PJVLTVisionLayer`] with query, key and value in one matmul (three in an export), the scale in the query."""
 
     def __init__(self, layer: nn.Module, build: "InferenceBuilder"):
         super().__init__()
         attention, self.tokens = layer.attention, build.num_tokens
         self.width = attention.q_proj.out_features // attention.config.num_attention_heads
-        # oneDNN's matmuls beat the fused kernel in bfloat16; an export of it is more operations than attention written out.
+        # oneDNN's matmuls beat the fused kernel in bfloat16; an export of it is more operations than attention written
+        # out.
         self.plain_attention = build.portable or (build.fused and build.dtype == torch.bfloat16)
         self.norm1, self.norm2 = build.norm(layer.norm1), build.norm(layer.norm2)
         query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
@@ -320,9 +321,9 @@ def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
 class PJVLTSentence(NamedTuple):
     """All that the frames of a video need of their sentences. Made by [`PJVLTInferenceModel.sentence`].
 
-    keys (F, B, D, H T): scaled, block-diagonal over the heads. values (F, B, H T, C), modulated and through the language
-    half of W_o, or (F, B, H T, D), modulated and block-diagonal, where that is less work. mask (B, 1, H T): 0 for words
-    and a large negative number for padding.
+    keys (F, B, D, H T): scaled, block-diagonal over the heads. values (F, B, H T, C), modulated and through the
+    language half of W_o, or (F, B, H T, D), modulated and block-diagonal, where that is less work. mask (B, 1, H T): 0
+    for words and a large negative number for padding.
     """
 
     keys: Tensor
@@ -405,7 +406,7 @@ class PJVLTInferenceModel(nn.Module):
         self.eval()
 
     def _folded(self, words: int) -> bool:
-        """Whether the language half of W_o goes into the values: fewer multiplications for sentences that are not long."""
+        """Whether the language half of W_o goes into the values: fewer multiplications unless sentences are long."""
         heads, latent, channels = self.config.num_saiel_heads, self.config.saiel_hidden_size, self.config.hidden_size
         return self.config.saiel_fusion != "product" and heads * words * (channels - latent) <= latent * channels
 
@@ -449,7 +450,8 @@ class PJVLTInferenceModel(nn.Module):
     def template(self, template_pixel_values: Tensor) -> Tensor:
         """What the frames need of the templates: their tokens (B, N_z, C).
 
-        Args: `template_pixel_values` (B, 3, template_size, template_size), normalised. Raises `ValueError` for another size.
+        Args: `template_pixel_values` (B, 3, template_size, template_size), normalised. Raises `ValueError` for another
+        size.
         """
         self._check_crops(template_pixel_values, self.config.template_size)
         return self._tokens(template_pixel_values, self.template_position)
@@ -534,7 +536,7 @@ class PJVLTInferenceModel(nn.Module):
 
 
 class InferenceModels:
-    """The inference models of one [`PJVLTModel`], which owns this: each is made once, and shared by sessions and threads.
+    """The inference models of one [`PJVLTModel`], which owns this: made once, shared by sessions and threads.
 
     Copies of the model begin without any.
     """

@@ -23,7 +23,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
-from .backbones_pjvlt import load_backbones, no_weights_bar
+from .backbones_pjvlt import load_backbones, load_tracker, no_weights_bar
 from .configuration_pjvlt import PJVLTConfig
 from .decoding_pjvlt import SCORE_EPS, decode_boxes
 from .inference_pjvlt import InferenceModels, PJVLTInferenceModel
@@ -60,7 +60,8 @@ class PJVLTOutput(ModelOutput):
     loss: scalar, with `labels`. pred_boxes: (B, 4) cx, cy, w, h in fractions of the search crop. scores: (B,) in
     (0, 1), of the chosen cell. score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32 in
     (0, 1). last_hidden_state (B, N, C) after the final norm. loss_dict: the unweighted parts of the loss.
-    hidden_states: J + 1 of (B, N, C), with late fusion one more for each late layer. attentions: J of (B, heads, N, N). cross_attentions: F of (B, H, N, T).
+    hidden_states: J + 1 of (B, N, C), with late fusion one more for each late layer. attentions: J of (B, heads, N,
+    N). cross_attentions: F of (B, H, N, T).
     """
 
     loss: Tensor | None = None
@@ -77,7 +78,7 @@ class PJVLTOutput(ModelOutput):
 
 
 def sine_positions(grid: int, channels: int, longest: float = 50.0) -> Tensor:
-    """(1, grid * grid, channels) sines and cosines of column and row, of waves from 2 pi to 2 pi `longest` cells long."""
+    """(1, grid * grid, channels) sines and cosines of column and row, wavelengths 2 pi to 2 pi `longest` cells."""
     frequency = longest ** -(torch.arange(channels // 4) / (channels // 4))
     rows, columns = torch.meshgrid(torch.arange(grid) + 0.5, torch.arange(grid) + 0.5, indexing="ij")
     angles = [axis.reshape(-1, 1) * frequency for axis in (columns, rows)]
@@ -236,8 +237,9 @@ class PJVLTFanInLinear(nn.Linear):
 class PJVLTWordModulation(nn.Linear):
     """Words (B, C_text) to alpha, beta and gamma (B, 3 D); its weight starts at zero, as in DiT.
 
-    `modulation_init="identity"`: alpha = beta = 0 and gamma = 1, so that nothing is modulated at first, and yet the words
-    have a gradient from the first step. `"zero"`, as in the paper: gamma = 0, which stops their gradient in that step.
+    `modulation_init="identity"`: alpha = beta = 0 and gamma = 1, so that nothing is modulated at first, and yet the
+    words have a gradient from the first step. `"zero"`, as in the paper: gamma = 0, which stops their gradient in that
+    step.
     """
 
 
@@ -558,7 +560,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
         return [math.ceil(j * texts / depth) for j in range(depth - fused + 1, depth + 1)]
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> PJVLTTextFeatures:
-        """Everything the tracker needs of the sentences, once per sentence: `model(..., text_features=...)` skips BERT.
+        """What the tracker needs of the sentences, once per sentence: `model(..., text_features=...)` skips BERT.
 
         Args: `input_ids` (B, T) and `attention_mask` (B, T), 1 for words and 0 for padding (default: all words).
         Raises `ValueError` for a model without a language stream.
@@ -646,8 +648,8 @@ class PJVLTModel(PJVLTPreTrainedModel):
             template_pixel_values: (B, 3, template_size, template_size) normalised template crops.
             input_ids, attention_mask: (B, T) the tokenised sentences and 1 for words, 0 for padding.
             text_features: from [`~PJVLTModel.encode_text`], instead of `input_ids`.
-            labels: (B, 4) boxes as cx, cy, w, h in fractions of the search crop; gives `loss`. A row of zeros says that
-                the crop does not show the target.
+            labels: (B, 4) boxes as cx, cy, w, h in fractions of the search crop; gives `loss`. A row of zeros says
+                that the crop does not show the target.
         """
         # BERT captures hidden states of its own, and captures must not be nested: read the sentence first.
         text_features = self._read(input_ids, attention_mask, text_features)
@@ -680,19 +682,33 @@ class PJVLTModel(PJVLTPreTrainedModel):
         )
 
     @classmethod
-    def from_backbones(cls, vision: str, text: str, config: PJVLTConfig | None = None, pretrained: bool = True):
-        """A PJVLT whose vision stream comes from a timm ViT and whose text stream comes from a BERT.
+    def from_backbones(
+        cls,
+        vision: str | None = None,
+        text: str | None = None,
+        config: PJVLTConfig | None = None,
+        pretrained: bool = True,
+        tracker: str | None = None,
+    ):
+        """A PJVLT whose vision stream comes from a timm ViT or a tracker, and whose text stream comes from a BERT.
 
         Args:
             vision: any plain timm ViT by its name, such as `"vit_base_patch16_224.mae"`.
             text: a BERT by Hub id or folder, such as `"google-bert/bert-base-uncased"`.
             config: crop sizes, fusion and head; its stream sizes must fit the backbones. Default: the backbones' own
-                sizes and the paper's fusion.
+                sizes and the paper's fusion; with `tracker` also `fusion_residual`, so that the model starts close to
+                the tracker.
             pretrained: False builds the same architecture with random weights and downloads nothing.
+            tracker: instead of `vision`, a PJVLT without language by Hub id or folder, such as `pjvlt-convert-weights`
+                makes of OSTrack: its vision stream and its box head.
 
-        Logs which weights are new. Raises `ImportError` without timm, `ValueError` for sizes that do not fit or a ViT
-        with parts that PJVLT has not.
+        Logs which weights are new. Raises `ImportError` without timm, `ValueError` for sizes that do not fit, for a
+        ViT with parts that PJVLT has not, and unless `text` and one of `vision` and `tracker` are given.
         """
+        if text is None or (vision is None) == (tracker is None):
+            raise ValueError("from_backbones needs `text` and either `vision` or `tracker`.")
+        if tracker is not None:
+            return load_tracker(cls, tracker, text, config, pretrained)
         return load_backbones(cls, vision, text, config, pretrained)
 
 

@@ -88,8 +88,8 @@ class TrackingPipeline(Pipeline):
 
         Args:
             video: a video file, a folder of images, a camera's index, a stream's address (rtsp://, http://,
-                rtmp://, https://, udp://, …), a decoder of torchcodec or decord (such as `datasets` gives for a video), or
-                frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
+                rtmp://, https://, udp://, …), a decoder of torchcodec or decord (such as `datasets` gives for a
+                video), or frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
             box: x, y, w, h of the target in the first frame, in pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
                 Without it the sentence has to do: `detector` finds what it says in the first frame.
             text: a sentence about the target; empty or missing reads as "the target", with a warning.
@@ -109,8 +109,8 @@ class TrackingPipeline(Pipeline):
         Returns one dict for each frame in which the target was tracked: `frame` (its number in the video, from 0; a
         live source may drop some), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels, inside the frame, to 2
         decimals), `score` in (0, 1], to 4, `time` (seconds since the video's first frame; 30 frames a second where
-        nobody says), `lost` and `redetected`. In the target's own frame it is the given box with score 1. The list is a
-        [`TrackingResults`], which saves itself as JSON, CSV or text. With `boxes` or `texts`: [`TargetsResults`], a
+        nobody says), `lost` and `redetected`. In the target's own frame it is the given box with score 1. The list is
+        a [`TrackingResults`], which saves itself as JSON, CSV or text. With `boxes` or `texts`: [`TargetsResults`], a
         dict of them by the targets' ids ("0", "1", … where they have none).
 
         Raises `ValueError` for a bad box, sentence, frame or file, and where the detector finds nothing, and `OSError`
@@ -127,7 +127,7 @@ class TrackingPipeline(Pipeline):
             "source": public_name(video) if isinstance(video, int | str | os.PathLike) else None,
             "model": self.model.name_or_path or None,
             "frames": reader if reader.is_repeatable else None,
-            "lost_score": TrackingSession(self.model, self.processor).lost_score,
+            "lost_score": self.processor.tracking_settings(self.model.config)["lost_score"],
         }
         results = {
             target_id: TrackingResults(rows, text=sentence if (sentence or "").strip() else DEFAULT_SENTENCE, **about)
@@ -201,8 +201,8 @@ class TrackingPipeline(Pipeline):
             if start.box is None:
                 if not (start.text or "").strip():
                     raise ValueError(
-                        "The tracker needs `box=[x, y, w, h]`, where the target is in its first frame, in pixels, or a "
-                        "sentence by which a detector can find it."
+                        "The tracker needs `box=[x, y, w, h]`, where the target is in its first frame, in pixels, or "
+                        "a sentence by which a detector can find it."
                     )
                 starts[place] = replace(start, box=partial(self._detect, text=start.text, detector=detector))
         return starts

@@ -1,8 +1,8 @@
 """Images of any type as RGB of 8 bits, upright, without torch.
 
-What a value means is decided by its type alone, never by the brightest pixel, so that all frames of a source are scaled
-alike: uint8 and wider integers hold 0 to 255, uint16 0 to 65535, floats 0 to 1, and booleans are black and white. Of
-Pillow's modes, I (32 bits, in which it reads some 16-bit files) is taken as uint16 and F as float.
+What a value means is decided by its type alone, never by the brightest pixel, so that all frames of a source are
+scaled alike: uint8 and wider integers hold 0 to 255, uint16 0 to 65535, floats 0 to 1, and booleans are black and
+white. Of Pillow's modes, I (32 bits, in which it reads some 16-bit files) is taken as uint16 and F as float.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def rgb_image(image: Image.Image) -> Image.Image:
 
 
 def brightness_scale(type_name: str, low: float, high: float) -> float:
-    """What values of a type are multiplied by to be 0 to 255; `low` and `high` are the least and the largest of a frame.
+    """The factor that brings values of a type to 0 to 255; `low` and `high` are the least and the largest of a frame.
 
     Raises `ValueError` where they are not finite or outside of the type's range.
     """

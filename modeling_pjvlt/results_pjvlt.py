@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from .files_pjvlt import replacing
 from .geometry_pjvlt import CORNERS, clip_box
+from .session_pjvlt import TRACKING_DEFAULTS
 from .streams_pjvlt import DEFAULT_FPS
 from .video_pjvlt import refuse_outputs_over
 from .video_writer_pjvlt import VideoWriter
@@ -28,12 +29,12 @@ FORMATS = {"json": ".json", "csv": ".csv", "txt": ".txt", "mot": ".txt"}  # and 
 
 
 class TrackingResults(list):
-    """One dict for each frame: `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` (0 to 1), `time`, `lost`
-    and `redetected`.
+    """One dict for each frame: `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` (0 to 1), `time`,
+    `lost` and `redetected`.
 
     `frame` is the number of the frame in its source, from 0, where those that a live source dropped count, too; `time`
-    is in seconds since the source's first frame. While `lost` is True, the box is a guess; `redetected` is True where a
-    lost target was found again elsewhere in the frame.
+    is in seconds since the source's first frame. While `lost` is True, the box is a guess; `redetected` is True where
+    a lost target was found again elsewhere in the frame.
 
     Args:
         results: the dicts.
@@ -41,8 +42,8 @@ class TrackingResults(list):
         text: the sentence that described the target.
         source: the video: a path, an address or "camera 0"; None for frames from memory.
         model: the checkpoint, as it was named.
+        lost_score: below which the target counted as lost where its score stayed there.
         frames: the frames again, for [`TrackingResults.save_video`]: something that can be iterated more than once.
-        lost_score: a target whose score stays below it is lost; None where nobody knows, 0 where no target ever is.
 
     In a notebook it shows itself as a video that plays, where the frames can be read again, and as a table.
 
@@ -59,7 +60,7 @@ class TrackingResults(list):
         source: str | None = None,
         model: str | None = None,
         frames: Iterable | None = None,
-        lost_score: float | None = None,
+        lost_score: float = TRACKING_DEFAULTS["lost_score"],
     ):
         super().__init__(results)
         self.fps, self.text, self.source, self.model, self.frames = fps, text, source, model, frames
@@ -86,8 +87,8 @@ class TrackingResults(list):
             format: by default what the suffix says.
                 "json": {"video", "model", "text", "fps", "frames": [{"frame", "box", "score", "time"}, ...]}, with
                     "lost": true and "redetected": true in the frames where that is so.
-                "csv": a line for each frame under the header frame,x,y,w,h,score,time,lost,redetected; frames count from
-                    0, and the last two are 0 or 1.
+                "csv": a line for each frame under the header frame,x,y,w,h,score,time,lost,redetected; frames count
+                    from 0, and the last two are 0 or 1.
                 "txt": x,y,w,h, a line for each frame.
                 "mot": frame,id,x,y,w,h,score,-1,-1,-1; frames count from 1, the id is 1.
 
@@ -115,8 +116,8 @@ class TrackingResults(list):
     def plot(self):
         """A matplotlib `Figure` of the score and of the size of the box (square root of its area, pixels) over time.
 
-        Time is in seconds where the fps are known, in frames otherwise. A dashed line marks `lost_score`, where it is
-        known. The frame whose box was given has a score of 1 and is left out.
+        Time is in seconds where the fps are known, in frames otherwise. A dashed line marks the score below which a
+        target counts as lost when it stays there. The frame whose box was given has a score of 1 and is left out.
         """
         try:
             from matplotlib.figure import Figure
@@ -136,11 +137,10 @@ class TrackingResults(list):
         figure = ShownFigure(figsize=(8, 4), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
         above.plot(times, [result["score"] if result["score"] < 1 else float("nan") for result in self])
+        label = f"lost below {self.lost_score:g}"
+        above.axhline(self.lost_score, color="tab:red", linestyle="--", linewidth=1, label=label)
         above.set(ylabel="score", ylim=(0, 1.05), title=self.text or "")
-        if self.lost_score:
-            lost = f"lost below {self.lost_score:g}"
-            above.axhline(self.lost_score, color="tab:red", linestyle="--", linewidth=1, label=lost)
-            above.legend(loc="lower right", frameon=False)
+        above.legend(loc="lower right", frameon=False)
         below.plot(times, sizes)
         below.set(ylabel="box size (pixels)", xlabel="seconds" if self.fps else "frame")
         below.set_ylim(bottom=0)

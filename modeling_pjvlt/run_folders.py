@@ -23,7 +23,8 @@ def find_checkpoint(name_or_path: str) -> str:
             if (step / MODEL_FOLDER / CONFIG_FILE).is_file():
                 return str(step / MODEL_FOLDER)
         raise FileNotFoundError(
-            f"{name_or_path}: there is no checkpoint in this folder: neither {CONFIG_FILE} nor checkpoints/{LAST} of a run."
+            f"{name_or_path}: there is no checkpoint in this folder: neither {CONFIG_FILE} nor checkpoints/{LAST} of "
+            "a run."
         )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path) or name_or_path.startswith("."):
         near = get_close_matches(folder.name, os.listdir(folder.parent) if folder.parent.is_dir() else [], 1)

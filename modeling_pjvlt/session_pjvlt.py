@@ -1,4 +1,4 @@
-"""The targets of one video and what is known of them, without torch: shared by all sessions, whatever runs the network."""
+"""The targets of one video and what is known of them, without torch: shared by all sessions."""
 
 import math
 import time
@@ -99,18 +99,19 @@ class TargetSession(ABC):
 
     Args:
         search_factor, search_size: of the search region, as in the image processor.
-        window_weight: from 0 to 1, how much a Hann window counts that the scores are multiplied by: of two equal answers
-            the nearer one wins. 0: not at all.
+        window_weight: from 0 to 1, how much a Hann window counts that the scores are multiplied by: of two equal
+            answers the nearer one wins. 0: not at all.
         size_smoothing: from 0 to below 1, how much of a target's width and height (their logarithms) is kept from one
             frame to the next, against boxes that jump.
-        lost_score, lost_after: a target whose score stays below `lost_score` for `lost_after` frames is lost, until its
-            score is not low any more. With a `lost_score` of 0 no target is ever lost.
+        lost_score, lost_after: a target whose score stays below `lost_score` for `lost_after` frames is lost, until
+            its score is not low any more. With a `lost_score` of 0 no target is ever lost.
         redetect: where a lost target is searched. None: where it was last seen. "local": there, in a region that grows
             by a tenth a frame up to twice its side. "frame": as "local", and beside it one tile a frame of the whole
             frame, until something there looks like it in some frames in a row.
 
     Attributes:
-        seconds: spent in `step` so far: `crop`, until the network's input is there, and `network`, until the boxes are.
+        seconds: spent in `step` so far: `crop`, until the network's input is there, and `network`, until the boxes
+            are.
     """
 
     def __init__(
@@ -237,7 +238,7 @@ class TargetSession(ABC):
         return tracked
 
     def _locate(self, image, size: tuple[int, int], searches: Sequence[Search]) -> tuple[list[Box], list[float]]:
-        """Boxes (xywh, frame pixels) and scores of what the network finds in each region of a frame (height, width)."""
+        """Boxes (xywh, frame pixels) and scores that the network finds in each region of a frame (height, width)."""
         started = time.perf_counter()
         crops = [crop_geometry(s.box, self.search_factor * s.growth, self.search_size) for s in searches]
         pixel_values = self._crop(image, crops)
@@ -253,7 +254,7 @@ class TargetSession(ABC):
         return self.redetect == "frame" and target.low >= self.lost_after
 
     def _elsewhere(self, row: int, target: Target, size: tuple[int, int]) -> Search:
-        """The region beside its last place in which a lost target is searched: around its candidate, or the next tile."""
+        """The second region in which a lost target is searched: around its candidate, or the next tile."""
         if target.candidate is not None:
             return Search(row, target.candidate.box)
         tiles = frame_tiles(size, target.seen, self.search_factor)

@@ -132,7 +132,10 @@ class FrameReader:
             yield frame if isinstance(frame, TimedFrame) else TimedFrame(frame, number, number / self.fps)
 
     def first(self, max_frames: int | None) -> "FrameReader":
-        """The first frames of this source, no more than `max_frames`; all of them for None. Raises `ValueError` below 1."""
+        """The first frames of this source, no more than `max_frames`; all of them for None.
+
+        Raises `ValueError` below 1.
+        """
         if max_frames is None:
             return self
         if max_frames < 1:

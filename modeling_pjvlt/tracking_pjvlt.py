@@ -22,7 +22,7 @@ from .session_pjvlt import (
     TrackedTarget,
     weighted,
 )
-from .threads_pjvlt import limited_to, tracking_threads
+from .threads_pjvlt import set_threads
 
 STATE = ("text", "frame_size", "box", "seen", "low", "growth")  # of a target, beside its template
 
@@ -55,8 +55,9 @@ class TrackingSession(TargetSession):
         processor: its [`PJVLTProcessor`].
         window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first three
             are the checkpoint's own, which its processor holds, where they are None.
-        num_threads: of a frame, on a CPU; by default the number that you have set for torch or OpenMP, or else one for a
-            small model, which then runs beside other programs without being held up, and torch's own for a large one.
+
+    On a CPU a small model takes one thread, which runs beside other programs without being held up: unless you have
+    set a number yourself (`torch.set_num_threads`, `OMP_NUM_THREADS`), the session sets torch's to 1.
 
     Attributes:
         seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
@@ -79,7 +80,6 @@ class TrackingSession(TargetSession):
         lost_score: float | None = None,
         lost_after: int = LOST_AFTER,
         redetect: str | None = "local",
-        num_threads: int | None = None,
         fast: bool = True,
         dtype: torch.dtype | None = None,
         compile: bool | str = False,
@@ -88,8 +88,8 @@ class TrackingSession(TargetSession):
         for name in ("template_size", "search_size"):
             if getattr(sizes, name) != getattr(model.config, name):
                 raise ValueError(
-                    f"The processor's {name} is {getattr(sizes, name)}, but the model's is {getattr(model.config, name)}: "
-                    "load both from the same checkpoint."
+                    f"The processor's {name} is {getattr(sizes, name)}, but the model's is "
+                    f"{getattr(model.config, name)}: load both from the same checkpoint."
                 )
         if not fast and (dtype or compile):
             raise ValueError("`dtype` and `compile` are options of the fast path: leave `fast` True.")
@@ -97,7 +97,8 @@ class TrackingSession(TargetSession):
         own = processor.tracking_settings(model.config) | {n: v for n, v in given.items() if v is not None}
         super().__init__(sizes.search_factor, sizes.search_size, **own, lost_after=lost_after, redetect=redetect)
         self.model = model.eval()
-        self.num_threads = tracking_threads(model) if num_threads is None else num_threads
+        if model.device.type == "cpu":
+            set_threads(model)
         self._fast = (dtype, compile) if fast else None
         self.inference_model = self.model.inference_model(dtype, compile) if fast else None
         self.processor = processor
@@ -169,11 +170,6 @@ class TrackingSession(TargetSession):
             values = {name: told[name] for name in STATE}
             targets[target_id] = Target(template, **{**values, **self._read_text(told["text"])})
         self._targets, self._batch = targets, None
-
-    def step(self, frame) -> list[TrackedTarget]:
-        """Find every target in the next frame; see [`TargetSession.step`]."""
-        with limited_to(self.num_threads):
-            return super().step(frame)
 
     def _read(self, frame) -> tuple[Tensor, tuple[int, int]]:
         image = to_rgb(frame)

@@ -47,7 +47,8 @@ def target_starts(boxes, texts=None, frames: int | Sequence[int] | Mapping[str, 
             box there may be what finds it; see [`TargetStart`].
         texts, frames: of each target, in the same order or by the same ids; or one for all.
 
-    Raises `ValueError` for another number of them than of boxes, or other ids, and `TypeError` for boxes that are neither.
+    Raises `ValueError` for another number of them than of boxes, or other ids, and `TypeError` for boxes that are
+    neither.
     """
     if not isinstance(boxes, Mapping):
         if not isinstance(boxes, Sequence) or isinstance(boxes, str):

@@ -212,8 +212,9 @@ def natural_key(name: str) -> tuple[list, str]:
 def sort_frames(names: Iterable[str]) -> list[str]:
     """File names of one video's frames in the order of the frames.
 
-    The order is the natural one of the whole names, so that 0001_cam1 comes before 0002_cam0. Where all are numbers with
-    a point and their decimals lost their final zeros, as Python writes a time (10.25, 10.5), they are sorted as numbers.
+    The order is the natural one of the whole names, so that 0001_cam1 comes before 0002_cam0. Where all are numbers
+    with a point and their decimals lost their final zeros, as Python writes a time (10.25, 10.5), they are sorted as
+    numbers.
 
     >>> sort_frames(["10.jpg", "9.jpg"]), sort_frames(["10.5.jpg", "10.125.jpg", "10.04.jpg"])
     (['9.jpg', '10.jpg'], ['10.04.jpg', '10.125.jpg', '10.5.jpg'])
@@ -297,7 +298,8 @@ def _decode(path: Path, fps: float, start: int = 0) -> Iterator[TimedFrame]:
                 num_decoded += 1
         except av.error.FFmpegError as error:
             raise ValueError(
-                f"{path}: the video breaks off after {num_decoded} frames and cannot be decoded further ({error.strerror})"
+                f"{path}: the video breaks off after {num_decoded} frames and cannot be decoded further "
+                f"({error.strerror})"
             ) from error
         num_announced = stream.frames
     if num_decoded == 0:

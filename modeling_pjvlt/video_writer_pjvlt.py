@@ -82,7 +82,8 @@ class VideoWriter:
             self._open(frame.shape)
         if frame.shape != self._frame_shape:
             raise ValueError(
-                f"{self.path}: frame {self._num_frames} is {_size(frame.shape)}, the first one {_size(self._frame_shape)}"
+                f"{self.path}: frame {self._num_frames} is {_size(frame.shape)}, the first one "
+                f"{_size(self._frame_shape)}"
             )
         height, width = frame.shape[:2]
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

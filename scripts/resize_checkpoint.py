@@ -2,13 +2,14 @@
 
     python scripts/resize_checkpoint.py modeling_pjvlt/pretrained/pjvlt-tiny --patch_size 16 --template_size 80 \\
       --search_size 160 --output_dir outputs/start
-    pjvlt-train --model_name_or_path outputs/start --dataset_name photographs --photographs my-images --output_dir outputs/mine
+    pjvlt-train --model_name_or_path outputs/start --dataset_name photographs --photographs my-images \\
+      --output_dir outputs/mine
 
 PIM mixes a fixed number of patches, so a PJVLT takes crops of one size only. This script makes a model of another size
 from the weights of the old one. Weights that belong to a position in a crop are interpolated between the two grids:
-position tables (as for any ViT), and the token side of PIM, whose weights are scaled so that its sums stay the same. The
-weights of a larger patch give the mean of the patches that it replaces (compare Beyer et al., "FlexiViT: one model for
-all patch sizes", 2023). All other weights are copied.
+position tables (as for any ViT), and the token side of PIM, whose weights are scaled so that its sums stay the same.
+The weights of a larger patch give the mean of the patches that it replaces (compare Beyer et al., "FlexiViT: one model
+for all patch sizes", 2023). All other weights are copied.
 
 The new model is a start, not a tracker: train it before you use it.
 """
@@ -71,7 +72,10 @@ def resize_weights(weights: dict[str, Tensor], old: PJVLTConfig, new: PJVLTConfi
 
 
 def resize_model(model: PJVLTModel, **sizes: int) -> PJVLTModel:
-    """A model with other `patch_size`, `template_size` or `search_size`. Raises `ValueError` for sizes that do not fit."""
+    """A model with other `patch_size`, `template_size` or `search_size`.
+
+    Raises `ValueError` for sizes that do not fit.
+    """
     settings = {**model.config.to_diff_dict(), **sizes}
     new = PJVLTConfig(
         **{name: value for name, value in settings.items() if name not in ("model_type", "architectures")}

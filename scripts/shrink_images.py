@@ -1,10 +1,10 @@
-"""Copy training data with smaller images, so that they fit where space is short, such as a GPU that is lent for an hour.
+"""Copy training data with smaller images, so that they fit where space is short, such as on a GPU for an hour.
 
     python scripts/shrink_images.py my-videos my-images --max_side 320 --quality 80 --output_dir small
 
-A source is a folder of videos as `pjvlt-convert folders` takes them (NAME/img/*.jpg and NAME/groundtruth_rect.txt, x,y,w,h
-a line) or a folder of boxed images (`boxes.jsonl`). Each comes out under its own name in the output folder, with JPEG
-images no larger than `--max_side` and boxes to match; all other text files are copied as they are.
+A source is a folder of videos as `pjvlt-convert folders` takes them (NAME/img/*.jpg and NAME/groundtruth_rect.txt,
+x,y,w,h a line) or a folder of boxed images (`boxes.jsonl`). Each comes out under its own name in the output folder,
+with JPEG images no larger than `--max_side` and boxes to match; all other text files are copied as they are.
 """
 
 import argparse

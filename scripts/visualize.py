@@ -180,9 +180,16 @@ def open_sources(args: argparse.Namespace) -> list[Source]:
         if args.frames is not None and max(args.frames) >= len(clip):
             raise ValueError(f"a clip has no frame {max(args.frames)}, its last is {len(clip) - 1}")
     return [
-        Source(f"seed {clip.seed}", map(clip.frame, range(len(clip))), DEFAULT_FPS, clip.boxes[0], args.text or clip.text, clip)
+        Source(
+            f"seed {clip.seed}",
+            map(clip.frame, range(len(clip))),
+            DEFAULT_FPS,
+            clip.boxes[0],
+            args.text or clip.text,
+            clip,
+        )
         for clip in clips
-    ]  # fmt: skip
+    ]
 
 
 def load_models(args: argparse.Namespace) -> dict[str, TrackingSession]:
@@ -199,7 +206,7 @@ def load_models(args: argparse.Namespace) -> dict[str, TrackingSession]:
 def look_at(
     source: Source, sessions: dict[str, TrackingSession], args: argparse.Namespace, last: int | None
 ) -> Iterator[tuple[int, np.ndarray, list[Look] | None]]:
-    """Track with every model and yield (index, first frame, looks); looks is None for frames that are not asked for."""
+    """Track with every model and yield (index, first frame, looks); looks is None for frames not asked for."""
     first = None
     for session in sessions.values():
         for target_id in session.target_ids:

@@ -85,7 +85,8 @@ def recipe(tiny_config, tiny_tokenizer, tmp_path):
     """Path of a recipe that takes two steps with a tiny model."""
     tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
     config = tiny_config()
-    names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "template_size", "search_size", "saiel_hidden_size", "num_saiel_heads", "pim_hidden_size"]  # fmt: skip
+    names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size"]
+    names += ["template_size", "search_size", "saiel_hidden_size", "num_saiel_heads", "pim_hidden_size"]
     fields = {name: getattr(config, name) for name in names}
     text = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     values = {

@@ -1,4 +1,4 @@
-"""What the unpatched client libraries do with the loopback Hub, one function per scene; `test_hub_server.py` runs them.
+"""Uses of the loopback Hub by the unpatched client libraries, one function each; `test_hub_server.py` runs them.
 
 The libraries read their environment when they are imported, so a group of scenes runs in a process of its own, which
 is turned to a server first.

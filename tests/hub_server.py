@@ -4,7 +4,8 @@
         result = run_python(server, "from huggingface_hub import HfApi; print(HfApi().whoami()['name'])")
 
 Tests in the same process call `start_for_suite()` before any of the libraries is imported. Endpoints live in
-`hub_endpoints.py`, repositories in `hub_store.py`; what no endpoint answers gets a 501 and is kept in `server.refused`.
+`hub_endpoints.py`, repositories in `hub_store.py`; what no endpoint answers gets a 501 and is kept in
+`server.refused`.
 """
 
 import atexit
@@ -42,7 +43,9 @@ class Failure:
 
 
 class HubServer(HubEndpoints):
-    """The server. `home` is the folder that `environment()` gives the libraries as HF_HOME; by default a temporary one.
+    """The server.
+
+    `home` is the folder that `environment()` gives the libraries as HF_HOME; by default a temporary one.
 
     Attributes for tests: `requests` and `refused` (lists of "METHOD path"), `latency` (seconds before each answer),
     `page_size` (entries of a listing per page), `read_only` (ids of repositories that answer writes with 403).

@@ -1,4 +1,4 @@
-"""What the loopback Hub of the tests stores: repositories with commits, branches, tags and large files, all in memory."""
+"""The store of the loopback Hub: repositories with commits, branches, tags and large files, all in memory."""
 
 import base64
 import hashlib

@@ -269,7 +269,8 @@ def test_help_is_fast_and_a_missing_gradio_is_named(tmp_path):
     (tmp_path / "gradio.py").write_text("raise ImportError('none here')")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT, SCRIPT.parent)))}
     command = [sys.executable, str(SCRIPT)]
-    check = "import runpy, sys; sys.argv[1:] = ['--help']\ntry: runpy.run_path(sys.argv[0])\nfinally: assert 'torch' not in sys.modules"
+    check = "import runpy, sys; sys.argv[1:] = ['--help']\ntry: runpy.run_path(sys.argv[0])\n"
+    check += "finally: assert 'torch' not in sys.modules"
     check = check.replace("sys.argv[0]", repr(str(SCRIPT)))
     subprocess.run([sys.executable, "-c", check], env=environment, check=True)
     failed = subprocess.run(command, env=environment, capture_output=True, text=True)

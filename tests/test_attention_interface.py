@@ -1,7 +1,7 @@
 """All attention goes through transformers' interface, and keeps FlashAttention's contract without a GPU at hand.
 
-A stand-in kernel is registered that does what transformers' FlashAttention does: queries, keys and values are unpadded with
-a 2D mask that is taken to be as long as the queries, or come packed with cumulative lengths.
+A stand-in kernel is registered that does what transformers' FlashAttention does: queries, keys and values are unpadded
+with a 2D mask that is taken to be as long as the queries, or come packed with cumulative lengths.
 """
 
 from collections import Counter

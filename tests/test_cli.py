@@ -8,13 +8,14 @@ import pytest
 
 import modeling_pjvlt
 from modeling_pjvlt.__main__ import COMMANDS, main
-from modeling_pjvlt.cli import convert, evaluate, export, track, train
+from modeling_pjvlt.cli import convert, convert_weights, evaluate, export, track, train
 
 MAINS = {
     "pjvlt-track": track.main,
     "pjvlt-train": train.main,
     "pjvlt-eval": evaluate.main,
     "pjvlt-convert": convert.main,
+    "pjvlt-convert-weights": convert_weights.main,
     "pjvlt-export": export.main,
 }
 
@@ -39,6 +40,7 @@ def test_every_command_knows_its_version(name, capsys):
         ("pjvlt-train", "--learning-rte=1", "; did you mean --learning_rate or --text_learning_rate?"),
         ("pjvlt-eval", "--datset_name", "; did you mean --dataset_name?"),
         ("pjvlt-convert", "--splitts", "; did you mean --splits?"),
+        ("pjvlt-convert-weights", "--ouput", "; did you mean --output?"),
         ("pjvlt-export", "--ouput_dir", "; did you mean --output_dir?"),
         ("pjvlt-export", "--zzz", ""),
     ],

@@ -1,4 +1,4 @@
-"""A conversion that is killed at any moment, and started again, ends with the same rows; nothing half-written stays."""
+"""A conversion that is killed and started again ends with the same rows; nothing half-written stays."""
 
 import os
 import signal

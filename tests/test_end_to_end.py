@@ -1,4 +1,4 @@
-"""From a benchmark's folder to a model that somebody else loads: convert, train, kill, resume, evaluate, push, track."""
+"""From a benchmark's folder to a model that others load: convert, train, kill, resume, evaluate, push, track."""
 
 import json
 import os

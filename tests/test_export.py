@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -280,3 +281,38 @@ def test_a_tracker_takes_frames_of_any_type_as_a_session_does(exported, clip):
         assert boxes_of(kind) == expected
     with pytest.raises(ValueError, match="float32 must hold 0 to 1, got"):
         boxes_of(lambda frame: frame.astype(np.float32))
+
+
+def test_openvino_export_finds_the_boxes_of_onnxruntime(checkpoint, exported, clip, tmp_path, capsys):
+    pytest.importorskip("openvino", reason="pip install 'pjvlt[openvino]'")
+    folder = tmp_path / "openvino"
+    command = ["--model", str(checkpoint), "--output_dir", str(folder), "--num_threads", "1", "--format", "openvino"]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    difference = float(told.split("largest difference of the maps from PyTorch in float32: ")[1].split()[0])
+    assert difference < 1e-4 and "OpenVINO float32: " in told
+    assert {path.suffix for path in folder.iterdir()} == {".xml", ".bin", ".json"}
+    model = OnnxModel(folder, num_threads=1)
+    found, expected = (run_both(OnnxTracker(m), clip) for m in (model, OnnxModel(exported, num_threads=1)))
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    copied = run_both(OnnxTracker(pickle.loads(pickle.dumps(model))), clip)
+    np.testing.assert_array_equal(copied, found)
+
+
+def test_openvino_export_without_openvino_names_the_extra(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert main(["--model", str(checkpoint), "--output_dir", str(tmp_path / "out"), "--format", "openvino"]) == 2
+    assert "pip install 'pjvlt[openvino]'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "openvino", "--int8"], "--int8 is for --format onnx"),
+        (["--format", "openvino", "--dtype", "float16"], "--format openvino is float32 only"),
+        (["--format", "torch_export", "--num_threads", "1"], "are not for --format torch_export"),
+    ],
+)
+def test_options_of_another_format_are_refused(options, message, tmp_path, capsys):
+    assert main(["--output_dir", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -391,7 +391,7 @@ def test_crops_and_answers_must_agree_in_number(tiny_processor):
 
 @torch.no_grad()
 def test_a_target_is_found_where_it_is_from_frame_to_frame_pixels(tiny_model, tiny_processor):
-    """The whole way with a model that always answers the middle of the crop: the box comes back centred on the last one."""
+    """With a model that always answers the middle of the crop, the box comes back centred on the last one."""
     model = tiny_model(fusion="none")
     frame, box = random_frame(60, 80), [30.0, 20.0, 12.0, 9.0]
     data = tiny_processor(

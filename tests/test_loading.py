@@ -82,7 +82,8 @@ def test_commands_register_when_they_ask_for_a_class():
         "print('transformers' in sys.modules)\n"
         "from modeling_pjvlt import TrackedTarget\n"
         "from transformers import AutoConfig, AutoModel\n"
-        "print(type(AutoModel.from_config(AutoConfig.for_model('pjvlt', fusion='none', num_hidden_layers=1))).__name__)"
+        "print(type(AutoModel.from_config(AutoConfig.for_model('pjvlt', fusion='none', "
+        "num_hidden_layers=1))).__name__)"
     )
     assert printed.split() == ["False", "PJVLTModel"]
 
@@ -168,7 +169,8 @@ def test_pipeline_is_made_without_a_word_and_other_defaults_are_still_announced(
     code = (
         f"import sys; sys.path.insert(0, {path!r})\nimport logging\nfrom transformers import pipeline\n"
         "import modeling_pjvlt\npipeline('vision-language-tracking')\n"
-        "logging.getLogger('transformers.pipelines').warning('No model was supplied, defaulted to another and revision')"
+        "logging.getLogger('transformers.pipelines')"
+        ".warning('No model was supplied, defaulted to another and revision')"
     )
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     (line,) = made.stderr.splitlines()

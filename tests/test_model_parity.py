@@ -112,7 +112,9 @@ def test_architecture_is_built_without_download(source, bert_folder, monkeypatch
     message = caplog.text
     for part in ("saiel", "ccpil", "head", "embeddings", "encoder", "text_encoder"):
         assert f"{part} (" in message
-    counted = sum(int(n.replace(",", "")) for n in message.split("PJVLTModel: ")[1].split(". Train")[0].replace("(", " ").replace(")", " ").replace(", ", " ").split() if n[0].isdigit())  # fmt: skip
+    counts = message.split("PJVLTModel: ")[1].split(". Train")[0]
+    words = counts.replace("(", " ").replace(")", " ").replace(", ", " ").split()
+    counted = sum(int(word.replace(",", "")) for word in words if word[0].isdigit())
     assert counted == sum(p.numel() for p in model.parameters())
 
 

@@ -180,7 +180,10 @@ BROKEN = {
     "other crops": (
         lambda f: edit_json(
             f / "processor_config.json",
-            image_processor={**json.loads((f / "processor_config.json").read_text())["image_processor"], "search_size": 64},
+            image_processor={
+                **json.loads((f / "processor_config.json").read_text())["image_processor"],
+                "search_size": 64,
+            },
         ),
         ValueError,
         "search_size is 64",
@@ -189,7 +192,9 @@ BROKEN = {
     "a lost shard": (
         lambda f: (
             remove("model.safetensors")(f),
-            (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'),
+            (f / "model.safetensors.index.json").write_text(
+                '{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'
+            ),
         ),
         FileNotFoundError,
         r"no model-00001-of-00001\.safetensors",

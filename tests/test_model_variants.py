@@ -410,9 +410,11 @@ def test_eval_twice_gives_the_same_answer(tiny_model, tiny_inputs):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
 @torch.no_grad()
 def test_half_precision_stays_close(dtype, tolerance):
-    """bf16 has 8 bits of mantissa: 2^-9 relative error an operation, in some ten operations on each of nine layers (three
-    of ViT, BERT and the head together), adding as a random walk: about 2 %. fp16 has three bits more. A sigmoid at most
-    quarters the error, and its values are below 1."""
+    """bf16 has 8 bits of mantissa: 2^-9 relative error an operation, in some ten operations on each of nine layers.
+
+    (Three of ViT, BERT and the head together.) They add as a random walk: about 2 %. fp16 has three bits more. A
+    sigmoid at most quarters the error, and its values are below 1.
+    """
     model = fresh_like_stirred(build_tiny_config()).eval()
     inputs = build_tiny_inputs(model.config)
     exact = model(**inputs)
@@ -440,8 +442,8 @@ def test_trainer_takes_two_steps(fusion, tmp_path):
     rows = [{key: value[row] for key, value in inputs.items()} for row in range(4)]
     before = {key: value.clone() for key, value in model.named_parameters()}
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=2, per_device_eval_batch_size=2, learning_rate=1e-3,
-        use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, seed=0,
+        output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=2, per_device_eval_batch_size=2,
+        learning_rate=1e-3, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, seed=0,
     )  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
     result = trainer.train()

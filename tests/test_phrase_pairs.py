@@ -1,4 +1,4 @@
-"""The share of phrase pairs in which the phrase chooses its box, with a model that knows colours and one that does not."""
+"""The share of phrase pairs in which the phrase selects its box, with a model that knows colours and without."""
 
 import json
 from types import SimpleNamespace

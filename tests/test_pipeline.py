@@ -160,7 +160,8 @@ def test_checkpoint_whose_sizes_do_not_fit_its_config_is_one_clear_error(tiny_mo
 
 @pytest.mark.slow
 def test_importing_the_package_is_enough_to_register_the_task(checkpoint):
-    code = f"import modeling_pjvlt; from transformers import pipeline; print(type(pipeline({TASK!r}, model={checkpoint!r}, device='cpu')).__name__)"
+    code = "import modeling_pjvlt; from transformers import pipeline; "
+    code += f"print(type(pipeline({TASK!r}, model={checkpoint!r}, device='cpu')).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "TrackingPipeline"
 

@@ -74,7 +74,7 @@ def test_three_forms_of_one_recipe_are_launched_once_and_the_answer_is_kept(tmp_
 
 def test_too_few_lines_in_the_log_are_said(tmp_path, monkeypatch, capsys):
     folders = {name: write_run(tmp_path / name, 0.1, 0.5, 0.4) for name in probe.FORMS}
-    with pytest.raises(ValueError, match="needs 3: a smaller logging_steps"):
+    with pytest.raises(ValueError, match="needs 3: choose a smaller logging_steps"):
         probe.measure(folders, 1000)
 
 

@@ -1,7 +1,7 @@
 """`scripts/reproduce.md`, command by command, on miniatures of the seven benchmarks: two processes instead of eight.
 
-The commands are the page's own. What is smaller: the recipes (a tiny model without downloads, a few steps) and the ablations
-(one table). What the page has in ```text blocks is not run: other numbers of machines, and the installation.
+The commands are the page's own. What is smaller: the recipes (a tiny model without downloads, a few steps) and the
+ablations (one table). What the page has in ```text blocks is not run: other numbers of machines, and the installation.
 """
 
 import json
@@ -25,12 +25,13 @@ TINY_MODEL = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 8,
     "template_size": 16, "search_size": 32, "saiel_hidden_size": 8, "num_saiel_heads": 2, "pim_hidden_size": 8,
     "head_channels": [8], "text_config": {
-        "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 16,
     },
 }  # fmt: skip
 TINY_RUN = {
-    "tokenizer_name_or_path": str(DEFAULT_CHECKPOINT), "max_train_steps": 15, "global_batch_size": 4, "mixed_precision": "no",
-    "dataloader_num_workers": 0, "logging_steps": 1, "checkpointing_steps": 15,
+    "tokenizer_name_or_path": str(DEFAULT_CHECKPOINT), "max_train_steps": 15, "global_batch_size": 4,
+    "mixed_precision": "no", "dataloader_num_workers": 0, "logging_steps": 1, "checkpointing_steps": 15,
 }  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_scale_jitter_per_axis_spreads_and_shifts_as_ostracks():
 
 
 def spread_of_middles(draw, centre, jitter: float, target: float) -> None:
-    """The windows' middles lie around `centre`, uniformly in both directions, and one direction does not tell the other."""
+    """The windows' middles lie around `centre`, uniformly in both directions, which are independent."""
     windows = [draw(np.random.default_rng(seed)) for seed in range(600)]
     middles = np.array([[w.left + w.width / 2, w.top + w.height / 2] for w in windows]) - centre
     reach = jitter * target / 2

@@ -8,7 +8,7 @@ import torch
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.train import main
-from modeling_pjvlt.training.arguments import parse_arguments
+from modeling_pjvlt.training.arguments import parse_arguments, read_recipe
 from modeling_pjvlt.training.build import parameter_groups
 
 
@@ -183,3 +183,10 @@ def test_own_folder_of_images_trains(recipe, tmp_path, monkeypatch):
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
     assert main(["--config", str(recipe), "--dataset_name", str(folder.parent)]) == 0
     assert (tmp_path / "run" / "checkpoints" / "last" / "pretrained_model" / "model.safetensors").is_file()
+
+
+def test_recipe_of_an_installed_package_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_pjvlt.training.arguments.RECIPES", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "finetune.yaml").write_text("max_train_steps: 7\n")
+    assert read_recipe("scripts/recipes/finetune.yaml") == read_recipe("finetune.yaml") == {"max_train_steps": 7}

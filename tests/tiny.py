@@ -45,7 +45,10 @@ def build_tiny_config(**overrides) -> PJVLTConfig:
 
 
 def build_tiny_model(seed: int = 0, stirred: bool = False, **overrides) -> PJVLTModel:
-    """A seeded model in eval mode. `stirred` moves every parameter away from its initial value, so that none is neutral."""
+    """A seeded model in eval mode.
+
+    `stirred` moves every parameter away from its initial value, so that none is neutral.
+    """
     torch.manual_seed(seed)
     model = PJVLTModel(build_tiny_config(**overrides))
     return (stir(model) if stirred else model).eval()

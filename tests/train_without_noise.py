@@ -1,4 +1,4 @@
-"""`pjvlt-train` with dropout and Gumbel noise off and BatchNorm in eval, so that sums over processes can be compared."""
+"""`pjvlt-train` without dropout and Gumbel noise and with BatchNorm in eval, to compare sums over processes."""
 
 import sys
 

@@ -97,7 +97,8 @@ def _print_reports(reports: dict) -> None:
     for split, report in reports.items():
         if report.without_text == report.sequences > 1:
             print(
-                f"pjvlt-convert: warning: none of the {report.sequences} sequences of {split} has a sentence, so each is "
+                f"pjvlt-convert: warning: none of the {report.sequences} sequences of {split} has a sentence, so each "
+                "is "
                 'called "the target"; give them with --sentences FILE.',
                 file=sys.stderr,
             )

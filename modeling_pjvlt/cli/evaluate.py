@@ -1,4 +1,4 @@
-"""`pjvlt-eval`: one-pass evaluation of a PJVLT on tracking datasets, scored by a benchmark's own rules, with a report."""
+"""`pjvlt-eval`: one-pass evaluation on tracking datasets, scored by a benchmark's own rules, with a report."""
 
 import argparse
 import json
@@ -28,13 +28,15 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="pjvlt-eval",
         usage="pjvlt-eval --dataset_name NAME [--model PATH_OR_REPO] [options]",
-        description="Track every sequence of one or several datasets from its first box, score the boxes by the rules\n"
+        description="Track every sequence of one or several datasets from its first box, score the boxes by the "
+        "rules\n"
         "of a benchmark, and write a report (HTML, Markdown, JSON) beside the raw results. Finished sequences are\n"
         "kept: killed and started again, it goes on where it was. With several processes:\n"
         "accelerate launch -m modeling_pjvlt.cli.evaluate …",
         epilog="examples:\n"
         "  pjvlt-eval --dataset_name my-name/lasot --protocol lasot --text own shuffled empty\n"
-        "  pjvlt-eval --dataset_name clips --others CSRT=results/csrt   (clips/NAME/{img, groundtruth.txt, language.txt})\n"
+        "  pjvlt-eval --dataset_name clips --others CSRT=results/csrt   "
+        "(clips/NAME/{img, groundtruth.txt, language.txt})\n"
         "  pjvlt-eval --dataset_name my-name/got10k --protocol got10k --submission got10k",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,8 +83,8 @@ def build_parser() -> CommandParser:
         type=float,
         default=0.0,
         metavar="SCORE",
-        help="track a second time, searching targets again whose score stays below this, and report both where it makes a "
-        "difference; 0.2 is what a session does by default (default: 0, not at all, as in the paper)",
+        help="track a second time, searching targets again whose score stays below this, and report both where it "
+        "makes a difference; 0.2 is what a session does by default (default: 0, not at all, as in the paper)",
     )
     parser.add_argument(
         "--output_dir",
@@ -99,10 +101,16 @@ def build_parser() -> CommandParser:
         nargs="?",
         const="",
         metavar="FILE",
-        help="print what the paper reports for this dataset beside; or the rows of a JSON file, each with tracker, source, "
-        "protocol, scores and perhaps the dataset it is about",
+        help="print what the paper reports for this dataset beside; or the rows of a JSON file, each with tracker, "
+        "source, protocol, scores and perhaps the dataset it is about",
     )
     parser.add_argument("--submission", choices=SERVERS, help="also write the archive that this server takes")
+    parser.add_argument(
+        "--push_to_hub",
+        metavar="REPO",
+        help="also add the scores with own sentences to this model on the Hub: to its card (model-index) and, where "
+        "the data are a repository there, to .eval_results",
+    )
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     return parser
@@ -116,8 +124,8 @@ def choose_protocol(asked: str | None, name: str) -> tuple[str, str]:
         if re.search(pattern, _short(name).lower()):
             return protocol, f"Protocol `{protocol}`, because the data are called {_short(name)!r}."
     return DEFAULT_PROTOCOL, (
-        f"Protocol `{DEFAULT_PROTOCOL}`, because the data {_short(name)!r} are not named after a benchmark: boxes that "
-        "begin at x or y 0 are scored like all others, and frames that do not show the target are left out."
+        f"Protocol `{DEFAULT_PROTOCOL}`, because the data {_short(name)!r} are not named after a benchmark: boxes "
+        "that begin at x or y 0 are scored like all others, and frames that do not show the target are left out."
     )
 
 
@@ -129,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not 0 <= args.lost_score < 1:
             raise ValueError(f"--lost_score must lie between 0 and 1, got {args.lost_score}.")
+        if args.push_to_hub:
+            _check_push(args)
         with stopped_by_signals():
             _run(args)
     except ModuleNotFoundError as error:
@@ -169,6 +179,17 @@ def _run(args: argparse.Namespace) -> None:
         of_this = argparse.Namespace(**{**vars(args), "protocol": protocol, "reason": reason, "split": split})
         sequences = sequences[: args.max_sequences]
         _evaluate(of_this, model, processor, state, name, sequences, folder, others, attributes, published)
+
+
+def _check_push(args: argparse.Namespace) -> None:
+    """Raises `ValueError` for scores that should not stand in a card, `OSError` for a model that is not on the Hub."""
+    from ..hub.publishing import find_model
+
+    if args.max_sequences is not None:
+        raise ValueError("--push_to_hub: scores of some sequences only are no result; leave --max_sequences out.")
+    if "own" not in args.text:
+        raise ValueError("--push_to_hub adds the scores with own sentences: add own to --text.")
+    find_model(args.push_to_hub)
 
 
 def _evaluate(args, model, processor, state, name, sequences, folder, others, attributes, published) -> None:
@@ -228,6 +249,12 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     )
     paths = write_report(report, folder / args.protocol)
     _print(report, paths)
+    if args.push_to_hub:
+        from ..hub.eval_results import eval_results
+        from ..hub.publishing import push_results
+
+        told = eval_results(report.dataset, args.split, args.protocol, results[0].scores)
+        print(f"  pushed to {push_results(args.push_to_hub, told)}")
 
 
 def _submit(server: str, run, folder: Path) -> None:
@@ -249,8 +276,8 @@ def _notes(args, truth) -> list[str]:
     border = truth.at_border() if args.protocol in ("otb", "lasot", "tnl2k") else 0
     if border:
         notes.append(
-            f"{border} frames have a target whose x or y is not positive. `{args.protocol}` was written for frames that "
-            "begin at 1 and counts none of them as overlapped; `pytracking` scores them like all others."
+            f"{border} frames have a target whose x or y is not positive. `{args.protocol}` was written for frames "
+            "that begin at 1 and counts none of them as overlapped; `pytracking` scores them like all others."
         )
     if args.dtype != "float32":
         notes.append(f"The model ran in {args.dtype}.")

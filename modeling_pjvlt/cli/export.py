@@ -1,4 +1,4 @@
-"""`pjvlt-export`: a checkpoint as files that track without torch (ONNX), or as programs of `torch.export`."""
+"""`pjvlt-export`: a checkpoint as files that track without torch (ONNX, OpenVINO) or programs of `torch.export`."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from ..command_parser import CommandParser, silent_when_piped
 from ..signals import exit_code, stopped_by_signals
 from . import print_any_name
 
-FORMATS = ("onnx", "torch_export")
+FORMATS = ("onnx", "openvino", "torch_export")
 DTYPES = ("float32", "float16", "bfloat16")
 EVALUATED_CLIPS = 20  # where int8 asks for a comparison
 
@@ -17,10 +17,14 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="pjvlt-export",
         usage="pjvlt-export --output_dir FOLDER [--model PATH_OR_REPO] [options]",
-        description="Write a checkpoint as a folder that runs elsewhere. ONNX: tracker.onnx (search crop and the constants\n"
-        "of template and sentence in, three maps out), template.onnx (template crop in, its constants out), text.onnx\n"
+        description="Write a checkpoint as a folder that runs elsewhere. ONNX: tracker.onnx (search crop and the "
+        "constants\n"
+        "of template and sentence in, three maps out), template.onnx (template crop in, its constants out), "
+        "text.onnx\n"
         "(a tokenised sentence in, its constants out), tokenizer.json and pjvlt_onnx.json (sizes and factors of the\n"
-        "crops, normalisation). Any number of targets in one batch, sentences of up to 40 tokens. An export whose maps differ from PyTorch's is not kept.",
+        "crops, normalisation). OpenVINO: the same three graphs as .xml and .bin. Any number of targets in one batch, "
+        "sentences of up to 40 tokens. An export whose "
+        "maps differ from PyTorch's is not kept.",
         epilog="examples:\n"
         "  pjvlt-export --output_dir pjvlt-onnx\n"
         "  pjvlt-export --model my-name/my-pjvlt --int8 --eval_dataset_name my-clips --output_dir pjvlt-int8\n"
@@ -36,7 +40,12 @@ def build_parser() -> CommandParser:
     add("--model", default=DEFAULT_CHECKPOINT, help="checkpoint: folder or Hub id (default: bundled)")
     add("--output_dir", required=True, help="folder to write; it must not be there yet")
     add("--overwrite_output_dir", action="store_true", help="replace an earlier export in that folder")
-    add("--format", choices=FORMATS, default="onnx", help="onnx, or torch_export for .pt2 files (default: onnx)")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="onnx",
+        help="onnx, openvino, or torch_export for .pt2 files (default: onnx)",
+    )
     add(
         "--dtype", choices=DTYPES, default="float32",
         help="of the per-frame graph; 16 bits are for GPUs, bfloat16 for torch_export only (default: float32)",
@@ -89,8 +98,12 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             "--dtype bfloat16: onnxruntime has no bfloat16 on a CPU; take float32, or --format torch_export."
         )
-    if args.format != "onnx" and (args.int8 or args.eval_clips or args.eval_dataset_name or args.num_threads):
-        raise ValueError("--int8, --eval_clips, --eval_dataset_name and --num_threads are for --format onnx.")
+    if args.format == "torch_export" and (args.eval_clips or args.eval_dataset_name or args.num_threads):
+        raise ValueError("--eval_clips, --eval_dataset_name and --num_threads are not for --format torch_export.")
+    if args.int8 and args.format != "onnx":
+        raise ValueError("--int8 is for --format onnx.")
+    if args.format == "openvino" and args.dtype != "float32":
+        raise ValueError(f"--format openvino is float32 only: leave --dtype {args.dtype} out.")
     if args.int8 and args.dtype != "float32":
         raise ValueError(f"--int8 starts from float32: leave --dtype {args.dtype} out.")
     for name in ("eval_clips", "num_threads"):

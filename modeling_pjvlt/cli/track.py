@@ -287,7 +287,10 @@ class _Tracked:
         (TargetsResults(results) if len(self.results) > 1 else results).save(self.path, self.format)
 
     def save(self) -> None:
-        """Write the boxes and the few frames beside a video that is complete. Raises `OSError` that names all three."""
+        """Write the boxes and the few frames beside a video that is complete.
+
+        Raises `OSError` that names all three.
+        """
         try:
             self.save_boxes()
         except OSError as error:
@@ -324,7 +327,7 @@ class _Tracked:
 
 
 def _find_by_words(args: argparse.Namespace, starts: list[TargetStart], say: Callable) -> list[TargetStart]:
-    """The targets with what finds their boxes; the detector is loaded now, so that a mistake in its name comes at once."""
+    """The targets with what finds their boxes; the detector is loaded now, so a mistake in its name shows at once."""
     from ..detection_pjvlt import find_target, load_detector
 
     detector = load_detector(args.detector, _pick_device(args.device))

@@ -44,18 +44,18 @@ examples:
 Ctrl-C, SIGTERM, SIGHUP, or a video that breaks off, keep what was tracked so far. Live frames that come too fast are
 skipped.
 
-targets, by the suffix of --targets: csv has the header id,frame,x,y,w,h,text, of which id, frame and text may be missing;
-json is a list of {"id": "dog", "frame": 0, "box": [120, 64, 90, 70], "text": "white dog"}.
+targets, by the suffix of --targets: csv has the header id,frame,x,y,w,h,text, of which id, frame and text may be
+missing; json is a list of {"id": "dog", "frame": 0, "box": [120, 64, 90, 70], "text": "white dog"}.
 
 boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score,time,lost,redetected (of several
 targets with id in front); txt has x,y,w,h, a line for each frame, of one target; mot has frame (from 1),id (from
 1),x,y,w,h,score,-1,-1,-1. The JSON file:
   {"video": "clip.mp4", "model": "...", "text": "white dog", "fps": 30.0,
    "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0, "time": 0.0}, ...]}
-  box is x, y, width, height in pixels, inside the frame and to hundredths (--raw: as found); score is the confidence in
-  [0, 1]; the first box is the one you gave. frame and time (seconds) are those of the source, from 0: skipped frames of
-  a live one count, too. "lost": true marks boxes that are guesses, "redetected": true where it was found again. Of
-  several targets there is "targets": [{"id": "0", "text": "white dog", "frames": [...]}, ...] instead.
+  box is x, y, width, height in pixels, inside the frame and to hundredths (--raw: as found); score is the confidence
+  in [0, 1]; the first box is the one you gave. frame and time (seconds) are those of the source, from 0: skipped
+  frames of a live one count, too. "lost": true marks boxes that are guesses, "redetected": true where it was found
+  again. Of several targets there is "targets": [{"id": "0", "text": "white dog", "frames": [...]}, ...] instead.
 """
 VIDEO_HELP = "video file, folder of pictures, index of a camera, or address of a stream; without it a clip is made"
 
@@ -75,13 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("video", nargs="?", metavar="VIDEO", help=VIDEO_HELP)
     add(
         "--box", nargs=4, type=float, action="append", metavar=("X", "Y", "W", "H"),
-        help="the target in the first frame: left, top, width, height in pixels, apart by blanks or commas; once for each "
-        "target (default: --detector finds it)",
+        help="the target in the first frame: left, top, width, height in pixels, apart by blanks or commas; once for "
+        "each target (default: --detector finds it)",
     )  # fmt: skip
     add(
         "--text",
         action="append",
-        help='a sentence that describes the target, such as "white dog"; of several targets one for each, in the order of '
+        help='a sentence that describes the target, such as "white dog"; of several targets one for each, in the '
+        "order of "
         'their boxes (default: "the target")',
     )
     add("--targets", type=Path, metavar="FILE", help="instead of --box and --text: a .csv or .json file (see below)")
@@ -227,8 +228,8 @@ def given_targets(args: argparse.Namespace) -> list[TargetStart]:
         )
     if not boxes and not any(text.strip() for text in texts):
         raise ValueError(
-            "--box X Y W H is missing: the box in the first frame picks the target; with --text alone a detector looks "
-            "for what it says"
+            "--box X Y W H is missing: the box in the first frame picks the target; with --text alone a detector "
+            "looks for what it says"
         )
     texts = texts * len(boxes) if boxes and len(texts) == 1 else texts
     starts = target_starts(boxes or [None] * len(texts), texts or None, args.frame)

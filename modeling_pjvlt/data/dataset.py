@@ -212,8 +212,8 @@ class TrackingDataset(_Table):
             return
         if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             raise ValueError(
-                f"The column 'frame' must hold numbers, got {_type_name(column)} such as {column[0].as_py()!r}. Without this "
-                "column the order of the rows counts."
+                f"The column 'frame' must hold numbers, got {_type_name(column)} such as {column[0].as_py()!r}. "
+                "Without this column the order of the rows counts."
             )
         frames = column.to_numpy()
         self._report(~np.isfinite(frames), "have no number of the frame")

@@ -163,8 +163,8 @@ class VideoFrames:
             raise ValueError(f"the video has {self._num_frames} frames, but there are {self.num_boxes} boxes")
         if self._index is None:
             logger.warning_once(
-                "A video does not say when its frames are shown, so it is decoded from its first frame on, which is slow. "
-                "MP4 with H.264 is faster."
+                "A video does not say when its frames are shown, so it is decoded from its first frame on, which is "
+                "slow. MP4 with H.264 is faster."
             )
         try:
             return self._decode(index)
@@ -257,7 +257,10 @@ class VideoFrames:
             raise _NotAsIndexed
 
     def _packets_from(self, key: int, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-        """From the one that is shown at the time `key` on. Raises `_NotAsIndexed` where a later one comes before it."""
+        """From the one that is shown at the time `key` on.
+
+        Raises `_NotAsIndexed` where a later one comes before it.
+        """
         places = self._index.places
         for packet in packets:
             if packet.pts == key:

@@ -97,7 +97,8 @@ def _find_builder(name: str, revision: str | None) -> DatasetBuilder:
         return load_dataset_builder(str(folder) if folder.exists() else name, revision=revision)
     except DataFilesNotFoundError as error:
         raise FileNotFoundError(
-            f"{name}: found neither data/SPLIT-00000-of-00001.parquet nor images with a metadata.csv or metadata.jsonl."
+            f"{name}: found neither data/SPLIT-00000-of-00001.parquet nor images with a metadata.csv or "
+            "metadata.jsonl."
         ) from error
 
 
@@ -112,8 +113,8 @@ def _ask_hub(name: str) -> None:
         return  # `datasets` then looks for a cached copy
     except HTTP_ERROR as error:
         raise ConnectionError(
-            f"{name}: there is no folder of this name here, and the Hub does not answer ({error}). With HF_HUB_OFFLINE=1 "
-            "a copy that was loaded before is used."
+            f"{name}: there is no folder of this name here, and the Hub does not answer ({error}). With "
+            "HF_HUB_OFFLINE=1 a copy that was loaded before is used."
         ) from error
     if not found:
         raise FileNotFoundError(

@@ -40,7 +40,10 @@ def swap_left_right(sentence: str) -> str:
 
 
 def read_sentences(path: str | Path) -> dict[str, str]:
-    """Sentences from a file of lines `sequence<TAB>sentence`. Raises `ValueError` naming the first line that is not."""
+    """Sentences from a file of lines `sequence<TAB>sentence`.
+
+    Raises `ValueError` naming the first line that is not.
+    """
     sentences = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip():

@@ -2,9 +2,9 @@
 
     python -m modeling_pjvlt.evaluation.absence my-videos --split val
 
-A clip has three parts, all from frames of one video: the target in view; the target cut out, its place filled with what
-lies half a frame beside it; and the target back, the whole frame turned round by half its width, so that it is elsewhere.
-With `--lookalike` another video's target stands in the frame meanwhile.
+A clip has three parts, all from frames of one video: the target in view; the target cut out, its place filled with
+what lies half a frame beside it; and the target back, the whole frame turned round by half its width, so that it is
+elsewhere. With `--lookalike` another video's target stands in the frame meanwhile.
 """
 
 import argparse
@@ -118,7 +118,7 @@ class Absences:
 
 
 def track_clip(session: TrackingSession, clip: AbsenceClip, texts: dict[str, str]) -> dict[str, tuple[bool, float]]:
-    """Whether the target was found again, and in which share of the absent frames it was claimed, for each sentence."""
+    """Whether the target was found again, and the share of absent frames in which it was claimed, by sentence."""
     frames = (TimedFrame(clip.frame(i), i, i / 30) for i in range(len(clip)))
     starts = [TargetStart(name, clip.boxes[0], text) for name, text in texts.items()]
     tracked = [targets for _, targets, _ in track_video(session, frames, starts)]

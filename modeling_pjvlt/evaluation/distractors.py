@@ -2,11 +2,11 @@
 
 python -m modeling_pjvlt.evaluation.distractors my-videos --model outputs/mine
 
-`my-videos` holds sequences as `NAME/{img, groundtruth_rect.txt, language.txt, frames.txt}`; the last file numbers the frames
-in the original video. Sequences whose names differ only in the number at the end are targets of one video. Each two of them
-that lie near each other in some frame make a clip from that frame on, seen from either side. It is tracked four times: with the
-template clear, from the target's box, and with it hidden, from a box between the two; each with the target's sentence and
-with the distractor's. Success AUC is that of the target's boxes.
+`my-videos` holds sequences as `NAME/{img, groundtruth_rect.txt, language.txt, frames.txt}`; the last file numbers the
+frames in the original video. Sequences whose names differ only in the number at the end are targets of one video. Each
+two of them that lie near each other in some frame make a clip from that frame on, seen from either side. It is tracked
+four times: with the template clear, from the target's box, and with it hidden, from a box between the two; each with
+the target's sentence and with the distractor's. Success AUC is that of the target's boxes.
 """
 
 import argparse
@@ -125,7 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     scores = [track_clip(model, processor, clip) for clip in clips]
     print(
-        f"{len(clips)} clips, success AUC\n\n| template | right sentence | distractor's | difference |\n|---|---|---|---|"
+        f"{len(clips)} clips, success AUC\n\n| template | right sentence | distractor's | difference "
+        "|\n|---|---|---|---|"
     )
     for template in ("clear", "hidden"):
         right, wrong = (np.mean([s[template, sentence] for s in scores]) for sentence in ("right", "wrong"))

@@ -19,8 +19,8 @@ def paired_difference(
     Args:
         a, b: (n,), scores of the same sequences in the same order.
 
-    The same arguments give the same numbers. The interval is NaN for fewer than five sequences, for which a bootstrap is
-    meaningless. Raises `ValueError` for arrays of other shapes, without elements, or with NaN.
+    The same arguments give the same numbers. The interval is NaN for fewer than five sequences, for which a bootstrap
+    is meaningless. Raises `ValueError` for arrays of other shapes, without elements, or with NaN.
 
     >>> paired_difference(np.full(5, 3.0), np.ones(5))
     (2.0, 2.0, 2.0)
@@ -46,9 +46,9 @@ def language_table(results: Sequence) -> list[dict]:
     """The gain from each sequence's own sentence: one row for each of our results with other sentences.
 
     results: [`TrackerResult`]s. Each row has `text`, `metric` (the main one), `with` and `without` (means over the
-    sequences that both results scored, percent, with the own and with the other sentences), `difference`, `low`, `high` (see [`paired_difference`]),
-    `sequences` (their number), and `note`: why `with` is not the overall score, where it is not. Protocols that pool
-    frames are compared by the AO of each sequence. Empty where a side is missing.
+    sequences that both results scored, percent, with the own and with the other sentences), `difference`, `low`,
+    `high` (see [`paired_difference`]), `sequences` (their number), and `note`: why `with` is not the overall score,
+    where it is not. Protocols that pool frames are compared by the AO of each sequence. Empty where a side is missing.
     """
     own = next((result for result in results if result.text == "own"), None)
     rows = []

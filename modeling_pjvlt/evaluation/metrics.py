@@ -27,7 +27,8 @@ def iou(boxes_xywh: np.ndarray, truth_xywh: np.ndarray) -> np.ndarray:
     """Intersection over union of row i with row i: (n,) in [0, 1]. Both are (n, 4).
 
     The order of operations, pixel counts of inclusive borders, is that of the OTB, LaSOT, TNL2K and pytracking code,
-    so that a result on a threshold falls to the same side. NaN is handled as in MATLAB: `min` and `max` ignore it. Two boxes without an area give NaN.
+    so that a result on a threshold falls to the same side. NaN is handled as in MATLAB: `min` and `max` ignore it. Two
+    boxes without an area give NaN.
 
     >>> iou(np.array([[0, 0, 10, 10]]), np.array([[5, 0, 10, 10]])).round(4).tolist()
     [0.3333]

@@ -2,9 +2,9 @@
 
 python -m modeling_pjvlt.evaluation.phrase_pairs pairs_val.jsonl --model outputs/mine
 
-A table of phrase pairs is JSON lines: `file` (in `images/` beside the table, or beside it), `box` and `other` (x, y, w, h in
-pixels), and `phrases` that mean the first one. The search region shows both objects, the template is hidden, and the
-longest phrase has to make the score higher at the first box than at the other. Chance is 50 %.
+A table of phrase pairs is JSON lines: `file` (in `images/` beside the table, or beside it), `box` and `other` (x, y,
+w, h in pixels), and `phrases` that mean the first one. The search region shows both objects, the template is hidden,
+and the longest phrase has to make the score higher at the first box than at the other. Chance is 50 %.
 """
 
 import argparse

@@ -5,7 +5,8 @@ Every protocol takes the boxes of a tracker that saw the first frame's box (one-
 `otb` (tracker benchmark v1.0/v1.1, Wu et al. 2013; `calcSeqErrRobust.m`, `perfPlot.m`)
     First frame: replaced by the ground truth, and counted. Invalid predictions: w or h not positive, or all four
     numbers NaN, repeats the box before it. Longer predictions are cut (the toolkit stops); shorter ones are an error.
-    Frames whose ground truth has a number that is not positive, x and y included, overlap with nothing, but their centre counts as found.
+    Frames whose ground truth has a number that is not positive, x and y included, overlap with nothing, but their
+    centre counts as found.
     Success: overlap > each of 0:0.05:1. Precision: centre error <= 20 pixels. All frames are the denominator. The
     mean of a curve over sequences leaves out those where it is zero everywhere (0 where none is left; the toolkit
     gives NaN). No absent flags. Normalised precision as in `lasot`; the toolkit has none.
@@ -13,8 +14,8 @@ Every protocol takes the boxes of a tracker that saw the first frame's box (one-
     As `otb`, but a prediction with any NaN repeats the box before it, and frames flagged absent are taken out of the
     errors while they stay in the denominator. Normalised precision: at 0.2 of the target's width and height.
 `tnl2k` (TNL2K toolkit, Wang et al. 2021: the code of `lasot`)
-    As `lasot`; but normalised precision is ranked as its script sets it, by the mean of the whole curve over 0:0.01:0.5.
-    Precision is read at 20 pixels, as papers do; the script has a switch for it.
+    As `lasot`; but normalised precision is ranked as its script sets it, by the mean of the whole curve over
+    0:0.01:0.5. Precision is read at 20 pixels, as papers do; the script has a switch for it.
 `pytracking` (pytracking, `extract_results.py`; what most papers print)
     First frame as above. NaN or negative w, h: an error. A w or h of zero repeats the box before it. Longer
     predictions are cut; shorter ones are filled with zeros. Frames count whose ground truth has an area and, where
@@ -73,9 +74,9 @@ class Protocol:
     """How a benchmark scores.
 
     curves: of one sequence, by name (`success`, `precision`, `normalized_precision`), shares in [0, 1]; for got10k
-    the overlaps that count, as `overlaps`. thresholds: of each curve. needs: which flags must be given. mean_of_normalized:
-    whether normalised precision is the mean of its curve. keep_zero: whether sequences with an empty curve stay in
-    the mean. pooled: whether the frames of all sequences are scored together.
+    the overlaps that count, as `overlaps`. thresholds: of each curve. needs: which flags must be given.
+    mean_of_normalized: whether normalised precision is the mean of its curve. keep_zero: whether sequences with an
+    empty curve stay in the mean. pooled: whether the frames of all sequences are scored together.
     """
 
     name: str

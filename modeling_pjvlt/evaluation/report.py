@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files_pjvlt import write_text
 from ..visualization.drawing import PREDICTION_COLOR, TRUTH_COLOR
 from .language import NUM_SAMPLES, language_table
 from .plots import NUM_COLORS, curve_plot, jpeg_uri, part_color, series_color
@@ -102,7 +102,8 @@ class EvaluationReport:
 
     results: ours with its own sentences first, then ours with other sentences, then other trackers; at least one,
     all by the same protocol, or `ValueError`. published: rows of a paper's table: `tracker`, `source`, `protocol`,
-    `dataset`, and metric name -> percent (or `fps`). notes: printed as they are. environment: such as {"device": "cpu"}.
+    `dataset`, and metric name -> percent (or `fps`). notes: printed as they are. environment: such as {"device":
+    "cpu"}.
     """
 
     dataset: str
@@ -254,19 +255,8 @@ def write_report(report: EvaluationReport, folder: str | Path) -> dict[str, Path
     paths = {}
     for kind, make in makers.items():
         paths[kind] = folder / f"report.{kind}"
-        _write_beside(paths[kind], make(report))
+        write_text(paths[kind], make(report))
     return paths
-
-
-def _write_beside(path: Path, text: str) -> None:
-    """As the data package's own, which would ask for `datasets`."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _sections(report: EvaluationReport) -> list[Section]:

@@ -23,8 +23,8 @@ SUBMISSIONS = ("got10k", "trackingnet")
 class Finished:
     """The record of a tracked sequence.
 
-    run: fingerprint of model, sentence and data. sentence: the one it was tracked with. frames: its length. frame_size:
-    height, width. seconds: total time by part.
+    run: fingerprint of model, sentence and data. sentence: the one it was tracked with. frames: its length.
+    frame_size: height, width. seconds: total time by part.
     """
 
     run: str
@@ -87,8 +87,8 @@ def read_finished(folder: Path, name: str) -> Finished | None:
 def read_results(folder: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """A tracker's boxes, sequence -> (n, 4) float64 xywh: `NAME.txt` or, as GOT-10k has it, `NAME/NAME_001.txt`.
 
-    Numbers are separated by commas, semicolons, tabs or spaces, also mixed. Raises `ValueError` that lists the sequences without
-    a file, or names the file and line that is not a box.
+    Numbers are separated by commas, semicolons, tabs or spaces, also mixed. Raises `ValueError` that lists the
+    sequences without a file, or names the file and line that is not a box.
     """
     folder, boxes, missing = Path(folder), {}, []
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""One-pass evaluation of a model on a dataset: shared by processes, finished sequences kept, then scored and reported."""
+"""One-pass evaluation of a model on a dataset: shared by processes, resumable by sequence, then scored."""
 
 import hashlib
 import json
@@ -161,8 +161,8 @@ class Evaluation:
         found = read_finished(self.folder, name)
         if found is not None and found.run != self._run_of(number):
             raise ValueError(
-                f"{self.folder} holds results of another model, of other sentences, of other data or of an earlier version "
-                f"({name}). "
+                f"{self.folder} holds results of another model, of other sentences, of other data or of an earlier "
+                f"version ({name}). "
                 "Choose another --output_dir, or delete that folder."
             )
         return found
@@ -186,7 +186,7 @@ class Evaluation:
 
 
 class _Bar:
-    """Frames of all processes, with the mean score of the finished sequences and the frames per second of one target."""
+    """Progress over all processes, with the mean score of the finished sequences and frames per second."""
 
     def __init__(self, run: Evaluation, label: str, finished: list[int], left: list[int], shown: bool):
         self.run, self.left, self.shown = run, set(left), shown
@@ -257,7 +257,7 @@ class _Bar:
 
 
 def worst_sequences(sequences: list, texts: list[str], predictions: dict[str, np.ndarray], scores: BenchmarkScores):
-    """The sequences with the lowest main score, with a few frames: ground truth in white, the tracker's box in yellow."""
+    """The sequences with the lowest main score, with some frames: ground truth in white, prediction in yellow."""
     from .report import WorstSequence
 
     metric = next(iter(scores))

@@ -73,8 +73,8 @@ def load_split(
         named = [given.get(sequence.name) for sequence in sequences]
         if not any(named):
             raise ValueError(
-                f"--sentences: {sentences_file} names none of the {len(sequences)} sequences of {name_or_path}; the first "
-                f"is {sequences[0].name!r}."
+                f"--sentences: {sentences_file} names none of the {len(sequences)} sequences of {name_or_path}; the "
+                f"first is {sequences[0].name!r}."
             )
         sequences = [s if text is None else replace(s, text=text) for s, text in zip(sequences, named, strict=True)]
     return sequences, split
@@ -115,8 +115,8 @@ def alike(sequences: list, texts: list[str]) -> str | None:
     if len(sequences) < 2 or len(set(texts)) > 1:
         return None
     return (
-        f"All {len(sequences)} sequences have the same sentence, {texts[0]!r}, so that this measures a tracker without "
-        "language. Give each its own with --sentences FILE (GOT-10k's test set ships none)."
+        f"All {len(sequences)} sequences have the same sentence, {texts[0]!r}, so that this measures a tracker "
+        "without language. Give each its own with --sentences FILE (GOT-10k's test set ships none)."
     )
 
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
+from ..data.benchmarks import BENCHMARK_FILE
 from ..data.dataset_card import dataset_card
 from ..files_pjvlt import write_text
 
-UPLOADED = ["data/*.parquet", "README.md", "conversion_report.json"]
+UPLOADED = ["data/*.parquet", "README.md", BENCHMARK_FILE, "conversion_report.json"]
 
 
 def push_folder(folder: str | Path, repo_id: str, private: bool | None = None, token: str | None = None) -> str:

@@ -18,6 +18,7 @@ from ..data.generated import PROCEDURAL
 from ..modeling_pjvlt import PJVLTModel
 from ..pipeline_pjvlt import TASK
 from ..processing_pjvlt import MAX_WORDS
+from .eval_results import PIPELINE_TAG, TAGS, TASK_NAME, is_repository
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 SECRET = re.compile(r"(^|_)(token|password|secret|key)$")
@@ -46,7 +47,8 @@ def render_card(
 
     Args:
         arguments: fields of `TrainArguments` of the run; None where they are not known.
-        metrics: numbers by name. In `suite/metric`, `suite` is the data it was measured on.
+        metrics: numbers by name. In `suite/metric`, `suite` is the data it was measured on; where that is a dataset
+            on the Hub, user/name, the number also goes into `.eval_results`.
         datasets: Hub ids, folders or `procedural`; by default the arguments' `dataset_name`.
         hardware: what it was trained on; [`describe_hardware`] describes this machine.
         license: as the Hub names it.
@@ -66,8 +68,8 @@ def render_card(
         language="en",
         license=license,
         library_name="transformers",
-        pipeline_tag="other",  # the Hub has no tag for tracking
-        tags=["object-tracking", TASK, "pjvlt"],
+        pipeline_tag=PIPELINE_TAG,
+        tags=TAGS,
         datasets=[d for d in names if _is_hub_id(d)] or None,
         base_model=start if start and _is_hub_id(start) else None,
         model_name=name,
@@ -106,7 +108,10 @@ def read_run_arguments(checkpoint: str | Path) -> dict | None:
 
 
 def read_metrics(path: str | Path) -> dict[str, float]:
-    """Numbers by name from a JSON file. Raises `FileNotFoundError`, or `ValueError` for what is not a finite number."""
+    """Numbers by name from a JSON file.
+
+    Raises `FileNotFoundError`, or `ValueError` for what is not a finite number.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of metrics")
@@ -152,8 +157,10 @@ def _eval_result(name: str, value: float, evaluated_on: str) -> EvalResult:
     dataset = suite or evaluated_on or "not stated"
     return EvalResult(
         task_type=TASK,
-        task_name="Vision-language tracking",
-        dataset_type=re.sub(r"[^\w./-]+", "-", dataset).strip("-").lower() or "unknown",
+        task_name=TASK_NAME,
+        dataset_type=dataset
+        if is_repository(dataset)
+        else re.sub(r"[^\w./-]+", "-", dataset).strip("-").lower() or "unknown",
         dataset_name=dataset,
         metric_type=metric,
         metric_name=name,

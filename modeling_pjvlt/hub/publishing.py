@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import custom_object_save
@@ -23,6 +29,7 @@ from ..files_pjvlt import replacing_folder
 from ..modeling_pjvlt import PJVLTModel
 from ..pipeline_pjvlt import TASK, TrackingPipeline
 from ..processing_pjvlt import PJVLTProcessor
+from .eval_results import PIPELINE_TAG, TAGS, merged, result_files
 from .model_card import describe_hardware, read_json, read_metrics, read_run_arguments, render_card
 
 CONFIG, PROCESSOR_CONFIG, CARD = "config.json", "processor_config.json", "README.md"
@@ -126,6 +133,44 @@ def push_checkpoint(
     return str(address)
 
 
+def find_model(repo_id: str, token: str | None = None) -> None:
+    """Raise `ValueError` or [`PublishingError`] unless the model is on the Hub; asked before a long evaluation."""
+    validate_repo_id(repo_id)
+    api = HfApi(token=token)
+    with _explain_failures(api.endpoint, repo_id):
+        try:
+            api.model_info(repo_id)
+        except RepositoryNotFoundError as error:
+            raise PublishingError(
+                f"{api.endpoint} has no model {repo_id}, or it is private and the token may not read it: push the "
+                "model first"
+            ) from error
+
+
+def push_results(repo_id: str, results: list[EvalResult], token: str | None = None) -> str:
+    """Add scores to a model's card and `.eval_results` in one commit; returns the commit's address.
+
+    Earlier scores of the same dataset, split and metric are replaced; all else in the card stays. Raises
+    [`PublishingError`] where the Hub cannot be reached or refuses.
+    """
+    api = HfApi(token=token)
+    with _explain_failures(api.endpoint, repo_id):
+        try:
+            card = ModelCard.load(repo_id, token=token)
+        except EntryNotFoundError:
+            data = ModelCardData(library_name="transformers", pipeline_tag=PIPELINE_TAG, tags=TAGS)
+            card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {repo_id.split('/')[-1]}\n")
+        card.data.eval_results = merged(card.data.eval_results or [], results)
+        card.data.model_name = card.data.get("model_name") or repo_id.split("/")[-1]
+        files = {CARD: str(card), **result_files(card)}
+        commit = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(path, text.encode("utf-8")) for path, text in files.items()],
+            commit_message="Add evaluation results",
+        )
+    return commit.commit_url
+
+
 def _read_checkpoint(folder: str | Path) -> _Checkpoint:
     """Check a checkpoint: all files are there, and the weights have the shapes of the config."""
     folder = Path(folder)
@@ -217,6 +262,9 @@ def _write_folder(read: _Checkpoint, folder: Path, card: ModelCard, place) -> No
     for file in (*read.weights, *index):
         place(file.resolve(), folder / file.name)
     card.save(folder / CARD)
+    for name, text in result_files(card).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _save_code(part, auto_class: str, folder: Path, settings: dict) -> None:
@@ -267,8 +315,10 @@ def _explanation(error: Exception, endpoint: str, repo_id: str) -> str:
 __all__ = [
     "PublishingError",
     "describe_hardware",
+    "find_model",
     "prepare_folder",
     "push_checkpoint",
+    "push_results",
     "read_metrics",
     "read_run_arguments",
     "render_card",

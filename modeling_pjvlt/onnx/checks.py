@@ -48,7 +48,7 @@ def torch_runner(folder: Path) -> Runner:
 
 @torch.no_grad()
 def largest_difference(model: PJVLTModel, run: Runner) -> float:
-    """Largest difference of the maps of model and export, over random batches of several numbers of targets and words."""
+    """Largest difference of the maps of model and export, over random batches of several sizes."""
     config, generator, worst = model.config, torch.Generator().manual_seed(0), 0.0
     for targets, words in CHECKED:
         sizes = {"pixel_values": config.search_size, "template_pixel_values": config.template_size}

@@ -23,6 +23,7 @@ from .checks import (
     torch_runner,
 )
 from .graphs import trace, write_onnx, write_torch
+from .openvino import convert_graphs, import_openvino
 from .quantize import quantize_tracker
 from .tracker import SETTINGS_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker, import_onnxruntime
 
@@ -42,13 +43,13 @@ def export(args: Namespace) -> Path:
     processor = PJVLTProcessor.from_pretrained(checkpoint)
     with replacing_folder(output) as folder:
         write_export(folder, model, processor, checkpoint_name(checkpoint), args.format, args.dtype, args.int8)
-        if args.format == "onnx":
+        if args.format != "torch_export":
             exported = OnnxModel(folder, args.num_threads)
             run = onnx_runner(exported)
         else:
             run = torch_runner(folder)
         _refuse_difference(largest_difference(model, run), args.dtype)
-        if args.format == "onnx":
+        if args.format != "torch_export":
             _measure(folder, args, exported, model, processor)
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in sorted(output.iterdir()))
     print(f"wrote {output}: {sizes}")
@@ -66,22 +67,25 @@ def write_export(
 ) -> None:
     """Write the files of an export into an existing folder: graphs, settings and tokenizer.
 
-    Args: `name` of the model, for display; `format`, "onnx" or "torch_export"; `dtype` of the per-frame graph; `int8`,
-    whether its matmuls are going to be made eight-bit ones.
+    Args: `name` of the model, for display; `format`, "onnx", "openvino" or "torch_export"; `dtype` of the per-frame
+    graph; `int8`, whether its matmuls are going to be made eight-bit ones.
     """
     with timed("tracing"):
         programs = trace(model, getattr(torch, dtype))
     for part, program in programs.items():
         with timed(f"writing {part}"):
-            if format == "onnx":
-                write_onnx(program, folder / f"{part}.onnx")
-            else:
+            if format == "torch_export":
                 write_torch(program, folder / f"{part}.pt2")
+            else:
+                write_onnx(program, folder / f"{part}.onnx")
+    if format == "openvino":
+        convert_graphs(folder)
     images, tokenizer, config = processor.image_processor, processor.tokenizer, model.config
     scale, shift = images.normalization()
     crops = ("template_size", "search_size", "template_factor", "search_factor")
     settings = {
         "model": name,
+        "format": format,
         "dtype": dtype,
         "int8": int8,
         "uses_language": config.uses_language,
@@ -99,8 +103,11 @@ def write_export(
 
 def import_exporters(format: str) -> None:
     """Import what the format needs before the work begins. Raises `ModuleNotFoundError`."""
+    if format == "openvino":
+        import_openvino()
     if format == "onnx":
         import_onnxruntime()
+    if format != "torch_export":
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
 
@@ -146,7 +153,8 @@ def _measure(folder: Path, args: Namespace, exported: OnnxModel, model: PJVLTMod
             quantize_tracker(folder / TRACKER_FILE, small / TRACKER_FILE)
         models["int8"] = OnnxModel(small, args.num_threads)
     trackers = {"PyTorch float32": TrackingSession(model, processor)}
-    trackers |= {f"onnxruntime {name}": OnnxTracker(graphs) for name, graphs in models.items()}
+    runtime = "OpenVINO" if args.format == "openvino" else "onnxruntime"
+    trackers |= {f"{runtime} {name}": OnnxTracker(graphs) for name, graphs in models.items()}
     for name, tracker in trackers.items():
         whole, network = milliseconds_per_frame(tracker)
         print(f"{name}: {whole:.1f} ms for a frame of 640x480 from crop to box, {network:.1f} of them in the network")

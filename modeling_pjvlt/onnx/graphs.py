@@ -1,7 +1,8 @@
 """The three graphs of an export, and how they are written.
 
-`TrackerGraph` runs for every frame, on crops and the outputs of the other two graphs, and gives the maps. `TemplateGraph` runs once for
-every target, `TextGraph` once for every sentence. All take any number of targets, and of words up to 40.
+`TrackerGraph` runs for every frame, on crops and the outputs of the other two graphs, and gives the maps.
+`TemplateGraph` runs once for every target, `TextGraph` once for every sentence. All take any number of targets, and of
+words up to 40.
 """
 
 import warnings
@@ -47,7 +48,7 @@ class TemplateGraph(nn.Module):
 
 
 class TrackerGraph(nn.Module):
-    """Search crops (B, 3, S, S), float32 in any precision, template and parts of a [`PJVLTSentence`] to the three maps."""
+    """Search crops (B, 3, S, S), always float32, template and parts of a [`PJVLTSentence`] to the three maps."""
 
     def __init__(self, inference_model: PortableInferenceModel):
         super().__init__()

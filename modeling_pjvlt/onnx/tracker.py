@@ -14,6 +14,7 @@ from ..geometry_pjvlt import Box, crop_array, crop_geometry
 from ..pixels_pjvlt import rgb_array
 from ..sentences_pjvlt import MAX_WORDS, check_sentence, clean_sentences, cut_warning, logger
 from ..session_pjvlt import LOST_AFTER, TRACKING_DEFAULTS, TargetSession, weighted
+from . import openvino
 
 TRACKER_FILE, TEMPLATE_FILE, TEXT_FILE = "tracker.onnx", "template.onnx", "text.onnx"
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "pjvlt_onnx.json"
@@ -33,8 +34,8 @@ class OnnxModel:
         providers: onnxruntime's execution providers in order of preference; default: the CPU.
 
     Attributes:
-        settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and `shift`, for
-            value * scale - shift.
+        settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and
+            `shift`, for value * scale - shift.
 
     Raises `ImportError` without onnxruntime and `FileNotFoundError` for a folder without an export, or with one of an
     older version.
@@ -45,9 +46,9 @@ class OnnxModel:
         self._made_of = str(folder), num_threads, providers
         if not (folder / SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: make it with pjvlt-export.")
-        if not (folder / TEMPLATE_FILE).is_file():
-            raise FileNotFoundError(f"{folder} holds no {TEMPLATE_FILE}: it is of an older version, export it again.")
         self.settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        if not (folder / TEMPLATE_FILE).is_file() and self.settings.get("format") != "openvino":
+            raise FileNotFoundError(f"{folder} holds no {TEMPLATE_FILE}: it is of an older version, export it again.")
         self._tracker = _open_graph(folder / TRACKER_FILE, num_threads, providers)
         self._template = _open_graph(folder / TEMPLATE_FILE, num_threads, providers)
         self._text = self._tokenizer = None
@@ -131,6 +132,8 @@ def import_onnxruntime():
 
 
 def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None):
+    if path.with_suffix(openvino.SUFFIX).is_file():
+        return openvino.OpenVinoGraph(path.with_suffix(openvino.SUFFIX), num_threads)
     try:
         onnxruntime = import_onnxruntime()
     except ModuleNotFoundError as error:
@@ -144,7 +147,7 @@ def _open_graph(path: Path, num_threads: int | None, providers: list[str] | None
 
 
 def decode_maps(score_map, offset_map, size_map, window=None) -> tuple[np.ndarray, np.ndarray]:
-    """`decode_boxes` of `decoding_pjvlt` in NumPy: boxes (B, 4) cx, cy, w, h in fractions of the crop, and scores (B,)."""
+    """`decode_boxes` of `decoding_pjvlt` in NumPy: boxes (B, 4) cx, cy, w, h in crop fractions, scores (B,)."""
     grid, rows = score_map.shape[-1], np.arange(len(score_map))
     response = score_map[:, 0] if window is None else score_map[:, 0] * window
     cell = response.reshape(len(rows), -1).argmax(axis=1)

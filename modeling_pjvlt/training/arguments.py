@@ -13,6 +13,7 @@ from transformers import HfArgumentParser
 from ..command_parser import CommandParser
 from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
 
+RECIPES = Path(__file__).parent / "recipes"  # in an installed package: those of scripts/recipes
 STABLE = "warmup_stable_decay"  # a schedule that can be extended: the rate stays high until the last steps
 ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # may change while the rate is still high
 REPORTS = ["tensorboard", "wandb", "trackio"]
@@ -20,14 +21,15 @@ REPORTS = ["tensorboard", "wandb", "trackio"]
 FREE_ON_RESUME = {
     "output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps", "checkpoints_total_limit",
     "dataloader_num_workers", "validation_steps", "validation_dataset_name", "validation_split",
-    "validation_phrases", "num_validation_sequences", "max_validation_frames", "report_to", "push_to_hub", "hub_model_id",
-    "hub_private_repo", "model_name_or_path", "tokenizer_name_or_path", "vision_backbone", "text_backbone", "gradient_checkpointing",
+    "validation_phrases", "num_validation_sequences", "max_validation_frames", "report_to", "push_to_hub",
+    "hub_model_id", "hub_private_repo", "model_name_or_path", "tokenizer_name_or_path", "vision_backbone",
+    "text_backbone", "gradient_checkpointing",
 }  # fmt: skip
 
 POSITIVE = (
-    "max_train_steps", "per_device_train_batch_size", "global_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
-    "checkpoints_total_limit", "logging_steps", "validation_steps", "num_validation_sequences", "lr_drop_step",
-    "num_decay_steps",
+    "max_train_steps", "per_device_train_batch_size", "global_batch_size", "gradient_accumulation_steps",
+    "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "validation_steps",
+    "num_validation_sequences", "lr_drop_step", "num_decay_steps",
 )  # fmt: skip
 
 
@@ -45,8 +47,8 @@ class TrainArguments:
     image_processor_config: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Fields of PJVLTImageProcessor for a new model, such as search_factor and image_mean (in YAML, or as "
-            "JSON)."
+            "help": "Fields of PJVLTImageProcessor for a new model, such as search_factor and image_mean (in YAML, or "
+            "as JSON)."
         },
     )
     vision_backbone: str | None = field(
@@ -66,8 +68,8 @@ class TrainArguments:
         default=None,
         metadata={
             "help": "Tracking datasets: Hub ids or folders, `procedural` for procedural clips, the default, or "
-            "`photographs` for clips made of the images in --photographs, or `boxed_images` for pairs from the images in "
-            "--boxed_images. Several are mixed."
+            "`photographs` for clips made of the images in --photographs, or `boxed_images` for pairs from the images "
+            "in --boxed_images. Several are mixed."
         },
     )
     dataset_weights: list[float] | None = field(
@@ -191,8 +193,8 @@ class TrainArguments:
     attribute_weights: list[float] | None = field(
         default=None,
         metadata={
-            "help": "How often the distractor of such a pair differs in colour, pattern and form: three weights; by default "
-            "8 5 5."
+            "help": "How often the distractor of such a pair differs in colour, pattern and form: three weights; by "
+            "default 8 5 5."
         },
     )
     wrong_text_share: float = field(
@@ -268,8 +270,8 @@ class TrainArguments:
     validation_phrases: str | None = field(
         default=None,
         metadata={
-            "help": "Table of phrase pairs (.jsonl): also print the share of pairs in which the phrase selects its box (see "
-            "`python -m modeling_pjvlt.evaluation.phrase_pairs --help`)."
+            "help": "Table of phrase pairs (.jsonl): also print the share of pairs in which the phrase selects its "
+            "box (see `python -m modeling_pjvlt.evaluation.phrase_pairs --help`)."
         },
     )
     num_validation_sequences: int = field(default=8, metadata={"help": "Sequences tracked in a validation."})
@@ -364,8 +366,8 @@ class TrainArguments:
         anew = self.model_config is not None or self.vision_backbone is not None
         if (self.model_name_or_path is None) != anew:
             raise ValueError(
-                "Give either --model_name_or_path (start from a checkpoint), or --model_config or --vision_backbone and "
-                "--text_backbone (start anew)."
+                "Give either --model_name_or_path (start from a checkpoint), or --model_config or --vision_backbone "
+                "and --text_backbone (start anew)."
             )
         self.tokenizer_name_or_path = self.tokenizer_name_or_path or self.text_backbone
         if anew and self.tokenizer_name_or_path is None:
@@ -403,8 +405,8 @@ class TrainArguments:
 def share_batch(args: TrainArguments, num_processes: int) -> TrainArguments:
     """The arguments with the batch size of one device, derived from `--global_batch_size`.
 
-    Raises `ValueError` where the processes and accumulated batches cannot share it evenly, or where both fields are given
-    and do not fit together.
+    Raises `ValueError` where the processes and accumulated batches cannot share it evenly, or where both fields are
+    given and do not fit together.
     """
     whole, steps = args.global_batch_size, args.gradient_accumulation_steps
     if whole is None:
@@ -438,12 +440,22 @@ def _as_list(value) -> list:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def find_recipe(path: str) -> str:
+    """A recipe's file: the one at `path`, else the one of that name that an installed package brings.
+
+    Raises `FileNotFoundError`.
+    """
+    for place in (Path(path), RECIPES / Path(path).name):
+        if place.is_file():
+            return str(place)
+    raise FileNotFoundError(f"--config: no recipe at {path}")
+
+
 def read_recipe(path: str) -> dict:
     """The fields of a YAML recipe. Raises `ValueError` naming the first one that does not exist."""
     import yaml
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config: no recipe at {path}")
+    path = find_recipe(path)
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"--config: {path} must hold `name: value` lines.")

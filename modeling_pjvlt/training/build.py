@@ -66,7 +66,8 @@ def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
 def parameter_groups(model: nn.Module, args: TrainArguments) -> list[dict]:
     """The paper's two groups, the box head and everything else (ViT, BERT, SAIELs, CCPILs).
 
-    A convolutional stem and BERT are groups of their own if they have a rate of their own. Frozen parameters are left out.
+    A convolutional stem and BERT are groups of their own if they have a rate of their own. Frozen parameters are left
+    out.
     """
     rates = {"": args.encoder_learning_rate, "head.": args.head_learning_rate}
     own = {STEM: args.stem_learning_rate, "text_encoder.": args.text_learning_rate}
@@ -154,8 +155,8 @@ def batches_of_rank(
 ) -> SkipBatchSampler:
     """Indices of the batches of one process, from a batch on.
 
-    Batch b of all processes together holds samples b * n to (b + 1) * n, and each process has its part of them in order,
-    so the data of a step do not depend on the number of processes.
+    Batch b of all processes together holds samples b * n to (b + 1) * n, and each process has its part of them in
+    order, so the data of a step do not depend on the number of processes.
     """
     batches = BatchSampler(range(length), batch_size, drop_last=True)
     return SkipBatchSampler(BatchSamplerShard(batches, num_processes, rank), first_batch)
@@ -180,7 +181,8 @@ def build_loader(
         "num_workers": args.dataloader_num_workers,
         "collate_fn": PairCollator(processor, normalize=False),
         "pin_memory": torch.cuda.is_available(),
-        "generator": torch.Generator(),  # else the loader would draw from the global one, and a resumed run would differ
+        # else the loader would draw from the global one, and a resumed run would differ
+        "generator": torch.Generator(),
     }
     if isinstance(pairs, StreamedPairs):
         pairs.place(rank, num_processes, first_batch)

@@ -95,7 +95,14 @@ class Checkpoints:
     def link(self, name: str, step: int) -> None:
         """Point `last` or `best` to a checkpoint, atomically."""
         with replacing(self.root / name) as link:
-            link.symlink_to(f"{step:06d}")
+            try:
+                link.symlink_to(f"{step:06d}", target_is_directory=True)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"{self.root} takes no symbolic link for `{name}`: {error.strerror}. On Windows, switch on "
+                    "the developer mode.",
+                ) from error
 
     def _drop_old(self) -> None:
         """Delete all checkpoints but the newest ones and those that a link points to."""
@@ -153,8 +160,8 @@ class Checkpoints:
                     )
                 raise ValueError(
                     f"--{name} was {value!r} when {folder} was saved and is {now.get(name)!r} now; a resumed run must "
-                    f"continue with the same arguments, and only a finished run can be extended.{hint} Or start a new run "
-                    "from it with --model_name_or_path."
+                    f"continue with the same arguments, and only a finished run can be extended.{hint} Or start a new "
+                    "run from it with --model_name_or_path."
                 )
         if run["num_processes"] != self.accelerator.num_processes:
             raise ValueError(

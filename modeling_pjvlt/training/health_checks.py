@@ -1,8 +1,8 @@
 """Early signs of a failing run: `health.jsonl`, a line every `logging_steps`, from step 0.
 
-The main risk of the paper's equations is that SAIEL, which has no residual around it, makes all tokens alike and so erases
-the features of a pretrained backbone: at initialisation the search tokens' mean cosine is 0.96 after twelve layers, 0.25
-without fusion and 0.24 with `fusion_residual`. `scripts/ablations/probe.py` uses these lines.
+The main risk of the paper's equations is that SAIEL, which has no residual around it, makes all tokens alike and so
+erases the features of a pretrained backbone: at initialisation the search tokens' mean cosine is 0.96 after twelve
+layers, 0.25 without fusion and 0.24 with `fusion_residual`. `scripts/ablations/probe.py` uses these lines.
 """
 
 import json
@@ -102,6 +102,7 @@ class HealthCheck:
             self.accelerator.log({f"health/{name}": value for name, value in values.items()}, step=step)
         if step == 0 and values["token_similarity"] > ALIKE:
             logger.warning(
-                f"The search tokens are nearly equal at the start (mean cosine {values['token_similarity']:.2f}): the features of "
-                "a pretrained backbone are lost. `scripts/ablations/probe.py` measures whether the run recovers."
+                f"The search tokens are nearly equal at the start (mean cosine {values['token_similarity']:.2f}): the "
+                "features of a pretrained backbone are lost. `scripts/ablations/probe.py` measures whether the run "
+                "recovers."
             )

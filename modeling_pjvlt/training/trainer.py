@@ -53,8 +53,8 @@ def train(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None 
 def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = None) -> TrainResult:
     """Train, from the start or from where a checkpoint left off.
 
-    `wrap_pairs` gets the dataset of training samples and returns one of the same length, which is used instead. A signal
-    (Ctrl-C, SIGTERM, SIGHUP) ends the run after the current step, with a checkpoint. Raises `ValueError` or
+    `wrap_pairs` gets the dataset of training samples and returns one of the same length, which is used instead. A
+    signal (Ctrl-C, SIGTERM, SIGHUP) ends the run after the current step, with a checkpoint. Raises `ValueError` or
     `FileNotFoundError` naming the flag of an invalid argument, `FloatingPointError` for a loss that is not finite,
     `OSError` if the last checkpoint cannot be written.
     """

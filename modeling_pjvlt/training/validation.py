@@ -56,10 +56,10 @@ class Validation:
         self.shuffled = texts[1:] + texts[:1]
 
     def run(self, accelerator: Accelerator, model) -> tuple[dict[str, float], bool]:
-        """Mean success AUC in [0, 1] with the right and the shuffled sentence, and whether the right one is the best yet.
+        """Mean success AUC in [0, 1] with the right and the shuffled sentence, and whether the right one is the best.
 
-        With phrase pairs also the share of them in which the phrase chooses its box. Sequences and pairs are shared among
-        the processes. Random states are left as they were.
+        With phrase pairs also the share of them in which the phrase chooses its box. Sequences and pairs are shared
+        among the processes. Random states are left as they were.
         """
         plain = accelerator.unwrap_model(model, keep_torch_compile=False)
         plain.eval()

@@ -25,7 +25,8 @@ def draw_box(
 
     The line lies along the inner edge of the box, between two thin dark ones that set it off from any background.
     The label stays inside the frame: it moves below the box's upper edge where there is no room above. A text that
-    would be wider than 60 % of the frame is shortened, its score kept, so that a long sentence does not hide the scene.
+    would be wider than 60 % of the frame is shortened, its score kept, so that a long sentence does not hide the
+    scene.
 
     Args:
         frame: RGB uint8 array of shape (height, width, 3), or a PIL image.

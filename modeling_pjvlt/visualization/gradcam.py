@@ -39,7 +39,8 @@ def search_activation(
     layers = model.encoder.all_layers()
     if not -len(layers) <= layer < len(layers):
         raise ValueError(
-            f"There is no layer {layer}: the joint encoder has {len(layers)}, so pass {-len(layers)} to {len(layers) - 1}."
+            f"There is no layer {layer}: the joint encoder has {len(layers)}, so pass {-len(layers)} to "
+            f"{len(layers) - 1}."
         )
     captured: dict[str, Tensor] = {}
 

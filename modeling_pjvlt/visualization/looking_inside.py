@@ -1,4 +1,4 @@
-"""A figure of what trackers look at: search crops under their activation, and the words they attend to, with Pillow."""
+"""A figure of what trackers look at: search crops with their activation, and the words they attend to."""
 
 import os
 import uuid

@@ -73,7 +73,8 @@ def decide(measured: dict[str, dict[str, float]]) -> tuple[str, str]:
     def verdict(name: str) -> tuple[bool, str]:
         one = measured[name]
         margin = max(MARGIN, 2 * one["error"])
-        finding = f"{name}: overlap {one['behind']:+.3f} of none's (margin {margin:.3f}), tokens {one['similarity']:.2f} alike"
+        finding = f"{name}: overlap {one['behind']:+.3f} of none's (margin {margin:.3f}), "
+        finding += f"tokens {one['similarity']:.2f} alike"
         return one["behind"] >= -margin and one["similarity"] <= ALIKE, finding
 
     none = measured["none"]

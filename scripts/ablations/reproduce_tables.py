@@ -6,17 +6,17 @@ python scripts/ablations/reproduce_tables.py --print                   the table
 python scripts/ablations/reproduce_tables.py --preset base --dataset lasot --num_processes 8
 python scripts/ablations/reproduce_tables.py --preset base --dataset got10k --num_processes 8 --dry_run
 
-Tables: 2 fusion mode, 3 number of fused layers, 4 SAIEL and CCPIL, 5 integration operator, 6 CCM and PIM: the paper's 14
-variants. With --ours also `residual` (our `fusion_residual` against the literal equations, from the start and added to a
-trained no-language model), `modulation` (our initialisation of the words' modulation against the paper's), and the
-depths that table 3 leaves out.
+Tables: 2 fusion mode, 3 number of fused layers, 4 SAIEL and CCPIL, 5 integration operator, 6 CCM and PIM: the paper's
+14 variants. With --ours also `residual` (our `fusion_residual` against the literal equations, from the start and added
+to a trained no-language model), `modulation` (our initialisation of the words' modulation against the paper's), and
+the depths that table 3 leaves out.
 
-The base preset runs `pjvlt-train` and `pjvlt-eval` through `accelerate launch`, with the global batch of its recipe shared
-by the processes. LaSOT is scored by the named protocol; the boxes of GOT-10k's test set are its server's, so each variant
-leaves an archive to submit.
+The base preset runs `pjvlt-train` and `pjvlt-eval` through `accelerate launch`, with the global batch of its recipe
+shared by the processes. LaSOT is scored by the named protocol; the boxes of GOT-10k's test set are its server's, so
+each variant leaves an archive to submit.
 
-A variant that is in several tables is trained once. When the script is killed and started again with the same settings,
-finished variants are kept, and a variant with a checkpoint continues from it.
+A variant that is in several tables is trained once. When the script is killed and started again with the same
+settings, finished variants are kept, and a variant with a checkpoint continues from it.
 """
 
 import argparse
@@ -322,8 +322,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ours", action="store_true", help="also our own variants, which are not in the paper")
     parser.add_argument(
         "--preset", choices=("tiny", "base"), default="tiny",
-        help="tiny: small models and procedural clips, all of it in about 40 minutes on two CPU cores; base: the paper's "
-        "models and LaSOT or GOT-10k, for GPUs (default: tiny)",
+        help="tiny: small models and procedural clips, all of it in about 40 minutes on two CPU cores; base: the "
+        "paper's models and LaSOT or GOT-10k, for GPUs (default: tiny)",
     )  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, help="one run for each (default: tiny 0 1, base 0)")
     parser.add_argument("--output", type=Path, default=Path("outputs/tables"), help="folder (default: outputs/tables)")

@@ -1,4 +1,4 @@
-"""The models that `reproduce_tables.py` compares: the variants of the paper's ablation tables, and the settings of its presets."""
+"""The variants of the paper's ablation tables, and the settings of the presets, for `reproduce_tables.py`."""
 
 from dataclasses import dataclass
 
@@ -103,10 +103,10 @@ def build_tables(depth: int, ours: bool = True) -> dict[str, Table]:
     }
 
 
-# Fields of TrainArguments. Measured on two cores of an AMD EPYC that others used too: two processes with one thread each
-# trained a model of this kind on 250 pairs/s together, one process with two threads on 150. bf16 with eager attention
-# was 8 % faster than float32, bf16 with sdpa 50 % slower. With 64-pixel search crops the sentence had not lowered the
-# loss after 400 steps. Drawing a pair takes 13 ms, training on it 10 ms: hence `DrawnOnce`.
+# Fields of TrainArguments. Measured on two cores of an AMD EPYC that others used too: two processes with one thread
+# each trained a model of this kind on 250 pairs/s together, one process with two threads on 150. bf16 with eager
+# attention was 8 % faster than float32, bf16 with sdpa 50 % slower. With 64-pixel search crops the sentence had not
+# lowered the loss after 400 steps. Drawing a pair takes 13 ms, training on it 10 ms: hence `DrawnOnce`.
 TINY = {
     "model_config": {
         "hidden_size": 96,

@@ -32,9 +32,9 @@ def add_tracking(commands) -> None:
         "tracking",
         help="milliseconds per frame by stage, path, precision and targets",
         description=(
-            "Decode, crop, network, decoding of the box, and all of it end to end. The cases take turns in one process; "
-            "medians, quartiles, MACs, the share of this machine's matmul peak, and ratios with their goals are printed. "
-            "Leave the machine alone meanwhile. Most of the time goes into 16 targets."
+            "Decode, crop, network, decoding of the box, and all of it end to end. The cases take turns in one "
+            "process; medians, quartiles, MACs, the share of this machine's matmul peak, and ratios with their goals "
+            "are printed. Leave the machine alone meanwhile. Most of the time goes into 16 targets."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=HELP,

@@ -1,4 +1,4 @@
-"""Compare PJVLT checkpoints with OpenCV's CSRT, KCF and MIL: the same frames, the same scores, the same run, on the CPU.
+"""Compare PJVLT checkpoints with OpenCV's CSRT, KCF and MIL in one run: same frames, same scores, on the CPU.
 
 python scripts/benchmarks/compare_opencv.py                                            on 200 procedural clips
 python scripts/benchmarks/compare_opencv.py --dataset_name my-videos other-videos      each, and all together
@@ -11,8 +11,8 @@ NAME/{img, groundtruth_rect.txt or groundtruth.txt, language.txt}, or `procedura
 How it compares
 - Every tracker gets the first frame's box, PJVLT also the sequence's sentence. Nobody is started again.
 - A frame is decoded once. PJVLT gets it as RGB, OpenCV as BGR; decoding and that conversion are timed apart.
-- FPS is frames after the first over the time in OpenCV's `update` or in `TrackingSession.step`, which cuts the crop too.
-  PyTorch and OpenCV may use equally many threads.
+- FPS is frames after the first over the time in OpenCV's `update` or in `TrackingSession.step`, which cuts the crop
+  too. PyTorch and OpenCV may use equally many threads.
 - Where OpenCV reports failure, its last box stays its answer; where PJVLT says `lost`, its best guess does. "Lost" is
   the share of such frames.
 - OpenCV's trackers take and give whole pixels, PJVLT fractions; nothing is rounded for the scores.
@@ -63,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--protocol",
         choices=PROTOCOL_NAMES,
         default="lasot",
-        help="whose rules count (default: lasot); by `otb`, `lasot` and `tnl2k` a target at x or y <= 0 is never overlapped",
+        help="whose rules count (default: lasot); by `otb`, `lasot` and `tnl2k` a target at x or y <= 0 is never "
+        "overlapped",
     )
     parser.add_argument("--max_sequences", type=int, metavar="N", help="only the first N of each dataset")
     parser.add_argument("--max_frames", type=int, metavar="N", help="only the first N of each sequence, at least 2")
@@ -119,7 +120,8 @@ def opencv_class(kind: str):
         return getattr(cv2, f"Tracker{OPENCV[kind]}")
     except (ImportError, AttributeError) as error:
         raise ImportError(
-            f'OpenCV\'s {OPENCV[kind]} needs opencv-contrib: pip install "pjvlt[compare]". Of several OpenCV packages in one '
+            f'OpenCV\'s {OPENCV[kind]} needs opencv-contrib: pip install "pjvlt[compare]". Of several OpenCV packages '
+            "in one "
             "environment only one is imported: uninstall opencv-python, or leave the tracker out of --trackers."
         ) from error
 
@@ -191,7 +193,10 @@ def compare(
 
 
 def build_starts(models: list[str], kinds: list[str]) -> dict[str, Start]:
-    """Name of each tracker -> what starts it. Raises `ValueError` for two models of one name, and what loading raises."""
+    """Name of each tracker -> what starts it.
+
+    Raises `ValueError` for two models of one name, and what loading raises.
+    """
     import torch
 
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor
@@ -235,7 +240,7 @@ class Comparison:
         return score(self.protocol, self.runs[name].boxes, truth, {})
 
     def strict_share(self, name: str, keys: list[str]) -> float:
-        """Percent of frames, after the first and with the target in sight, whose IoU is above `STRICT_IOU`; mean of sequences."""
+        """Percent of later frames with a visible target whose IoU is above `STRICT_IOU`; mean of sequences."""
         from modeling_pjvlt.evaluation.metrics import iou
 
         shares = []
@@ -310,7 +315,8 @@ def overall_table(comparison: Comparison, group: str) -> str:
     lines = [
         f"{group} ({len(keys)} sequences, {sum(len(comparison.truth.boxes[k]) for k in keys)} frames, protocol "
         f"`{comparison.protocol}`)\n",
-        f"| tracker | AUC | IoU > {STRICT_IOU}, % | precision | FPS (median of sequences) | FPS (all frames) | lost, % |",
+        f"| tracker | AUC | IoU > {STRICT_IOU}, % | precision | FPS (median of sequences) | FPS (all frames) | lost, "
+        "% |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for auc, strict, precision, median, overall, lost, name in sorted(rows, reverse=True):
@@ -409,15 +415,15 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n{overall_table(comparison, group)}")
         spent = comparison.spent
         print(
-            f"\nNot in the FPS, per frame: decoding {1000 * spent.decode / spent.frames:.2f} ms, RGB to BGR (OpenCV only) "
-            f"{1000 * spent.convert / spent.frames:.2f} ms."
+            f"\nNot in the FPS, per frame: decoding {1000 * spent.decode / spent.frames:.2f} ms, RGB to BGR (OpenCV "
+            f"only) {1000 * spent.convert / spent.frames:.2f} ms."
         )
         print(", ".join(f"{name} {value}" for name, value in environment(args).items()))
         border = comparison.truth.at_border() if args.protocol in BORDER_PROTOCOLS else 0
         if border:
             print(
-                f"{border} frames have a target whose x or y is not positive; `{args.protocol}` counts none of them as "
-                "overlapped, for any tracker. `--protocol pytracking` scores them like all others."
+                f"{border} frames have a target whose x or y is not positive; `{args.protocol}` counts none of them "
+                "as overlapped, for any tracker. `--protocol pytracking` scores them like all others."
             )
         if args.per_sequence:
             print(f"\n{sequence_table(comparison)}")

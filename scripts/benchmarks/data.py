@@ -133,7 +133,8 @@ pairs = TrackingPairs(SequencePairs(dataset), PairCropper(PJVLTImageProcessor())
 pairs[0]
 seconds, after = time.perf_counter() - started, anonymous()
 print(json.dumps({"rows": sum(map(len, dataset)), "seconds": seconds, "imports": before["RssAnon"],
-                  "added": after["RssAnon"] - before["RssAnon"], "anonymous": after["RssAnon"], "peak": after["VmHWM"]}))
+                  "added": after["RssAnon"] - before["RssAnon"], "anonymous": after["RssAnon"],
+                  "peak": after["VmHWM"]}))
 """
 
 
@@ -149,8 +150,9 @@ def benchmark_index(folder: Path) -> None:
     )
     measured = json.loads(answer.stdout.splitlines()[-1])
     print(
-        f"{measured['rows']:,} frames: first pair after {measured['seconds']:.1f} s; memory {measured['added']:.0f} MB more than the "
-        f"{measured['imports']:.0f} MB of the imports (peak of the process, with mapped files: {measured['peak']:.0f} MB)"
+        f"{measured['rows']:,} frames: first pair after {measured['seconds']:.1f} s; memory {measured['added']:.0f} "
+        f"MB more than the {measured['imports']:.0f} MB of the imports (peak of the process, with mapped files: "
+        f"{measured['peak']:.0f} MB)"
     )
 
 

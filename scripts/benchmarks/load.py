@@ -1,8 +1,8 @@
 """How long importing and loading take, and what memory: `python scripts/benchmarks load`.
 
-Every measurement is a process of its own, because nothing is imported twice; medians of several runs. PJVLT-B with random
-weights is saved to a temporary folder first. Its weights are then mapped, not copied: `from_pretrained` returns before
-most of the file is read, so the time and memory of touching every weight once are told, too.
+Every measurement is a process of its own, because nothing is imported twice; medians of several runs. PJVLT-B with
+random weights is saved to a temporary folder first. Its weights are then mapped, not copied: `from_pretrained` returns
+before most of the file is read, so the time and memory of touching every weight once are told, too.
 """
 
 import statistics
@@ -77,6 +77,7 @@ def benchmark_load(runs: int) -> None:
         size = (Path(folder) / "model.safetensors").stat().st_size / 2**20
         loaded, touched, own, peak = medians(LOAD.format(folder=folder), runs)
     print(
-        f"PJVLTModel.from_pretrained, PJVLT-B, {size:.0f} MB in the page cache: {loaded:.2f} s; with every weight read once "
-        f"{touched:.2f} s. The peak of the process rises by {peak:.0f} MB, {own:.0f} of them not the mapped file."
+        f"PJVLTModel.from_pretrained, PJVLT-B, {size:.0f} MB in the page cache: {loaded:.2f} s; with every weight "
+        f"read once {touched:.2f} s. The peak of the process rises by {peak:.0f} MB, {own:.0f} of them not the mapped "
+        "file."
     )

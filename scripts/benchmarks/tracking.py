@@ -260,7 +260,7 @@ class Subject:
 
 
 class Contestant:
-    """One case, ready to run. seconds: of the stages of its frames, by stage; visits: the median frame of each visit."""
+    """One case, ready to run. seconds: of its frames, by stage; visits: the median frame of each visit."""
 
     def __init__(self, case: Case, subject: Subject, clip: Clip):
         self.case, self.clip, self.clock = case, clip, subject.clock

@@ -111,8 +111,8 @@ def _rates(ms: dict[str, float]) -> dict[str, float]:
 def table(rows: dict[tuple, dict]) -> str:
     """Markdown; times in ms, end to end with its quartiles."""
     lines = [
-        "| model | targets | precision | path | decode | crop | network | box | end to end (quartiles) | FPS | GMACs | "
-        "of peak | frames |",
+        "| model | targets | precision | path | decode | crop | network | box | end to end (quartiles) | FPS | GMACs "
+        "| of peak | frames |",
         "|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for case, row in rows.items():
@@ -120,8 +120,8 @@ def table(rows: dict[tuple, dict]) -> str:
         times = [f"{ms[stage]['median']:.2f}" if stage in ms else "-" for stage in STAGES]
         times[-1] += f" ({ms['end to end']['q25']:.2f} to {ms['end to end']['q75']:.2f})"
         lines.append(
-            f"| {case.model} | {case.targets} | {case.precision} | {case.path} | {' | '.join(times)} | {row['fps']:.1f} | "
-            f"{row['macs'] / 1e9:.2f} | {row['share_of_peak']:.0%} | {row['frames']} |"
+            f"| {case.model} | {case.targets} | {case.precision} | {case.path} | {' | '.join(times)} | "
+            f"{row['fps']:.1f} | {row['macs'] / 1e9:.2f} | {row['share_of_peak']:.0%} | {row['frames']} |"
         )
     return "\n".join(lines)
 

@@ -1,11 +1,11 @@
 #!/bin/bash
-# pjvlt_tiny_hybrid.yaml on one GPU in a quarter of an hour, from data that fit into 45 MB.
+# pjvlt_tiny_hybrid_tracking.yaml on one GPU in a quarter of an hour, from data that fit into 45 MB.
 #
-#   python scripts/shrink_images.py my-videos my-images --max_side 240 --quality 75 --output_dir data
+#   python scripts/shrink_images.py my-videos my-images --max_side 208 --quality 60 --output_dir data
 #   bash scripts/recipes/pjvlt_tiny_gpu.sh data/my-videos data/my-images START OUTPUT
 #
-# START is a checkpoint to go on from, such as a folder made by pjvlt-train with `--max_train_steps 0`. SECONDS_TO_TRAIN
-# (default 720), BATCH (256), WORKERS (14), STEPS (100 000, more than there is time for), PRECISION (bf16) and VAL, a
+# START is a checkpoint to go on from, such as the first one of pjvlt_tiny_hybrid.yaml. SECONDS_TO_TRAIN
+# (default 720), BATCH (256), WORKERS (14), STEPS (3 000), PRECISION (bf16) and VAL, a
 # folder of videos to evaluate on, come from the environment. Every two minutes or so there are new weights, in bfloat16
 # and under 20 MB, in OUTPUT/weights.
 set -euo pipefail
@@ -15,10 +15,10 @@ mkdir -p "$output/weights"
 
 python -m modeling_pjvlt convert folders "$videos" --output "$output/videos"
 timeout --signal TERM --kill-after 60 "${SECONDS_TO_TRAIN:-720}" python -m modeling_pjvlt train \
-  --config "$here/pjvlt_tiny_hybrid.yaml" --model_name_or_path "$start" --vision_backbone "" --text_backbone "" \
+  --config "$here/pjvlt_tiny_hybrid_tracking.yaml" --model_name_or_path "$start" \
   --dataset_name "$output/videos" boxed_images procedural --boxed_images "$images" \
   --per_device_train_batch_size "${BATCH:-256}" --dataloader_num_workers "${WORKERS:-14}" \
-  --mixed_precision "${PRECISION:-bf16}" --max_train_steps "${STEPS:-100000}" \
+  --mixed_precision "${PRECISION:-bf16}" --max_train_steps "${STEPS:-3000}" \
   --checkpointing_steps "${EVERY:-400}" --output_dir "$output/run" &
 trained=$!
 while kill -0 "$trained" 2>/dev/null; do

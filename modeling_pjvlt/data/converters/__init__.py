@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ...files_pjvlt import remove_partial, write_text
 from ...signals import Stopped, stopped_by_signals
+from ..benchmarks import BENCHMARK_FILE, BENCHMARK_PROTOCOLS, benchmark_yaml
 from ..dataset_card import dataset_card
 from ..text import read_sentences
 from .folders import FOLDERS, OTB99, TNL2K
@@ -51,8 +52,8 @@ def convert(
 ) -> dict[str, ConversionReport]:
     """Write a benchmark's folder as a tracking dataset: `output/data/{split}-00000-of-00012.parquet` and a card.
 
-    A conversion that was killed can be started again: it continues and ends with the same files. Sequences are known by
-    name only: after a change inside `root`, convert into an empty folder.
+    A conversion that was killed can be started again: it continues and ends with the same files. Sequences are known
+    by name only: after a change inside `root`, convert into an empty folder.
 
     Args:
         benchmark: one of `BENCHMARKS`.
@@ -66,7 +67,8 @@ def convert(
         check: `"fast"` reads the beginning and the end of every image, `"full"` decodes it.
         license: for the card.
         progress: show a bar.
-        sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a sequence.
+        sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a
+            sequence.
 
     Returns a report for each split. Raises `FileNotFoundError` or `ValueError` for a folder that is not of this
     benchmark, for an unknown benchmark or split, and for an `output` that holds something else.
@@ -252,6 +254,8 @@ def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, C
     features = row_features(kind.has_cover)
     card = dataset_card(kind.title, counts, features, license, kind.homepage, kind.citation)
     write_text(output / "README.md", str(card))
+    if benchmark in BENCHMARK_PROTOCOLS and "test" in counts:
+        write_text(output / BENCHMARK_FILE, benchmark_yaml(benchmark, kind.title))
 
 
 __all__ = ["BENCHMARKS", "ConversionReport", "convert"]

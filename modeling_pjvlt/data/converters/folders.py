@@ -122,7 +122,8 @@ TNL2K = Benchmark(
     homepage="https://sites.google.com/view/langtrackbenchmark/",
     citation="""@inproceedings{wang2021towards,
   title={Towards More Flexible and Accurate Object Tracking with Natural Language: Algorithms and Benchmark},
-  author={Wang, Xiao and Shu, Xiujun and Zhang, Zhipeng and Jiang, Bo and Wang, Yaowei and Tian, Yonghong and Wu, Feng},
+  author={Wang, Xiao and Shu, Xiujun and Zhang, Zhipeng and Jiang, Bo and Wang, Yaowei and Tian, Yonghong and
+    Wu, Feng},
   booktitle={CVPR}, year={2021}
 }""",
     splits=("train", "test"),

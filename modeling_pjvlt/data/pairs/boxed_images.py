@@ -4,9 +4,9 @@ A folder of boxed images holds `boxes.jsonl`, one image a line:
 
     {"file": "dog.jpg", "objects": [{"box": [x, y, w, h], "phrases": ["a brown dog"], "category": "animals"}, ...]}
 
-`file` is beside it or in `images/`; boxes are in pixels of the image. `phrases` are what people call the object; without
-any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two dogs"), so they do not
-identify it. A `split` other than "train" leaves the image out.
+`file` is beside it or in `images/`; boxes are in pixels of the image. `phrases` are what people call the object;
+without any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two dogs"), so
+they do not identify it. A `split` other than "train" leaves the image out.
 """
 
 import json
@@ -42,8 +42,8 @@ class BoxedObject:
 class BoxedImages:
     """The images of some folders and their objects; images are decoded on demand and cached, up to `cache_bytes`.
 
-    Raises `FileNotFoundError` for a folder without `boxes.jsonl`, `ValueError` naming file and line for one that cannot
-    be read, or where no object is left.
+    Raises `FileNotFoundError` for a folder without `boxes.jsonl`, `ValueError` naming file and line for one that
+    cannot be read, or where no object is left.
     """
 
     def __init__(self, folders: Sequence[str | Path], cache_bytes: int = CACHE_BYTES):
@@ -171,7 +171,7 @@ class BoxedImagePairs:
         return self._draw_appearance(rng)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two pairs; where only the phrase identifies the target, they share the image and differ in phrase and box."""
+        """Two pairs; if only the phrase identifies the target, they share the image and differ in phrase and box."""
         if self.distinct and rng.random() < self.words_share:
             return self._draw_words(rng)
         return self._draw_appearance(rng), self._draw_appearance(rng)

@@ -40,9 +40,9 @@ class SequenceFrame:
 class FramePair(NamedTuple):
     """The two frames that a sample is cut from.
 
-    Frames are (H, W, 3) uint8 RGB, or not decoded yet; boxes are xywh in frame pixels. template: None if it is hidden and
-    only the sentence identifies the target. present: False if the search frame does not show the target; its box then
-    gives the search region. surroundings: (H, W, 3), shown around a search frame that its target nearly fills.
+    Frames are (H, W, 3) uint8 RGB, or not decoded yet; boxes are xywh in frame pixels. template: None if it is hidden
+    and only the sentence identifies the target. present: False if the search frame does not show the target; its box
+    then gives the search region. surroundings: (H, W, 3), shown around a search frame that its target nearly fills.
     """
 
     template: np.ndarray | SequenceFrame | None
@@ -78,10 +78,10 @@ def template_window(box_xywh, factor: float, size: int) -> Window:
 class WindowJitter(NamedTuple):
     """How a search region is shifted and scaled around its target.
 
-    centre: by up to half as many target sizes each way. scale: the region's side times exp(scale * normal). aspect: its
-    width times exp(aspect / 2 * uniform(-1, 1)), its height divided by the same. per_axis: exactly as OSTrack, whose
-    `_get_jittered_box` draws width and height each for itself (the side then spreads by scale / sqrt(2)) and moves by
-    jittered sizes.
+    centre: by up to half as many target sizes each way. scale: the region's side times exp(scale * normal). aspect:
+    its width times exp(aspect / 2 * uniform(-1, 1)), its height divided by the same. per_axis: exactly as OSTrack,
+    whose `_get_jittered_box` draws width and height each for itself (the side then spreads by scale / sqrt(2)) and
+    moves by jittered sizes.
     """
 
     centre: float = 3.0
@@ -106,11 +106,12 @@ def search_window(rng, box_xywh, factor: float, size: int, jitter: WindowJitter)
 def shared_window(rng, boxes_xywh, factor: float, size: int, jitter: WindowJitter) -> Window | None:
     """A search region for two targets of one image, drawn so that it does not reveal which of the two is meant.
 
-    As [`search_window`], but the target that gives the size and the target that gives the centre are drawn independently;
-    then the region is moved until it holds both centres. None if their sizes differ too much, or they are too far apart.
+    As [`search_window`], but the target that gives the size and the target that gives the centre are drawn
+    independently; then the region is moved until it holds both centres. None if their sizes differ too much, or they
+    are too far apart.
 
-    In regions around the target alone, objects near the edge are distractors more often than targets. A model that learns
-    this does not return to its target once it follows a distractor.
+    In regions around the target alone, objects near the edge are distractors more often than targets. A model that
+    learns this does not return to its target once it follows a distractor.
     """
     boxes = np.asarray(boxes_xywh, dtype=float)
     centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
@@ -255,8 +256,8 @@ class PairCropper:
         Raises `ValueError` naming a frame that cannot be decoded or an invalid box.
 
         `pixel_values`, `template_pixel_values`: (3, S, S) uint8, the search and the template crop. `brightness`: (2,)
-        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop, zeros
-        where it does not show the target. `text`: the sentence.
+        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop,
+        zeros where it does not show the target. `text`: the sentence.
         """
         images = self.images
         x, y, w, h = box = check_box(pair.search_box)

@@ -31,8 +31,8 @@ class ProceduralPairs:
         wrong_text_share: share of the other clips that come with a distractor's sentence, to learn that a clear
             template outweighs a wrong sentence.
         no_text_share: share of those clips whose sentence is "the target".
-        attribute_weights: of colour, pattern and form, in which the distractor of a "words" clip differs from its target; of
-            any sum. By default those of the clips: 8 : 5 : 5.
+        attribute_weights: of colour, pattern and form, in which the distractor of a "words" clip differs from its
+            target; of any sum. By default those of the clips: 8 : 5 : 5.
 
     Raises `ValueError` for attribute weights that are not three positive numbers.
     """

@@ -2,9 +2,10 @@
 
 A clip is a moving scene. Its background is a photograph under a moving camera; its target either belongs to that
 photograph (`kind="camera"`: target and surroundings move together, and most of these photographs are continued by
-another one at their edges, because a large target would otherwise be surrounded by black) or is cut out of it and pasted
-over another one (`kind="pasted"`: only the target itself shows where it went). Distractors (of the target's class where there are some,
-or other parts of its image) and an occluder move on their own; light, blur, noise and compression change with time.
+another one at their edges, because a large target would otherwise be surrounded by black) or is cut out of it and
+pasted over another one (`kind="pasted"`: only the target itself shows where it went). Distractors (of the target's
+class where there are some, or other parts of its image) and an occluder move on their own; light, blur, noise and
+compression change with time.
 
 As with procedural clips everything follows from the seed, and motion is a function of time alone, so frames can be
 drawn in any order. Coordinates are continuous pixels: pixel i covers [i, i + 1).
@@ -167,7 +168,8 @@ def paste_outline(canvas: Image.Image, outline: np.ndarray, texture, softness: f
 def _cut_outline(outline: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """The part of an outline (k, 2) inside a frame of `limit` (width, height); all of it where no part is.
 
-    One side of the frame after the other cuts the polygon (Sutherland and Hodgman, "Reentrant polygon clipping", 1974).
+    One side of the frame after the other cuts the polygon (Sutherland and Hodgman, "Reentrant polygon clipping",
+    1974).
     """
     cut = outline
     for axis, side, edge in ((0, 1, 0), (1, 1, 0), (0, -1, limit[0]), (1, -1, limit[1])):

@@ -62,7 +62,10 @@ class Photograph:
 
 
 def superellipse(box, corners: int = 24, power: float = 0.5) -> np.ndarray:
-    """(corners, 2) points of a rounded rectangle that touches all sides of a box (x, y, w, h). `power` 1: an ellipse."""
+    """(corners, 2) points of a rounded rectangle that touches all sides of a box (x, y, w, h).
+
+    `power` 1: an ellipse.
+    """
     angle = np.arange(corners) * 2 * np.pi / corners
     unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     x, y, w, h = box

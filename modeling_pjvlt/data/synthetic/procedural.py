@@ -5,9 +5,9 @@ A clip shows a group of similar figures (one target, one to four distractors) ov
 - Everything follows from the seed. Motion is a function of time alone, so neither the number of frames nor the order
   in which they are drawn changes a frame.
 - `kind="appearance"`: the first frame shows the target (variant "clear").
-- `kind="words"`: only the sentence identifies the target from a distractor, because the first frame is altered. "grey": all
-  figures in one grey; "blurred": all figures as soft blobs; "hidden": all figures under covers. Place, size, tilt and
-  aspect are drawn again between frame 0 and frame 1, so none of them identifies the target either.
+- `kind="words"`: only the sentence identifies the target from a distractor, because the first frame is altered.
+  "grey": all figures in one grey; "blurred": all figures as soft blobs; "hidden": all figures under covers. Place,
+  size, tilt and aspect are drawn again between frame 0 and frame 1, so none of them identifies the target either.
 - Every figure is a few polygons, filled by Pillow at three times the resolution inside its own window.
 
 Coordinates are continuous frame pixels: pixel i covers [i, i + 1).
@@ -171,7 +171,7 @@ def _change(rng: np.random.Generator, look: Look, names: tuple[str, ...], values
 
 
 def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
-    """The looks of the target and of one to four distractors, all different; the first distractor is the most alike."""
+    """The looks of the target and of one to four distractors, all different; the first one is the most similar."""
     barred = {pair[rng.integers(2)] for pair in _LOOKALIKES}
     values = {"colour": list(COLOURS), "pattern": list(PATTERNS), "form": list(FORMS)}
     values = {name: [v for v in options if v not in barred] for name, options in values.items()}
@@ -286,7 +286,7 @@ class ProceduralClip:
         return path + np.stack([jump * np.cos(step), jump * np.sin(step)], axis=1)
 
     def _set_occluder(self, rng: np.random.Generator) -> None:
-        """In 30 % of the clips, a bar or blob that crosses the target again and again: outlines (n, c, 2) in pixels."""
+        """In 30 % of the clips, a bar or blob that crosses the target repeatedly: outlines (n, c, 2) in pixels."""
         self._occluder = None
         if rng.random() > 0.3:
             return

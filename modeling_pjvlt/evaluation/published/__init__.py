@@ -1,8 +1,8 @@
-"""The scores in the paper, in percent: Table I as `trackers.json`, the ablations of Tables II to VI as `ablations.json`.
+"""The scores in the paper, in percent: Table I as `trackers.json`, Tables II to VI (ablations) as `ablations.json`.
 
-A row of the first names its tracker, source and dataset; the second is indexed by variant (`progressive` is the whole model, and
-`last-9` its last nine layers fused), then by dataset, each trained on that dataset alone. The paper does not say which
-toolkit scored.
+A row of the first names its tracker, source and dataset; the second is indexed by variant (`progressive` is the whole
+model, and `last-9` its last nine layers fused), then by dataset, each trained on that dataset alone. The paper does
+not say which toolkit scored.
 """
 
 import json

@@ -30,7 +30,8 @@ Examples:
     >>> metric = evaluate.load(modeling_pjvlt.evaluation.METRIC)
     >>> boxes = [[10.0, 10.0, 10.0, 10.0], [15.0, 10.0, 10.0, 10.0]]
     >>> truth = [[10.0, 10.0, 10.0, 10.0], [10.0, 10.0, 10.0, 10.0]]
-    >>> metric.add(prediction={"sequence": "a", "boxes": boxes}, reference={"sequence": "a", "boxes": truth, "absent": []})
+    >>> reference = {"sequence": "a", "boxes": truth, "absent": []}
+    >>> metric.add(prediction={"sequence": "a", "boxes": boxes}, reference=reference)
     >>> round(metric.compute(protocol="otb")["auc"], 2)
     64.29
 """
