@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 
 from .files_pjvlt import replacing
 from .geometry_pjvlt import CORNERS, clip_box
-from .session_pjvlt import TRACKING_DEFAULTS
 from .streams_pjvlt import DEFAULT_FPS
 from .video_pjvlt import refuse_outputs_over
 from .video_writer_pjvlt import VideoWriter
@@ -42,8 +41,8 @@ class TrackingResults(list):
         text: the sentence that described the target.
         source: the video: a path, an address or "camera 0"; None for frames from memory.
         model: the checkpoint, as it was named.
-        lost_score: below which the target counted as lost where its score stayed there.
         frames: the frames again, for [`TrackingResults.save_video`]: something that can be iterated more than once.
+        lost_score: a target whose score stays below it is lost; None where nobody knows, 0 where no target ever is.
 
     In a notebook it shows itself as a video that plays, where the frames can be read again, and as a table.
 
@@ -60,7 +59,7 @@ class TrackingResults(list):
         source: str | None = None,
         model: str | None = None,
         frames: Iterable | None = None,
-        lost_score: float = TRACKING_DEFAULTS["lost_score"],
+        lost_score: float | None = None,
     ):
         super().__init__(results)
         self.fps, self.text, self.source, self.model, self.frames = fps, text, source, model, frames
@@ -116,8 +115,8 @@ class TrackingResults(list):
     def plot(self):
         """A matplotlib `Figure` of the score and of the size of the box (square root of its area, pixels) over time.
 
-        Time is in seconds where the fps are known, in frames otherwise. A dashed line marks the score below which a
-        target counts as lost when it stays there. The frame whose box was given has a score of 1 and is left out.
+        Time is in seconds where the fps are known, in frames otherwise. A dashed line marks `lost_score`, where it is
+        known. The frame whose box was given has a score of 1 and is left out.
         """
         try:
             from matplotlib.figure import Figure
@@ -137,10 +136,11 @@ class TrackingResults(list):
         figure = ShownFigure(figsize=(8, 4), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
         above.plot(times, [result["score"] if result["score"] < 1 else float("nan") for result in self])
-        label = f"lost below {self.lost_score:g}"
-        above.axhline(self.lost_score, color="tab:red", linestyle="--", linewidth=1, label=label)
         above.set(ylabel="score", ylim=(0, 1.05), title=self.text or "")
-        above.legend(loc="lower right", frameon=False)
+        if self.lost_score:
+            lost = f"lost below {self.lost_score:g}"
+            above.axhline(self.lost_score, color="tab:red", linestyle="--", linewidth=1, label=lost)
+            above.legend(loc="lower right", frameon=False)
         below.plot(times, sizes)
         below.set(ylabel="box size (pixels)", xlabel="seconds" if self.fps else "frame")
         below.set_ylim(bottom=0)

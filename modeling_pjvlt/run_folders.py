@@ -7,10 +7,13 @@ from pathlib import Path
 
 MODEL_FOLDER, LAST = "pretrained_model", "last"
 CONFIG_FILE = "config.json"
+BUNDLED = Path(__file__).parent / "pretrained"  # its folders are known by their names alone
 
 
 def find_checkpoint(name_or_path: str) -> str:
     """What `from_pretrained` loads: a checkpoint's folder or a Hub id as it is, of a run's folder its last checkpoint.
+
+    "pjvlt-tiny" is the checkpoint that ships with the package, unless there is a folder of this name.
 
     Raises `FileNotFoundError` for a folder without a checkpoint, and for a path where there is no folder.
     """
@@ -26,6 +29,8 @@ def find_checkpoint(name_or_path: str) -> str:
             f"{name_or_path}: there is no checkpoint in this folder: neither {CONFIG_FILE} nor checkpoints/{LAST} of "
             "a run."
         )
+    if (BUNDLED / name_or_path / CONFIG_FILE).is_file() and folder.name == name_or_path:
+        return str(BUNDLED / name_or_path)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path) or name_or_path.startswith("."):
         near = get_close_matches(folder.name, os.listdir(folder.parent) if folder.parent.is_dir() else [], 1)
         raise FileNotFoundError(

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from PIL import Image
 from test_training_runs import subprocess_environment
 
-from modeling_pjvlt import PJVLTModel
+from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel
 from modeling_pjvlt.cli.evaluate import PROTOCOL_NAMES, SERVERS, TEXT_KINDS, choose_protocol, main
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.evaluation.protocols import PROTOCOLS
@@ -348,6 +348,7 @@ def test_checkpoints_are_found_and_named(checkpoint, tmp_path, monkeypatch):
         assert Path(find_checkpoint(name)).resolve() == inside
         assert checkpoint_name(find_checkpoint(name)) == "my-run-000012"
     assert find_checkpoint("tiny") == "tiny" == checkpoint_name("tiny")
+    assert find_checkpoint("pjvlt-tiny") == DEFAULT_CHECKPOINT
     assert find_checkpoint("me/tracker") == "me/tracker" == checkpoint_name("me/tracker")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"^empty: there is no checkpoint in this folder"):

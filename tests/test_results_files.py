@@ -153,7 +153,9 @@ def test_plot_shows_score_and_size_over_time(results, monkeypatch):
     score, size = (axes.lines[0].get_xydata() for axes in figure.axes)
     given = [np.nan, *SCORES[1:]]  # the first box was given: its score says nothing
     np.testing.assert_allclose(score, np.stack([np.arange(3) / 12.5, given], axis=1))
-    assert SCORES[0] == 1 and list(figure.axes[0].lines[1].get_ydata()) == [0.3, 0.3]
+    for shown in (figure, results[1:].plot()):
+        assert SCORES[0] == 1 and list(shown.axes[0].lines[1].get_ydata()) == [0.3, 0.3]
+    assert len(many(3).plot().axes[0].lines) == 1  # nobody knows when its target is lost
     np.testing.assert_allclose(size[:, 1], np.sqrt(BOXES[:, 2] * BOXES[:, 3]))
     assert figure.axes[1].get_xlabel() == "seconds"
     assert TrackingResults().plot().axes[1].get_xlabel() == "frame"
