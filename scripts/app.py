@@ -35,6 +35,7 @@ KEEP_SECONDS = 3600
 CSS = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
 #frame img {cursor: crosshair; touch-action: none; user-select: none; -webkit-user-drag: none}
+#drawn {display: none}
 #rubber {position: fixed; z-index: 9; border: 2px solid #ffc400; outline: 1px solid #000; pointer-events: none}
 #numbers .form {flex-wrap: nowrap}
 #numbers .form > * {min-width: 0 !important; padding: 6px !important}
@@ -43,7 +44,7 @@ CSS = """
 #examples button {white-space: normal; text-align: left; justify-content: flex-start; font-weight: 400}
 """
 
-# Draws a box on the frame while the pointer is down, and types it into the four numbers; a click stays a corner.
+# Draws a box while the pointer is down on the frame, and hands over its corners; a click stays a corner.
 DRAG = """
 () => {
   let start = null, drawn = false, rubber = null
@@ -79,20 +80,15 @@ DRAG = """
   document.addEventListener('pointerup', event => {
     if (start && rubber) {
       drawn = true
-      const [a, b] = [start.image, place(event)]
-      const corner = [0, 1].map(i => Math.round(Math.min(a[i], b[i])))
-      const size = [0, 1].map(i => Math.round(Math.max(a[i], b[i])) - corner[i])
-      for (const [i, name] of ['x', 'y', 'w', 'h'].entries()) {
-        const input = document.querySelector(`#box-${name} input`)
-        input.value = [...corner, ...size][i]
-        input.dispatchEvent(new Event('input', {bubbles: true}))
-      }
+      window.drawnCorners = [...start.image, ...place(event)].map(Math.round).join(' ')
+      document.querySelector('#drawn').click()
     }
     clear()
   })
   document.addEventListener('pointercancel', clear)
   document.addEventListener('click', event => {
-    if (drawn && event.target.matches('#frame img')) event.stopPropagation()
+    if (!event.target.matches('#frame img')) return
+    if (drawn) event.stopPropagation()
     drawn = false
   }, true)
   document.addEventListener('dragstart', event => { if (event.target.matches('#frame img')) event.preventDefault() })
@@ -135,6 +131,13 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         if corner is None:
             return [point, mark_frame(video.first_frame, corner=point), None, None, None, None]
         return show_box(video, corner, point)
+
+    def drag(video, corners):
+        """Outputs: corner, image, x, y, w, h."""
+        if video is None:
+            return [gr.skip()] * 6
+        x0, y0, x1, y1 = (int(value) for value in corners.split())
+        return show_box(video, (x0, y0), (x1, y1))
 
     def show_box(video, first, second):
         try:
@@ -214,6 +217,7 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
                     show_label=False, interactive=False, format="png", buttons=[], elem_id="frame", height=340,
                     alt_text="first frame",
                 )  # fmt: skip
+                drawn, corners = gr.Button(elem_id="drawn"), gr.Textbox(visible=False)  # how DRAG reaches `drag`
                 with gr.Row(elem_id="numbers"):
                     labels = {"x": "x", "y": "y", "w": "width", "h": "height"}
                     numbers = [
@@ -242,6 +246,9 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         for button, example in zip(buttons, examples, strict=True):
             button.click(lambda example=example: load_example(example), None, [*loaded, text], **quick)
         frame.select(click, [video, corner], [corner, frame, *numbers], **quick)
+        drawn.click(
+            drag, [video, corners], [corner, frame, *numbers], js="video => [video, window.drawnCorners]", **quick
+        )
         typed = [number.input for number in numbers]  # one event for all four, so that the last of them is drawn last
         gr.on(typed, show_typed, [video, *numbers], [corner, frame], trigger_mode="always_last", **quick)
         by_words.click(

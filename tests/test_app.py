@@ -450,6 +450,7 @@ def test_page_in_a_browser(browser_tools, page, tmp_path):
     source = image_source(page)
     drag_frame(page, (x + w, y), (x, y + h))
     wait_for_other_image(page, source)
+    page.wait_for_function("() => document.querySelector('#box-h input').value !== ''")
     assert all(re.fullmatch(r"\d+", value) for value in numbers(page))
     assert np.abs(np.array(numbers(page), float) - [x, y, w, h]).max() <= 2
     assert page.locator("#rubber").count() == 0

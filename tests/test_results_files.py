@@ -28,7 +28,7 @@ FOUND = {"lost": False, "redetected": False}
 @pytest.fixture
 def results():
     rows = [make_result(i, box, score) for i, (box, score) in enumerate(zip(BOXES, SCORES, strict=True))]
-    return TrackingResults(rows, fps=12.5, text="größerer Hund", source="clip.mp4", model="bundled", lost_score=0.3)
+    return TrackingResults(rows, fps=12.5, text="größerer Hund", source="clip.mp4", model="bundled")
 
 
 def many(count):
