@@ -16,10 +16,10 @@ def load_detector(detector: str = DETECTOR, device=None):
 def find_target(
     frame, text: str, detector, min_score: float = MIN_DETECTION_SCORE
 ) -> tuple[tuple[float, float, float, float], float]:
-    """What a sentence is about, in one picture.
+    """What a sentence is about, in one image.
 
     Args:
-        frame: one picture (PIL, NumPy or torch, RGB).
+        frame: one image (PIL, NumPy or torch, RGB).
         text: the sentence.
         detector: from [`load_detector`].
         min_score: of the best answer, in (0, 1).

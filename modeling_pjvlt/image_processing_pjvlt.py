@@ -119,7 +119,7 @@ def _dense(table: Tensor, length: int) -> Tensor:
 
 
 def _is_one_box(boxes) -> bool:
-    """Whether this is one box, and not a list of boxes, in which None stands for the whole picture."""
+    """Whether this is one box, and not a list of boxes, in which None stands for the whole image."""
     if not isinstance(boxes, (list, tuple)):
         return np.ndim(boxes) < 2
     return len(boxes) > 0 and boxes[0] is not None and np.ndim(boxes[0]) == 0
@@ -166,7 +166,7 @@ class PJVLTImageProcessor(BaseImageProcessor):
     def crop(self, image: Tensor, box_xywh: Sequence[float] | None, factor: float, size: int):
         """One float crop (3, size, size) with values 0 to 255, and its (left, top, scale).
 
-        `image` is (3, H, W) from [`to_rgb`]. Without a box the crop shows the whole picture, centred on a square.
+        `image` is (3, H, W) from [`to_rgb`]. Without a box the crop shows the whole image, centred on a square.
         """
         height, width = image.shape[1:]
         if box_xywh is None:
@@ -208,14 +208,14 @@ class PJVLTImageProcessor(BaseImageProcessor):
         Args:
             images: one frame or a list of B, PIL, NumPy or torch, RGB.
             boxes: one box or B of them, xywh in frame pixels: where the target was last seen. None shows the whole
-                picture.
+                image.
             template_images, template_boxes: the first frame or frames and the target's box in them.
             return_crops: also return `crops`, (B, 3) float64: left, top, scale of each search crop. Pop them before
                 the rest goes to the model.
             return_tensors: `"pt"` or `"np"`; None gives a list of tensors.
 
         Returns `pixel_values` (B, 3, search_size, search_size) and `template_pixel_values`
-        (B, 3, template_size, template_size). Raises `ValueError` for a bad box (with its row) or picture.
+        (B, 3, template_size, template_size). Raises `ValueError` for a bad box (with its row) or image.
         """
         options = {
             name: kwargs.get(name, getattr(self, name))

@@ -345,7 +345,7 @@ def _block_diagonal(heads: Tensor) -> Tensor:
 class PJVLTInferenceModel(nn.Module):
     """The per-frame half of a [`PJVLTModel`], for inference. Made by [`PJVLTModel.prepare_for_tracking`].
 
-    It is a picture of the model at that moment, on its device: weights that are shared follow changes in place, copied
+    It is a snapshot of the model, on its device: weights that are shared follow changes in place, copied
     ones do not. Compiled, it wants few different shapes: one number of targets, and sentences padded to one length.
 
     Args:

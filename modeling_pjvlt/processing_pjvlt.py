@@ -93,7 +93,7 @@ class PJVLTProcessor(ProcessorMixin):
         return merged["text_kwargs"], merged["images_kwargs"]
 
     def _count(self, text, data: dict) -> int:
-        """Rows of the batch: as many as crops, or as sentences where there is no picture."""
+        """Rows of the batch: as many as crops, or as sentences where there is no image."""
         for name in ("pixel_values", "template_pixel_values"):
             if name in data:
                 return len(data[name])

@@ -78,7 +78,7 @@ class TrackingResults(list):
 
         A pipe or a device such as /dev/stdout is written into, not replaced.
 
-        Boxes are x, y, width, height in pixels (the upper left corner of the picture is 0, 0), with 3 decimals; scores
+        Boxes are x, y, width, height in pixels (the upper left corner of the image is 0, 0), with 3 decimals; scores
         have 4. Missing parent folders are made.
 
         Args:

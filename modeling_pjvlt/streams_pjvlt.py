@@ -39,7 +39,7 @@ ADDRESS = re.compile(rf"({'|'.join(SCHEMES)})://", re.IGNORECASE)
 ANY_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]*", re.IGNORECASE)  # in a text, of a scheme that we read or not
 SECRET_VALUE = re.compile(r"([?&;][^=&;#]*(?:pass|pw|token|secret|key|auth|sig)[^=&;#]*=)[^&;#]*", re.IGNORECASE)
 
-# Little analysis before the first frame; RTSP over TCP where the camera can, because lost packets tear pictures.
+# Little analysis before the first frame; RTSP over TCP where the camera can, because lost packets tear images.
 ADDRESS_OPTIONS = {"analyzeduration": "1000000"}
 RTSP_OPTIONS = {"rtsp_flags": "prefer_tcp"}
 PLAYLISTS = {"hls", "dash"}  # whose own length says nothing about that of the video

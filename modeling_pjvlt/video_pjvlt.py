@@ -1,4 +1,4 @@
-"""Frames in: video files, folders of pictures, cameras, addresses, plain iterables of frames.
+"""Frames in: video files, folders of images, cameras, addresses, plain iterables of frames.
 
 Every frame that this file decodes is an RGB uint8 array of shape (height, width, 3), upright as a player shows it.
 Videos and live sources go through PyAV (`pip install av`); folders and iterables need Pillow and NumPy only.
@@ -51,7 +51,7 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
     """Open a source of frames.
 
     Args:
-        source: path of a video file; path of a folder of pictures, read in natural order (2.jpg before 10.jpg); index
+        source: path of a video file; path of a folder of images, read in natural order (2.jpg before 10.jpg); index
             of a camera, 0 the first, or path of its device (/dev/video0, or a link to it); address of a stream (rtsp,
             rtsps, rtmp, rtmps, http, https, udp, tcp) or of a file (file://); frames that can be iterated over or
             indexed (a list, a generator, a decoder of torchcodec or decord), whose items are passed through as they
@@ -66,8 +66,8 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
     Raises:
         FileNotFoundError: nothing is at the path.
         OSError: the camera or the stream cannot be opened. While iterating: it stalls or breaks off.
-        ValueError: the folder holds no pictures, the file or stream is no readable video, or the source is a single
-            frame. While iterating: a picture cannot be decoded, the video breaks off with an error, or the frames of
+        ValueError: the folder holds no images, the file or stream is no readable video, or the source is a single
+            frame. While iterating: an image cannot be decoded, the video breaks off with an error, or the frames of
             a live source change in size. (A video that just ends before the frames it announces gives a warning.)
         TypeError: the source is neither of these.
         ImportError: PyAV is needed and not installed.
@@ -83,7 +83,7 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
         if not path.exists():
             if re.match(ANY_ADDRESS, os.fspath(source)):
                 raise ValueError(f"{public_name(source)}: addresses begin with {'://, '.join(SCHEMES)}:// or file://")
-            raise FileNotFoundError(f"{path}: no such video file or folder of pictures")
+            raise FileNotFoundError(f"{path}: no such video file or folder of images")
         if path.is_dir():
             return _open_folder(path)
         index = camera_index(path)
@@ -191,10 +191,10 @@ def _read_if_path(frame):
 
 
 def _open_folder(folder: Path) -> FrameReader:
-    # Names that begin with a dot are the bookkeeping of a file system (macOS leaves "._1.jpg"), not pictures.
+    # Names that begin with a dot are the bookkeeping of a file system (macOS leaves "._1.jpg"), not images.
     names = [name for name in os.listdir(folder) if Path(name).suffix.lower() in PICTURE_SUFFIXES and name[0] != "."]
     if not names:
-        raise ValueError(f"{folder}: no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})")
+        raise ValueError(f"{folder}: no images in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})")
     paths = [folder / name for name in sort_frames(names)]
     return FrameReader(
         lambda: map(_read_picture, paths),
@@ -240,7 +240,7 @@ def _read_picture(path: Path) -> np.ndarray:
             return rgb_array(upright_image(picture))
     # Pillow reports a broken file by any of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be decoded as a picture ({error})") from error
+        raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
 
 
 def _open_video(path: Path) -> FrameReader:

@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", nargs="?", metavar="VIDEO", help="video file or folder of pictures")
+    add("source", nargs="?", metavar="VIDEO", help="video file or folder of images")
     add("--seed", type=int, nargs="+", metavar="N", help="procedural clips instead of a VIDEO, one for each seed")
     add("--kind", choices=KINDS, help="of the clips: what tells the target, the first frame or only the sentence")
     add("--box", nargs=4, type=float, metavar=("X", "Y", "W", "H"), help="the target in the first frame, in pixels")
@@ -159,7 +159,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.every is not None and args.every < 1:
         raise ValueError(f"--every must be 1 or more, got {args.every}")
     if args.output.suffix.lower() not in PICTURES:
-        raise ValueError(f"--output {args.output}: a picture is written as one of {', '.join(PICTURES)}")
+        raise ValueError(f"--output {args.output}: an image is written as one of {', '.join(PICTURES)}")
     refuse_outputs_over(args.source, *(path for path in (args.output, args.video) if path is not None))
     if args.every is None and args.frames is None:
         args.frames = DEFAULT_FRAMES

@@ -1,4 +1,4 @@
-"""Crops: geometry both ways, resampling, boxes, and what is refused. Kinds of pictures: `test_pictures.py`."""
+"""Crops: geometry both ways, resampling, boxes, and what is refused. Kinds of images: `test_pictures.py`."""
 
 import math
 
@@ -315,7 +315,7 @@ def test_without_a_box_the_whole_picture_is_shown(size, processor):
     x, y, w, h = corners
     assert max(w, h) == pytest.approx(32) and x >= 0 and y >= 0 and x + w <= 32 + 1e-9 and y + h <= 32 + 1e-9
     assert x + w / 2 == pytest.approx(16) and y + h / 2 == pytest.approx(16)
-    # all the light of the picture is in the crop, but for what its borders blur into the black
+    # all the light of the image is in the crop, but for what its borders blur into the black
     assert float(data.pixel_values[0, 0].sum()) / 255 == pytest.approx(w * h, rel=0.03)
 
 

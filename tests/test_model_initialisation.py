@@ -17,7 +17,7 @@ def own_shares(model: PJVLTModel, inputs: dict) -> list[float]:
 
 
 def natural_crops(batch: int, size: int, generator: torch.Generator) -> torch.Tensor:
-    """Pictures whose spectrum falls as 1/f, as that of photographs does; normalised."""
+    """Images whose spectrum falls as 1/f, as that of photographs does; normalised."""
     frequency = torch.fft.fftfreq(size)
     radius = (frequency[:, None] ** 2 + frequency[None, : size // 2 + 1] ** 2).sqrt().clamp_min(1 / size)
     spectrum = torch.fft.rfft2(torch.randn(batch, 3, size, size, generator=generator)) / radius

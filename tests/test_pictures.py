@@ -1,4 +1,4 @@
-"""Every kind of picture is read as RGB, and what is none is refused."""
+"""Every kind of image is read as RGB, and what is none is refused."""
 
 import math
 

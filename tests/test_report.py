@@ -331,7 +331,7 @@ def test_hostile_names_stay_text():
         report(worst=[WorstSequence("v", "", math.nan, [], [])]),
         report(results=[TrackerResult(f"t{i}", scores(1 + i)) for i in range(10)]),
     ],
-    ids=["got10k", "no extras", "alone", "not ours", "no time", "one sequence", "no pictures", "many trackers"],
+    ids=["got10k", "no extras", "alone", "not ours", "no time", "one sequence", "no images", "many trackers"],
 )
 def test_missing_parts_break_nothing(bare):
     assert to_markdown(bare).startswith("# pjvlt-tiny on Some Benchmark, test")

@@ -179,8 +179,8 @@ def test_folder_is_read_in_natural_order(tmp_path):
     for number in (10, 2, 1, 11):
         Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / f"frame{number}.png")
     Image.new("L", (8, 6), 20).save(tmp_path / "FRAME20.JPG")
-    (tmp_path / "notes.txt").write_text("not a picture")
-    (tmp_path / "._frame1.png").write_bytes(b"not a picture either")
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "._frame1.png").write_bytes(b"not an image either")
     reader = read_frames(str(tmp_path))
     frames = list(reader)
     assert reader.num_frames == 5 and reader.fps == 30
@@ -431,11 +431,11 @@ def test_missing_path_is_named():
 
 
 def test_folder_without_pictures_is_named(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path}: no pictures"):
+    with pytest.raises(ValueError, match=f"{tmp_path}: no images"):
         read_frames(tmp_path)
 
 
-@pytest.mark.parametrize("broken", [b"", b"not a picture", None])
+@pytest.mark.parametrize("broken", [b"", b"not an image", None])
 def test_undecodable_picture_is_named(tmp_path, broken):
     good = tmp_path / "1.png"
     Image.fromarray(noise_frames(1)[0]).save(good)

@@ -55,7 +55,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument(
         "--check", choices=("fast", "full"), default="fast",
-        help="fast: look at the ends of every picture; full: decode it (default: fast)",
+        help="fast: look at the ends of every image; full: decode it (default: fast)",
     )  # fmt: skip
     return parser
 

@@ -50,7 +50,7 @@ def build_parser() -> CommandParser:
         nargs="+",
         required=True,
         metavar="NAME",
-        help="Hub id or folder of a tracking dataset, a folder of sequences as folders of pictures, or `procedural`",
+        help="Hub id or folder of a tracking dataset, a folder of sequences as folders of images, or `procedural`",
     )
     parser.add_argument("--split", help="of the datasets (default: test, or the only one)")
     parser.add_argument(

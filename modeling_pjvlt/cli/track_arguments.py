@@ -18,7 +18,7 @@ examples:
   follow the dog whose box in the first frame has its upper left corner at (120, 64), 90 wide and 70 high:
     pjvlt-track clip.mp4 --box 120 64 90 70 --text "white dog"
 
-  a folder of pictures instead of a video (2.jpg comes before 10.jpg), results where you want them:
+  a folder of images instead of a video (2.jpg comes before 10.jpg), results where you want them:
     pjvlt-track frames/ --box 120 64 90 70 --text "white dog" --output dog.mp4 --boxes dog.json
 
   the first camera, or a stream by its address, until Ctrl-C or for 500 frames; boxes as a table:
@@ -57,7 +57,7 @@ targets with id in front); txt has x,y,w,h, a line for each frame, of one target
   frames of a live one count, too. "lost": true marks boxes that are guesses, "redetected": true where it was found
   again. Of several targets there is "targets": [{"id": "0", "text": "white dog", "frames": [...]}, ...] instead.
 """
-VIDEO_HELP = "video file, folder of pictures, index of a camera, or address of a stream; without it a clip is made"
+VIDEO_HELP = "video file, folder of images, index of a camera, or address of a stream; without it a clip is made"
 
 
 TARGET_FIELDS = {"id", "frame", "box", "text"}

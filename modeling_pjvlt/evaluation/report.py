@@ -152,7 +152,7 @@ class Section:
 
 
 def to_json(report: EvaluationReport) -> dict:
-    """Everything but the pictures, of types that JSON has; numbers that are not finite become None."""
+    """Everything but the images, of types that JSON has; numbers that are not finite become None."""
     results = [
         {
             "name": result.name,
@@ -186,7 +186,7 @@ def to_json(report: EvaluationReport) -> dict:
 
 
 def to_markdown(report: EvaluationReport) -> str:
-    """The report as GitHub's Markdown, without plots and pictures."""
+    """The report as GitHub's Markdown, without plots and images."""
     parts = [f"# {_markdown(_title(report))}", f"Protocol `{report.protocol}`. {RULES[report.protocol]}"]
     for section in _sections(report):
         parts.append(f"## {section.title}")

@@ -1,4 +1,4 @@
-"""Pictures of what the tracker does."""
+"""Images of what the tracker does."""
 
 from .drawing import contact_sheet, contact_strip, draw_box
 

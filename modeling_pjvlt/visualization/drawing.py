@@ -73,11 +73,11 @@ def contact_strip(
     captions: Sequence[str] | None = None,
     height: int = 240,
 ) -> None:
-    """Save a few frames side by side as one picture.
+    """Save a few frames side by side as one image.
 
     Args:
         frames: RGB uint8 arrays of shape (height, width, 3); at least one, sizes may differ.
-        path: where the picture goes, .png as a rule.
+        path: where the image goes, .png as a rule.
         captions: one text per frame, shown in its upper left corner.
         height: of the strip, in pixels; widths follow.
 
@@ -93,7 +93,7 @@ def contact_sheet(
     captions: Sequence[Sequence[str]] | None = None,
     height: int = 240,
 ) -> None:
-    """Save rows of frames as one picture; see [`contact_strip`], whose arguments these are for each row.
+    """Save rows of frames as one image; see [`contact_strip`], whose arguments these are for each row.
 
     Raises:
         ValueError: there are no frames, or not as many captions as frames.

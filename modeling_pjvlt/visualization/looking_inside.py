@@ -109,7 +109,7 @@ def draw_figure(
 
 
 def save_figure(figure: Image.Image, path: str | os.PathLike) -> None:
-    """Write a picture beside its place and rename it; a PNG in 32 levels a channel, half the size and hardly seen."""
+    """Write an image beside its place and rename it; a PNG in 32 levels a channel, half the size and hardly seen."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")

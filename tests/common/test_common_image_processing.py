@@ -9,7 +9,7 @@ from modeling_pjvlt import PJVLTImageProcessor
 
 
 class PJVLTImageProcessingTester(ImageProcessingTester):
-    """Settings other than the defaults, and small crops of the random pictures that the mixin makes."""
+    """Settings other than the defaults, and small crops of the random images that the mixin makes."""
 
     def __init__(self, parent, **kwargs):
         settings = {
@@ -43,7 +43,7 @@ class PJVLTImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
         always.start()
         self.addCleanup(always.stop)
 
-    @unittest.skip("pictures always become RGB, which is what the model takes: a fourth channel is dropped")
+    @unittest.skip("images always become RGB, which is what the model takes: a fourth channel is dropped")
     def test_call_numpy_4_channels(self):
         pass
 

@@ -28,6 +28,6 @@ class PJVLTProcessorTest(ProcessorTesterMixin, unittest.TestCase):
         inputs = processor(images=image, template_images=image, text=self.prepare_text_inputs(), return_tensors="pt")
         self.assertEqual(set(inputs), set(processor.model_input_names))
 
-    @unittest.skip("every sample of a tracker has a picture")
+    @unittest.skip("every sample of a tracker has an image")
     def test_processor_text_has_no_visual(self):
         pass
