@@ -235,7 +235,7 @@ def test_bad_arguments_give_one_clear_error(arguments, told, tmp_path, capsys):
 def test_only_exports_are_replaced(exported, tmp_path, capsys):
     (tmp_path / "mine").write_text("precious")
     assert main(["--output_dir", str(tmp_path), "--overwrite_output_dir"]) == 2
-    assert "is no export" in capsys.readouterr().err
+    assert "is not an export" in capsys.readouterr().err
     assert main(["--output_dir", str(exported)]) == 2
     assert "--overwrite_output_dir" in capsys.readouterr().err
     assert (tmp_path / "mine").read_text() == "precious" and (exported / "tracker.onnx").exists()

@@ -218,7 +218,7 @@ def test_frames_of_a_video_have_one_size_whether_the_target_is_seen_or_not():
     crop, words, weights = np.zeros((32, 32, 3), np.uint8), ["a", "dog"], np.array([[0.9], [0.1]])
     sizes = set()
     for box in (None, [4, 4, 8, 8]):
-        look = Look(crop, np.zeros((4, 4)), [2, 2, 9, 9], box, words, weights)
+        look = Look(crop, np.zeros((4, 4)), [2, 2, 9, 9], box, words=words, weights=weights)
         row = Row("frame 1", crop, "a dog", [look])
         sizes.add(draw_figure([row], ["one"], top_weight=0.5, has_truth=True).size)
     assert len(sizes) == 1
