@@ -24,7 +24,7 @@ DEFAULTS = {
     "progress": True, "detector": DETECTOR, "max_frames": None, "raw": False,
 }  # fmt: skip
 OPTIONS = ("video", *DEFAULTS)
-ONLY = "target"  # id of a target that is alone
+ONLY = "0"  # id of a target that is alone
 NOT_LIVE = ("video", "direction", "progress")  # options that `stream` has not
 MEANT = {  # by the names that other libraries use
     "frames": "video", "images": "video", "video": "frames", "bbox": "box", "bboxes": "boxes", "query": "text",
