@@ -236,8 +236,8 @@ def _are_decimals(fractions: list[str]) -> bool:
 
 def _read_picture(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as picture:
-            return rgb_array(upright_image(picture))
+        with Image.open(path) as image:
+            return rgb_array(upright_image(image))
     # Pillow reports a broken file by any of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error

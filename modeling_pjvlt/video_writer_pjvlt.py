@@ -87,11 +87,11 @@ class VideoWriter:
             )
         height, width = frame.shape[:2]
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-        picture.time_base = self._stream.codec_context.time_base
-        picture.pts = self._num_frames if time is None else self._ticks(time)
-        self._encode(picture)
+        video_frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
+        video_frame = video_frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+        video_frame.time_base = self._stream.codec_context.time_base
+        video_frame.pts = self._num_frames if time is None else self._ticks(time)
+        self._encode(video_frame)
         self._num_frames += 1
 
     def _ticks(self, time: float) -> int:
@@ -112,9 +112,9 @@ class VideoWriter:
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
         self._frame_shape = frame_shape
 
-    def _encode(self, picture) -> None:
+    def _encode(self, video_frame) -> None:
         with self._named_errors():
-            for packet in self._stream.encode(picture):
+            for packet in self._stream.encode(video_frame):
                 self._container.mux(packet)
 
     def _finish(self) -> None:

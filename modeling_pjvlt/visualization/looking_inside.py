@@ -59,11 +59,11 @@ def merge_pieces(tokens: Sequence[str], weights: np.ndarray) -> tuple[list[str],
 
 def draw_overlay(crop: np.ndarray, activation: np.ndarray, size: int) -> np.ndarray:
     """The crop (S, S, 3) at `size` pixels, warmer where the activation (G, G) is higher: (size, size, 3) uint8."""
-    picture = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC), np.float32)
+    pixels = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC), np.float32)
     heat = Image.fromarray(np.asarray(activation, np.float32)).resize((size, size), Image.Resampling.BILINEAR)
     heat = np.clip(np.asarray(heat), 0, 1)
     share = OVERLAY * heat[..., None]
-    return np.rint(picture * (1 - share) + _shade(WARM, heat) * share).astype(np.uint8)
+    return np.rint(pixels * (1 - share) + _shade(WARM, heat) * share).astype(np.uint8)
 
 
 def draw_figure(
