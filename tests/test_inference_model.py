@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession, inference_pjvlt
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
-from modeling_pjvlt.inference_pjvlt import PJVLTInferenceVision, onednn_serves
+from modeling_pjvlt.inference_layers_pjvlt import PJVLTInferenceVision, onednn_serves
 
 ALL = pytest.mark.parametrize("variant", VARIANTS + TABLES, ids=name)
 TOLERANCE = {"atol": 1e-5, "rtol": 0}

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.pairs.mixture import normalize_pairs
-from ..inference_pjvlt import onednn_serves
+from ..inference_layers_pjvlt import onednn_serves
 from .arguments import TrainArguments
 from .build import samples_of_batch
 
