@@ -13,30 +13,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .decoding_pjvlt import SCORE_EPS
+from .onednn_pjvlt import OneDNN
 
-GELUS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}  # names of activations that can be fused, and torch's for them
-PACKED_ROWS = 320  # rows of input for which oneDNN's order of weights is chosen; others work as well
-PACKED_WEIGHTS = 2**18  # shared weights of fewer numbers are copied into oneDNN's order all the same
+REORDERED_WEIGHTS = 2**18  # shared weights of fewer numbers are copied into oneDNN's order all the same
 
 
 class PJVLTInferenceLinear(nn.Module):
     """Linear layer with fixed weights, and its activation (its name, or a function) or what is added to it.
 
-    Where oneDNN serves, that is one operation, for which the weights are brought into the order it likes best, unless
-    they are large and shared with the model: a second copy would cost more memory than the order saves time.
+    With `fused` that is one operation of [`OneDNN`]. With `reorder` it has the weights in the order that suits the
+    processor. Large weights that are shared with the model stay as they are: a second copy would cost more memory than
+    the order saves time.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, activation=None, fused: bool = False, pack: bool = False):
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation=None, fused=False, reorder=False):
         super().__init__()
         self.fused, self.activation = fused, activation
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS) if pack else None
-        self.register_buffer("weight", None if pack else weight)
+        self.reordered = OneDNN.reorder_linear(weight) if reorder else None
+        self.register_buffer("weight", None if reorder else weight)
         self.register_buffer("bias", bias)
 
     def forward(self, inputs: Tensor, add: Tensor | None = None) -> Tensor:  # (rows, c) to (rows, c')
         if self.fused:
-            weight = self.weight if self.packed is None else self.packed
-            return fused_linear(inputs, weight, self.bias, self.activation, add)
+            weight = self.weight if self.reordered is None else self.reordered
+            if add is not None:
+                return OneDNN.linear_add(inputs, weight, self.bias, add)
+            if self.activation in OneDNN.GELUS:
+                return OneDNN.linear(inputs, weight, self.bias, self.activation)
+            return _activate(OneDNN.linear(inputs, weight, self.bias), self.activation)
         if add is not None and self.bias is None:  # one operation, for onnxruntime, too
             return torch.addmm(add, inputs, self.weight.T)
         outputs = _activate(functional.linear(inputs, self.weight, self.bias), self.activation)
@@ -46,18 +50,9 @@ class PJVLTInferenceLinear(nn.Module):
 def _activate(inputs: Tensor, activation) -> Tensor:
     if activation is None:
         return inputs
-    if activation in GELUS:
-        return functional.gelu(inputs, approximate=GELUS[activation])
+    if activation in OneDNN.GELUS:
+        return functional.gelu(inputs, approximate=OneDNN.GELUS[activation])
     return activation(inputs)
-
-
-def fused_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation=None, add: Tensor | None = None):
-    """act(x W^T + b), or x W^T + b + add, in one oneDNN operation where it knows the activation."""
-    if add is not None:
-        return torch.ops.mkldnn._linear_pointwise.binary(inputs, add, weight, bias, "add")
-    if activation in GELUS:
-        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "gelu", [], GELUS[activation])
-    return _activate(torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], ""), activation)
 
 
 class PJVLTInferenceVision(nn.Module):
@@ -82,7 +77,7 @@ class PJVLTInferenceVision(nn.Module):
         output = attention.o_proj
         self.output = build.linear(output.weight, output.bias + output.weight @ value.bias)
         named = attention.config.hidden_act
-        activation = named if named in GELUS else layer.activation
+        activation = named if named in OneDNN.GELUS else layer.activation
         self.fc1 = build.linear(layer.fc1.weight, layer.fc1.bias, activation)
         self.fc2 = build.linear(layer.fc2.weight, layer.fc2.bias)
 
@@ -165,7 +160,7 @@ class PJVLTInferenceCCPIL(nn.Module):
         if self.layer_scale is not None:  # before the map to all tokens there is less of it
             mixed = (mixed.unflatten(0, tokens.shape[1:]) * self.layer_scale[:, None]).flatten(0, 1)
         if self.fused:  # for oneDNN the tokens play the weight
-            return fused_linear(self.fc3_weight, mixed, None, add=add.flatten(1))
+            return OneDNN.linear_add(self.fc3_weight, mixed, None, add.flatten(1))
         return torch.addmm(add.flatten(1), self.fc3_weight, mixed.T)
 
     def forward(self, rows: Tensor) -> Tensor:  # (N B, C)
@@ -203,19 +198,14 @@ class PJVLTInferenceConvolution(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor, grouped: bool, build: "InferenceBuilder"):
         super().__init__()
         self.groups = 3 if grouped else 1
-        self.packed = None
-        if build.fused:
-            shape = [1, weight.shape[1] * self.groups, build.grid, build.grid]
-            settings = [1, 1], [1, 1], [1, 1], self.groups
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *settings, shape)
+        self.reordered = OneDNN.reorder_convolution(weight, self.groups, build.grid) if build.fused else None
         self.register_buffer("weight", None if build.fused else weight.to(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
 
     def forward(self, inputs: Tensor) -> Tensor:  # (B, C, G, G)
-        if self.packed is None:
-            return functional.conv2d(inputs, self.weight, self.bias, padding=1, groups=self.groups).relu_()
-        settings = [1, 1], [1, 1], [1, 1], self.groups  # padding, stride, dilation
-        return torch.ops.mkldnn._convolution_pointwise(inputs, self.packed, self.bias, *settings, "relu", [], "")
+        if self.reordered is not None:
+            return OneDNN.convolution_relu(inputs, self.reordered, self.bias, self.groups)
+        return functional.conv2d(inputs, self.weight, self.bias, padding=1, groups=self.groups).relu_()
 
 
 class PJVLTInferenceHead(nn.Module):
@@ -270,8 +260,8 @@ class InferenceBuilder:
     def linear(self, weight: Tensor, bias: Tensor | None, activation=None) -> PJVLTInferenceLinear:
         taken = self.cast(weight)
         shared = isinstance(weight, nn.Parameter) and taken.dtype == weight.dtype
-        pack = self.fused and (not shared or weight.numel() < PACKED_WEIGHTS)
-        return PJVLTInferenceLinear(taken, self.share(bias), activation, self.fused, pack)
+        reorder = self.fused and (not shared or weight.numel() < REORDERED_WEIGHTS)
+        return PJVLTInferenceLinear(taken, self.share(bias), activation, self.fused, reorder)
 
     def norm(self, norm: nn.LayerNorm) -> "PJVLTInferenceNorm":
         return PJVLTInferenceNorm(self.cast(norm.weight), self.cast(norm.bias), norm.eps)
@@ -288,16 +278,3 @@ class PJVLTInferenceNorm(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return functional.layer_norm(inputs, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this is a CPU on which oneDNN's fused operations in that type are the fastest way.
-
-    In float32 that takes AVX-512: with AVX2 its matmul with a GELU runs at two thirds of the speed of one without, and
-    torch's own is faster still. In bfloat16 it takes a processor that computes in it; all else is very slow there.
-    """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if dtype == torch.float32:
-        return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -28,8 +28,8 @@ from .inference_layers_pjvlt import (
     PJVLTInferenceSAIEL,
     PJVLTInferenceStem,
     PJVLTInferenceVision,
-    onednn_serves,
 )
+from .onednn_pjvlt import OneDNN
 
 WORD_BLOCK = 8  # sentences are padded to multiples of this many words, so that there are few different shapes
 MASKED = -3e4  # added to the scores of padding; float16 can hold it
@@ -89,7 +89,7 @@ class PJVLTInferenceModel(nn.Module):
         super().__init__()
         self.config = model.config
         self.dtype = dtype or model.dtype
-        fused = not (compile or portable) and onednn_serves(model.device, self.dtype)
+        fused = not (compile or portable) and OneDNN.serves(model.device, self.dtype)
         build = InferenceBuilder(model.config, self.dtype, fused, portable)
         embeddings, encoder = model.embeddings, model.encoder
         if self.config.stem_stages:

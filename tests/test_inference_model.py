@@ -11,10 +11,11 @@ from torch import nn
 from torch._dynamo.backends.registry import _COMPILER_FNS, register_backend
 from torch.testing import assert_close
 
-from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession, inference_pjvlt
+from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
-from modeling_pjvlt.inference_layers_pjvlt import PJVLTInferenceVision, onednn_serves
+from modeling_pjvlt.inference_layers_pjvlt import PJVLTInferenceVision
+from modeling_pjvlt.onednn_pjvlt import OneDNN
 
 ALL = pytest.mark.parametrize("variant", VARIANTS + TABLES, ids=name)
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
@@ -26,7 +27,7 @@ def kernels(request, monkeypatch):
     fused = request.param == "onednn"
     if fused and not torch.backends.mkldnn.is_available():
         pytest.skip("This build of torch has no oneDNN.")
-    monkeypatch.setattr(inference_pjvlt, "onednn_serves", lambda device, dtype: fused)
+    monkeypatch.setattr(OneDNN, "serves", lambda device, dtype: fused)
 
 
 def stirred_model(**variant):
@@ -134,8 +135,16 @@ def test_the_portable_form_is_the_same(variant):
 def test_fused_operations_in_float32_are_for_processors_where_they_are_faster(capability, serves, monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert onednn_serves(torch.device("cpu"), torch.float32) == serves
-    assert not onednn_serves(torch.device("cuda"), torch.float32)
+    assert OneDNN.serves(torch.device("cpu"), torch.float32) == serves
+    assert not OneDNN.serves(torch.device("cuda"), torch.float32)
+
+
+def test_a_torch_without_a_private_operation_uses_its_own_instead(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert OneDNN.serves(torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(OneDNN, "NAMES", (*OneDNN.NAMES, "_operation_of_another_version"))
+    assert not OneDNN.serves(torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

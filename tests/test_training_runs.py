@@ -18,6 +18,7 @@ from modeling_pjvlt.cli.train import main
 from modeling_pjvlt.data.pairs.sources import ProceduralPairs
 from modeling_pjvlt.data.synthetic.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.evaluation.tracking import track_sequence, visible_auc
+from modeling_pjvlt.onednn_pjvlt import OneDNN
 from modeling_pjvlt.training import failures, trainer
 from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments, share_batch
 from modeling_pjvlt.training.build import batches_of_rank, build_model
@@ -477,6 +478,6 @@ def test_transformers_own_trainer_trains_the_model(tiny_model, tiny_processor, t
     [("cpu", "bf16", False, 1), ("cpu", "bf16", True, 0), ("cpu", "no", False, 0), ("cuda", "bf16", False, 0)],
 )
 def test_bf16_that_the_processor_has_not_is_said(device, precision, native, told, monkeypatch, caplog):
-    monkeypatch.setattr(failures, "onednn_serves", lambda device, dtype: native)
+    monkeypatch.setattr(OneDNN, "serves", lambda device, dtype: native)
     failures.warn_of_emulation(SimpleNamespace(device=torch.device(device), mixed_precision=precision))
     assert [record.message.endswith("--mixed_precision no.") for record in caplog.records] == [True] * told

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.pairs.mixture import normalize_pairs
-from ..inference_layers_pjvlt import onednn_serves
+from ..onednn_pjvlt import OneDNN
 from .arguments import TrainArguments
 from .build import samples_of_batch
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def warn_of_emulation(accelerator: Accelerator) -> None:
     """Warn if bf16 is used on a CPU without bfloat16 arithmetic."""
     on_cpu = accelerator.device.type == "cpu"
-    if on_cpu and accelerator.mixed_precision == "bf16" and not onednn_serves(accelerator.device, torch.bfloat16):
+    if on_cpu and accelerator.mixed_precision == "bf16" and not OneDNN.serves(accelerator.device, torch.bfloat16):
         logger.warning(
             "This CPU has no bfloat16 arithmetic, so bf16 is much slower here than float32: use --mixed_precision no."
         )
