@@ -17,8 +17,7 @@ from tqdm import tqdm
 from modeling_pjvlt import video_pjvlt, video_writer_pjvlt
 from modeling_pjvlt.data.frames import VideoFrames
 from modeling_pjvlt.video_pjvlt import read_frames, sort_frames
-from modeling_pjvlt.video_writer_pjvlt import ENCODERS, VideoWriter
-from modeling_pjvlt.visualization import contact_sheet, contact_strip, draw_box
+from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
 
 def flat_frames(count, height=48, width=64):
@@ -93,18 +92,6 @@ def test_video_is_decoded_on_half_of_the_cores(tmp_path, monkeypatch, cores, thr
 def test_reader_starts_again_on_each_iteration(tmp_path):
     reader = read_frames(write_video(tmp_path / "clip.mp4", flat_frames(5)))
     assert grey_levels(reader) == grey_levels(reader) == [10, 20, 30, 40, 50]
-
-
-def test_odd_sizes_are_padded_by_repeating_the_edge(tmp_path):
-    frame = np.full((47, 63, 3), 100, np.uint8)
-    (decoded,) = read_frames(write_video(tmp_path / "odd.mp4", [frame]))
-    assert decoded.shape == (48, 64, 3)
-    assert np.abs(decoded.astype(int) - 100).max() <= 3
-
-
-def test_mpeg4_replaces_a_missing_h264_encoder(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_writer_pjvlt, "ENCODERS", {"no_such_encoder": {}, "mpeg4": ENCODERS["mpeg4"]})
-    assert grey_levels(read_frames(write_video(tmp_path / "clip.mp4", flat_frames(4)))) == [10, 20, 30, 40]
 
 
 IDENTITY = (1, 0, 0, 1)
@@ -377,16 +364,6 @@ def test_frames_at_their_times_are_read_at_their_times(tmp_path, suffix):
     assert [frame.time for frame in frames] == pytest.approx([time - 5 for time in times], abs=1e-3)
 
 
-@pytest.mark.parametrize("fps", [12.5, 25, 30000 / 1001, 59.94])
-def test_evenly_spaced_times_are_written_as_their_rate(tmp_path, fps):
-    path = write_video(tmp_path / "source.mp4", flat_frames(20), fps)
-    with VideoWriter(tmp_path / "copy.mp4", fps) as writer:
-        for frame in read_frames(path).timed():
-            writer.write(frame.image, frame.time)
-    assert read_frames(writer.path).fps == pytest.approx(fps, rel=1e-4)
-    assert read_frames(writer.path).num_frames == 20
-
-
 def test_frames_without_times_come_at_the_rate_of_their_source():
     timed = list(read_frames(flat_frames(3)).timed())
     assert [(frame.number, frame.time) for frame in timed] == [(0, 0), (1, 1 / 30), (2, 2 / 30)]
@@ -513,115 +490,3 @@ def test_missing_pyav_is_named(tmp_path, monkeypatch):
         read_frames(tmp_path / "clip.mp4")
     with pytest.raises(ImportError, match="pip install av"):
         VideoWriter(tmp_path / "out.mp4", 25)
-
-
-@pytest.mark.parametrize("num_frames", [0, 3, 80])
-def test_error_while_writing_leaves_nothing_behind(tmp_path, num_frames):
-    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "clip.mp4", 25) as writer:
-        for frame in flat_frames(1) * num_frames:
-            writer.write(frame)
-        # The encoder holds the first frames back, so that only many of them make a file that can be left behind.
-        assert len(list(tmp_path.iterdir())) == (num_frames == 80)
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_error_while_writing_keeps_an_existing_file(tmp_path):
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(b"precious")
-    with pytest.raises(ValueError, match="frame 1 is 64x40, the first one 64x48"), VideoWriter(path, 25) as writer:
-        writer.write(flat_frames(1)[0])
-        writer.write(flat_frames(1, height=40)[0])
-    assert path.read_bytes() == b"precious"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_video_appears_only_when_complete_and_replaces_the_old_one(tmp_path):
-    path = tmp_path / "new" / "clip.mp4"
-    with VideoWriter(path, 25) as writer:
-        writer.write(flat_frames(1)[0])
-        assert not path.exists()
-    write_video(path, flat_frames(3))
-    assert len(list(read_frames(path))) == 3
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_video_without_frames_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no frame was written"), VideoWriter(tmp_path / "clip.mp4", 25):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
-def test_unusable_fps_is_refused(tmp_path, fps):
-    with pytest.raises(ValueError, match="fps must be a number above 0"):
-        VideoWriter(tmp_path / "clip.mp4", fps)
-
-
-def test_unknown_suffix_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"clip\.avi: a video is written as one of \.mkv, \.mov, \.mp4"):
-        VideoWriter(tmp_path / "clip.avi", 25)
-
-
-@pytest.mark.parametrize("frame", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
-def test_frames_of_the_wrong_kind_are_refused(tmp_path, frame):
-    with pytest.raises(ValueError, match="expected a uint8 frame"), VideoWriter(tmp_path / "clip.mp4", 25) as writer:
-        writer.write(frame)
-
-
-def test_unwritable_place_is_one_error(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        write_video(tmp_path / "file" / "clip.mp4", flat_frames(1))
-
-
-def test_box_is_drawn_along_its_inner_edge_on_a_copy():
-    frame = np.zeros((60, 80, 3), np.uint8)
-    drawn = draw_box(frame, [10, 20, 30, 15], color=(255, 0, 0), line_width=1)
-    rows, columns = np.nonzero(drawn[..., 0])
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 34, 10, 39)
-    assert drawn[25, 20].sum() == 0 and frame.sum() == 0
-
-
-@pytest.mark.parametrize("level", [0, 128, 255])
-def test_box_stands_out_from_any_background(level):
-    color = (255, 196, 0)
-    drawn = draw_box(np.full((60, 80, 3), level, np.uint8), [10, 20, 30, 15], color=color, line_width=2)
-    assert (drawn[25, 10:12] == color).all()
-    assert (drawn[25, [9, 12]] == 0).all() and (drawn[25, [7, 14]] == level).all()
-
-
-def test_line_and_label_grow_with_the_frame():
-    small, large = (np.zeros((side, side, 3), np.uint8) for side in (200, 800))
-    for text in (None, "dog"):
-        painted = [np.count_nonzero(draw_box(f, [100, 100, 40, 40], text).any(axis=2)) for f in (small, large)]
-        assert painted[1] > 1.5 * painted[0]
-
-
-@pytest.mark.parametrize(
-    "box", [[-20, -20, 30, 30], [70, 50, 30, 30], [300, 300, 5, 5], [-90, 10, 5, 5], [10, 10, 0, 0]]
-)
-def test_label_stays_inside_the_frame(box):
-    frame = np.full((60, 120, 3), 90, np.uint8)
-    drawn = draw_box(frame, box, "dog", score=0.5, color=(0, 255, 0))
-    plate = (drawn == (20, 20, 20)).all(axis=2)
-    rows, columns = np.nonzero(plate)
-    # A plate that ran out of the frame would be cut and lose its padding.
-    assert np.ptp(rows) >= 12 and np.ptp(columns) >= 35
-
-
-def test_long_label_leaves_a_third_of_the_frame_free():
-    frame = np.full((240, 320, 3), 90, np.uint8)
-    drawn = draw_box(frame, [100, 100, 20, 20], "a very long sentence " * 20, score=0.5)
-    assert (drawn == (20, 20, 20)).all(axis=2).any(axis=0).sum() < 0.65 * 320
-
-
-def test_contact_strip_puts_frames_side_by_side(tmp_path):
-    contact_strip(flat_frames(3), tmp_path / "strip.png", ["a", "b", "c"], height=96)
-    with Image.open(tmp_path / "strip.png") as strip:
-        assert strip.size == (3 * 128 + 2 * 4, 96)
-    contact_sheet([flat_frames(3), flat_frames(2)], tmp_path / "sheet.png", height=96)
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (3 * 128 + 2 * 4, 2 * 96 + 4)
-    with pytest.raises(ValueError, match="at least one frame"):
-        contact_strip([], tmp_path / "none.png")
