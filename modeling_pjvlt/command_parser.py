@@ -7,12 +7,23 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
+from pathlib import Path
 
 from . import __version__
+from .files_pjvlt import check_new_folder
 from .streams_pjvlt import hide_secrets
 
 CLOSE = 0.75  # similarity from which on an option is suggested in place of an unknown one
 PIPE_CLOSED = 141  # what a shell expects of a command whose reader has gone
+
+
+def new_folder(text: str) -> Path:
+    """Type of an argument: a folder to write, which is not there yet or empty."""
+    try:
+        check_new_folder(text)
+    except FileExistsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from . import DEFAULT_CHECKPOINT
 from .configuration_pjvlt import PJVLTConfig
-from .files_pjvlt import replacing_folder
+from .files_pjvlt import check_new_folder, replacing_folder, write_text
 from .image_processing_pjvlt import PJVLTImageProcessor
 from .modeling_pjvlt import PJVLTModel
 from .processing_pjvlt import PJVLTProcessor
@@ -68,11 +68,11 @@ def convert(checkpoint: str | Path, output: str | Path) -> PJVLTModel:
     """Write OSTrack's checkpoint file as a folder that `from_pretrained` loads; returns the model.
 
     Args: `checkpoint`, the `.pth.tar` of its authors; `output`, a folder that does not exist yet, or an empty one.
-    Raises `FileNotFoundError`, and `ValueError` for a folder that is in use and for a file that is no OSTrack.
+    Raises `FileNotFoundError`, `FileExistsError` for a folder that is in use, and `ValueError` for a file that is not
+    a checkpoint of OSTrack.
     """
     output = Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"{output} is there already; choose another folder.")
+    check_new_folder(output)
     weights = read_network(Path(checkpoint))
     config = read_config(weights)
     with torch.device("meta"):
@@ -87,7 +87,7 @@ def convert(checkpoint: str | Path, output: str | Path) -> PJVLTModel:
         model.eval().save_pretrained(folder)
         # No sentence is read, but a processor has a tokenizer: the small one that ships with the package.
         PJVLTProcessor(images, AutoTokenizer.from_pretrained(DEFAULT_CHECKPOINT)).save_pretrained(folder)
-        (folder / "README.md").write_text(CARD.format(size=config.search_size), encoding="utf-8")
+        write_text(folder / "README.md", CARD.format(size=config.search_size))
     return model
 
 

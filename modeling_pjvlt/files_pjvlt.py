@@ -34,6 +34,18 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def check_new_folder(path: str | os.PathLike) -> None:
+    """Raises `FileExistsError` unless a folder can be written there without the loss of anything."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already and not empty; choose another folder")
+
+
+def partial_folder(path: Path) -> Path:
+    """The folder that `replacing_folder` yields: while it is open, other processes may write to it, too."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
 @contextmanager
 def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty folder to fill, which takes the place of `path` when the block ends well.
@@ -42,7 +54,7 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
     is deleted first, so only one process may replace a folder at a time. Missing parents are made.
     """
     path = Path(path)
-    partial, old = (path.with_name(f".{path.name}{suffix}") for suffix in (PARTIAL, ".old"))
+    partial, old = partial_folder(path), path.with_name(f".{path.name}.old")
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -2,14 +2,14 @@
 
 import math
 import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from .files_pjvlt import replacing
 from .streams_pjvlt import DEFAULT_FPS, ffmpeg_name
 
 try:
@@ -51,7 +51,7 @@ class VideoWriter:
             raise ValueError(f"fps must be a number above 0, got {fps}")
         # The denominator 1001 keeps 29.97 and its kin exact, and within what MPEG-4 can store.
         self.rate = Fraction(fps).limit_denominator(1001)
-        self._partial = self.path.with_name(f".{self.path.stem}-{uuid.uuid4().hex[:8]}{self.path.suffix}")
+        self._place = ExitStack()  # holds `replacing` while the file is open
         self._container = None
         self._stream = None
         self._frame_shape = None
@@ -61,12 +61,16 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         return self
 
-    def __exit__(self, error_type, error, traceback) -> None:
-        try:
-            if error_type is None:
-                self._finish()
-        finally:
+    def __exit__(self, *error) -> None:
+        if error[0] is not None:
             self._discard()
+            self._place.__exit__(*error)
+            return
+        with self._place:
+            try:
+                self._finish()
+            finally:
+                self._discard()
 
     def write(self, frame: np.ndarray, time: float | None = None) -> None:
         """Append one frame: RGB uint8, (height, width, 3), of the size of the first one.
@@ -102,7 +106,8 @@ class VideoWriter:
         codec, options = _pick_encoder()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._named_errors():
-            self._container = av.open(ffmpeg_name(self._partial), "w")
+            partial = self._place.enter_context(replacing(self.path))
+            self._container = av.open(ffmpeg_name(partial), "w")
         self._stream = self._container.add_stream(codec, rate=self.rate, options=options)
         self._stream.height, self._stream.width = (side + side % 2 for side in frame_shape[:2])
         self._stream.pix_fmt = "yuv420p"
@@ -123,20 +128,18 @@ class VideoWriter:
         self._encode(None)
         with self._named_errors():
             self._container.close()
-        os.replace(self._partial, self.path)
 
     def _discard(self) -> None:
         # Closing a broken file may fail again; the error that led here is the one to show.
         if self._container is not None:
             with suppress(av.error.FFmpegError):
                 self._container.close()
-        self._partial.unlink(missing_ok=True)
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, OSError) as error:
             raise OSError(f"{self.path}: cannot be written ({error.strerror})") from error
 
 

@@ -10,11 +10,12 @@ processor and the tokenizer are those of the last one named.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.command_parser import new_folder
+from modeling_pjvlt.files_pjvlt import replacing_folder
 from modeling_pjvlt.run_folders import find_checkpoint
 from modeling_pjvlt.session_pjvlt import TRACKING_DEFAULTS, check_settings
 
@@ -36,7 +37,7 @@ def mean_weights(models: list[PJVLTModel]) -> dict[str, torch.Tensor]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", help="folders or Hub ids")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     for name, what in (
         ("window_weight", "weight of the Hann window in a session"),
         ("size_smoothing", "and earlier sizes"),
@@ -45,8 +46,6 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=float, help=f"{what} (default: as in the last checkpoint)")
     args = parser.parse_args(argv)
     args.checkpoints = [find_checkpoint(name) for name in args.checkpoints]
-    if args.output_dir.resolve() in [Path(name).resolve() for name in args.checkpoints]:
-        parser.error(f"--output_dir {args.output_dir} is a checkpoint to read; choose another folder")
     models = [PJVLTModel.from_pretrained(name, dtype=torch.float32) for name in args.checkpoints]
     try:
         weights = mean_weights(models)
@@ -63,8 +62,9 @@ def main(argv: list[str] | None = None) -> None:
         setattr(processor, name, value if given[name] is None else given[name])
     # The config still says float32, so `from_pretrained` loads the weights as float32.
     halves = {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in weights.items()}
-    model.save_pretrained(args.output_dir, state_dict=halves)
-    processor.save_pretrained(args.output_dir)
+    with replacing_folder(args.output_dir) as partial:
+        model.save_pretrained(partial, state_dict=halves)
+        processor.save_pretrained(partial)
     size = sum(path.stat().st_size for path in args.output_dir.iterdir()) / 1e6
     print(f"{args.output_dir}: {size:.1f} MB")
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertTokenizer
 
+from modeling_pjvlt.command_parser import new_folder
 from modeling_pjvlt.data.synthetic.procedural_text import vocabulary
+from modeling_pjvlt.files_pjvlt import replacing_folder
 
 
 def read_sentences(path: Path) -> list[str]:
@@ -24,14 +26,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sentences", type=Path, nargs="*", default=[], help="text or .tsv files")
     parser.add_argument("--vocab_size", type=int, default=4000)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args()
     sentences = [sentence for path in args.sentences for sentence in read_sentences(path)]
     sentences += vocabulary() * 20  # so that every procedural word is one token
     trainer = BertWordPieceTokenizer(lowercase=True)
     trainer.train_from_iterator(sentences, vocab_size=args.vocab_size, min_frequency=1, show_progress=False)
     tokenizer = BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=40)
-    tokenizer.save_pretrained(args.output_dir)
+    with replacing_folder(args.output_dir) as partial:
+        tokenizer.save_pretrained(partial)
     split = [word for word in vocabulary() if len(tokenizer.tokenize(word)) != 1]
     print(
         f"{len(sentences)} sentences, {len(tokenizer)} tokens, procedural words in several tokens: {split or 'none'}"

@@ -17,6 +17,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from modeling_pjvlt.command_parser import new_folder
+from modeling_pjvlt.files_pjvlt import replacing_folder, write_text
+
 ARCHITECTURE = "tf_efficientnet_lite0"
 PARTS = {  # of a block: theirs to timm's, with a convolution that expands and without
     True: {
@@ -47,17 +50,17 @@ def timm_names(published: dict[str, torch.Tensor], repeats: list[int]) -> dict[s
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, help="the .pth file of the package")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args(argv)
     network = timm.create_model(ARCHITECTURE)
     published = torch.load(args.weights, map_location="cpu", weights_only=True)
     network.load_state_dict(timm_names(published, [len(stage) for stage in network.blocks]))
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), args.output_dir / "model.safetensors")
     settings = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "input_size": [3, 224, 224], "num_classes": 1000}
     settings |= {"first_conv": "conv_stem", "classifier": "classifier"}  # else timm cannot drop the classifier
     config = {"architecture": ARCHITECTURE, "num_classes": 1000, "pretrained_cfg": settings}
-    (args.output_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with replacing_folder(args.output_dir) as partial:
+        save_file(network.state_dict(), partial / "model.safetensors")
+        write_text(partial / "config.json", json.dumps(config, indent=2) + "\n")
     print(f"{args.output_dir}: {ARCHITECTURE}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters")
 
 

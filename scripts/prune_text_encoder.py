@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer, BertTokenizer
 
+from modeling_pjvlt.command_parser import new_folder
 from modeling_pjvlt.data.synthetic.procedural_text import vocabulary
+from modeling_pjvlt.files_pjvlt import replacing_folder
 from modeling_pjvlt.sentences_pjvlt import MAX_WORDS
 
 
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", help="a BERT with its tokenizer: a folder or a Hub id")
     parser.add_argument("--sentences", type=Path, nargs="+", required=True, help="text, .tsv or .jsonl files")
     parser.add_argument("--num_layers", type=int, default=2)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args(argv)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModel.from_pretrained(args.model, add_pooling_layer=False, use_safetensors=True)
@@ -61,10 +63,11 @@ def main(argv: list[str] | None = None) -> None:
     config = model.config
     config.vocab_size, config.num_hidden_layers, config.max_position_embeddings = len(kept), args.num_layers, MAX_WORDS
     config.pad_token_id = tokens.index(tokenizer.pad_token)
-    model.save_pretrained(args.output_dir)
     small = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)}, do_lower_case=True)
     small.model_max_length = MAX_WORDS
-    small.save_pretrained(args.output_dir)
+    with replacing_folder(args.output_dir) as partial:
+        model.save_pretrained(partial)
+        small.save_pretrained(partial)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(
         f"{args.output_dir}: {len(kept)} of {len(tokenizer)} tokens, {args.num_layers} layers, {size:.1f} M parameters"

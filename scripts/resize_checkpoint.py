@@ -15,13 +15,14 @@ The new model is a start, not a tracker: train it before you use it.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from modeling_pjvlt import PJVLTConfig, PJVLTImageProcessor, PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.command_parser import new_folder
+from modeling_pjvlt.files_pjvlt import replacing_folder
 from modeling_pjvlt.run_folders import find_checkpoint
 
 
@@ -94,15 +95,13 @@ def main(argv: list[str] | None = None) -> None:
         ("search", "side of the search crop"),
     ):
         parser.add_argument(f"--{name}_size", type=int, help=f"{what} in pixels (default: as it was)")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args(argv)
     sizes = {name: getattr(args, name) for name in ("patch_size", "template_size", "search_size")}
     sizes = {name: size for name, size in sizes.items() if size is not None}
     if not sizes:
         parser.error("nothing to do: give --patch_size, --template_size or --search_size")
     args.checkpoint = find_checkpoint(args.checkpoint)
-    if args.output_dir.resolve() == Path(args.checkpoint).resolve():
-        parser.error(f"--output_dir {args.output_dir} is the checkpoint to read; choose another folder")
     old = PJVLTModel.from_pretrained(args.checkpoint, dtype=torch.float32)
     try:
         model = resize_model(old, **sizes)
@@ -110,8 +109,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(str(error))
     processor = PJVLTProcessor.from_pretrained(args.checkpoint)
     images = PJVLTImageProcessor(template_size=model.config.template_size, search_size=model.config.search_size)
-    model.save_pretrained(args.output_dir)
-    PJVLTProcessor(images, processor.tokenizer).save_pretrained(args.output_dir)
+    with replacing_folder(args.output_dir) as partial:
+        model.save_pretrained(partial)
+        PJVLTProcessor(images, processor.tokenizer).save_pretrained(partial)
     before, after = old.config.num_visual_tokens, model.config.num_visual_tokens
     print(f"{args.output_dir}: {after} visual tokens instead of {before}; train it before you use it")
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from modeling_pjvlt.command_parser import new_folder
+from modeling_pjvlt.files_pjvlt import replacing_folder
 from modeling_pjvlt.pixels_pjvlt import rgb_image, upright_image
 from modeling_pjvlt.video_pjvlt import PICTURE_SUFFIXES, sort_frames
 
@@ -82,29 +84,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sources", nargs="+", type=Path, help="folders of videos or of boxed images")
     parser.add_argument("--max_side", type=int, default=320, help="pixels of the longer side (default: %(default)s)")
     parser.add_argument("--quality", type=int, default=80, help="of JPEG, 1 to 95 (default: %(default)s)")
-    parser.add_argument("--output_dir", type=Path, required=True, help="must not exist yet")
+    parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args(argv)
-    if args.output_dir.exists():
-        parser.error(f"--output_dir {args.output_dir} exists already; choose another")
-    partial = args.output_dir.with_name(f".{args.output_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        for source in args.sources:
-            target = partial / source.name
-            if (source / BOXES).is_file():
-                shrink_boxed_images(source, target, args.max_side, args.quality)
-                continue
-            videos = sorted(path.parent for path in source.glob(f"*/{VIDEO_BOXES}"))
-            if not videos:
-                raise ValueError(f"{source} holds neither {BOXES} nor videos (NAME/img, NAME/{VIDEO_BOXES})")
-            for video in tqdm(videos, desc=source.name, unit="video", disable=None):
-                shrink_video(video, target / video.name, args.max_side, args.quality)
-        partial.replace(args.output_dir)
+        with replacing_folder(args.output_dir) as partial:
+            for source in args.sources:
+                target = partial / source.name
+                if (source / BOXES).is_file():
+                    shrink_boxed_images(source, target, args.max_side, args.quality)
+                    continue
+                videos = sorted(path.parent for path in source.glob(f"*/{VIDEO_BOXES}"))
+                if not videos:
+                    raise ValueError(f"{source} holds neither {BOXES} nor videos (NAME/img, NAME/{VIDEO_BOXES})")
+                for video in tqdm(videos, desc=source.name, unit="video", disable=None):
+                    shrink_video(video, target / video.name, args.max_side, args.quality)
     except (ValueError, OSError) as error:
         print(f"shrink_images.py: error: {error}", file=sys.stderr)
         return 2
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     size = sum(path.stat().st_size for path in args.output_dir.rglob("*") if path.is_file())
     print(f"{args.output_dir}: {size / 1e6:.1f} MB")
     return 0

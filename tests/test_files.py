@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_pjvlt.files_pjvlt import remove_partial, replacing, replacing_folder, write_text
+from modeling_pjvlt.files_pjvlt import check_new_folder, remove_partial, replacing, replacing_folder, write_text
 
 
 def test_a_file_keeps_its_content_until_the_new_one_is_complete(tmp_path):
@@ -58,3 +58,13 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
 def test_names_that_are_not_unicode_are_written(tmp_path):
     write_text(tmp_path / "a.txt", "dog\udce9")
     assert (tmp_path / "a.txt").read_text() == "dog\\udce9"
+
+
+def test_a_new_folder_is_one_that_is_absent_or_empty(tmp_path):
+    check_new_folder(tmp_path / "absent")
+    (tmp_path / "used").mkdir()
+    check_new_folder(tmp_path / "used")
+    (tmp_path / "used" / "file").touch()
+    for path in (tmp_path / "used", tmp_path / "used" / "file"):
+        with pytest.raises(FileExistsError, match="choose another folder"):
+            check_new_folder(path)

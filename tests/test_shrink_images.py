@@ -50,14 +50,17 @@ def test_images_shrink_and_boxes_with_them(sources, tmp_path, capsys):
     assert "MB" in capsys.readouterr().out and not list(tmp_path.glob(".*partial"))
 
 
-@pytest.mark.parametrize("what", ["empty", "exists"])
-def test_nothing_is_left_of_a_copy_that_failed(sources, tmp_path, capsys, what):
+def test_nothing_is_left_of_a_copy_that_failed(sources, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    if what == "exists":
-        (tmp_path / "small").mkdir()
-        with pytest.raises(SystemExit):
-            main([*sources, "--output_dir", str(tmp_path / "small")])
-        return
     assert main([*sources, str(tmp_path / "empty"), "--output_dir", str(tmp_path / "small")]) == 2
     assert "holds neither" in capsys.readouterr().err
     assert not (tmp_path / "small").exists() and not list(tmp_path.glob(".*partial"))
+
+
+def test_folder_in_use_is_left_alone(sources, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(SystemExit):
+        main([*sources, "--output_dir", str(tmp_path / "mine")])
+    assert "is there already and not empty" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]

@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from ..command_parser import silent_when_piped
 from ..evaluation.metrics import iou
-from ..files_pjvlt import replacing
 from ..results_pjvlt import FORMATS, TARGET_COLORS, TargetsResults, TrackingResults, make_result, pick_format, xywh
 from ..session_pjvlt import TrackedTarget
 from ..signals import Stopped, exit_code, signal_of, terminations
@@ -111,8 +110,7 @@ class _Highlights:
         """Write the frames side by side as an image."""
         places = np.unique(np.linspace(0, len(self.kept) - 1, self.count).round().astype(int))
         chosen = [self.kept[place] for place in places]
-        with replacing(path) as partial:
-            contact_strip([frame for _, frame in chosen], partial, [f"frame {number}" for number, _ in chosen])
+        contact_strip([frame for _, frame in chosen], path, [f"frame {number}" for number, _ in chosen])
 
 
 def _run(args: argparse.Namespace) -> None:

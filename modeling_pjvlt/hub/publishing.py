@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..configuration_pjvlt import PJVLTConfig
-from ..files_pjvlt import replacing_folder
+from ..files_pjvlt import check_new_folder, replacing_folder
 from ..modeling_pjvlt import PJVLTModel
 from ..pipeline_pjvlt import TASK, TrackingPipeline
 from ..processing_pjvlt import PJVLTProcessor
@@ -232,8 +232,7 @@ def _write_new(read: _Checkpoint, output: Path, card: ModelCard) -> Path:
     """[`prepare_folder`], once the checkpoint has been read."""
     if output.is_relative_to(read.folder.resolve()):
         raise FileExistsError(f"{output} is in the checkpoint; write elsewhere")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise FileExistsError(f"{output} is not empty; remove it or write elsewhere")
+    check_new_folder(output)
     with replacing_folder(output) as partial:
         _write_folder(read, partial, card, shutil.copyfile)
     return output

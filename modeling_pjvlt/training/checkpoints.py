@@ -6,14 +6,14 @@ Each is written to a hidden folder and renamed, so `last` loads whenever the run
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
 from transformers.utils import logging
 
-from ..files_pjvlt import PARTIAL, remove_partial, replacing
+from ..files_pjvlt import partial_folder, remove_partial, replacing, replacing_folder, write_text
 from .arguments import ENDING, FREE_ON_RESUME, STABLE, TrainArguments
 
 LINKS = ("last", "best")
@@ -62,13 +62,11 @@ class Checkpoints:
 
         Raises `OSError` where it cannot be written; what was there before stays.
         """
-        final, partial = self.root / f"{step:06d}", self.root / f".{step:06d}{PARTIAL}"
+        final = self.root / f"{step:06d}"
         main = self.accelerator.is_main_process
         if not final.exists():
-            try:
-                if main:
-                    shutil.rmtree(partial, ignore_errors=True)
-                    partial.mkdir(parents=True)
+            place = replacing_folder(final) if main else nullcontext(partial_folder(final))
+            with place as partial:
                 self.accelerator.wait_for_everyone()
                 self.accelerator.save_state(str(partial / "training_state"), safe_serialization=True)
                 state = self.accelerator.get_state_dict(model)
@@ -79,12 +77,7 @@ class Checkpoints:
                     self.processor.save_pretrained(partial / "pretrained_model")
                     run = {"step": step, "best_score": best_score, "num_processes": self.accelerator.num_processes}
                     run["arguments"] = asdict(self.args)
-                    (partial / "training_state" / RUN_FILE).write_text(json.dumps(run, indent=2), encoding="utf-8")
-                    os.rename(partial, final)
-            except OSError:
-                if main:
-                    shutil.rmtree(partial, ignore_errors=True)
-                raise
+                    write_text(partial / "training_state" / RUN_FILE, json.dumps(run, indent=2))
             self.accelerator.wait_for_everyone()
         if main:
             self.link("last", step)
@@ -112,7 +105,7 @@ class Checkpoints:
         steps = sorted(path for path in self.root.iterdir() if path.name.isdecimal() and not path.is_symlink())
         for path in steps[: -self.args.checkpoints_total_limit]:
             if path.name not in linked:
-                doomed = path.with_name(f".{path.name}{PARTIAL}")
+                doomed = partial_folder(path)
                 os.rename(path, doomed)  # half-deleted folders must not look like checkpoints
                 shutil.rmtree(doomed)
 

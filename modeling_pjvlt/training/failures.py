@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.pairs.mixture import normalize_pairs
+from ..files_pjvlt import replacing, replacing_folder, write_text
 from ..onednn_pjvlt import OneDNN
 from .arguments import TrainArguments
 from .build import samples_of_batch
@@ -50,12 +51,14 @@ def save_failure(
     size = args.per_device_train_batch_size
     samples = [samples_of_batch(step * number + k, size, rank, accelerator.num_processes) for k in range(len(batches))]
     record = {"step": step + 1, "seed": args.seed, "datasets": args.dataset_name, "samples": samples}
-    (folder / f"batch-{rank}.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
+    write_text(folder / f"batch-{rank}.json", json.dumps(record, indent=2))
     inputs = [normalize_pairs(batch, processor.image_processor) for batch in batches]
     tensors = {
         f"{k}.{name}": value.contiguous().cpu() for k, batch in enumerate(inputs) for name, value in batch.items()
     }
-    save_file(tensors, folder / f"batch-{rank}.safetensors")
+    with replacing(folder / f"batch-{rank}.safetensors") as partial:
+        save_file(tensors, partial)
     if accelerator.is_main_process:
-        accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(folder / "pretrained_model")
-        processor.save_pretrained(folder / "pretrained_model")
+        with replacing_folder(folder / "pretrained_model") as partial:
+            accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(partial)
+            processor.save_pretrained(partial)

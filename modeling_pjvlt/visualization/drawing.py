@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..files_pjvlt import replacing
+
 PREDICTION_COLOR = (255, 196, 0)
 TRUTH_COLOR = (255, 255, 255)
 LABEL_BACKGROUND = (20, 20, 20)
@@ -105,7 +107,8 @@ def contact_sheet(
     sheet = Image.new("RGB", (max(s.width for s in strips), len(strips) * (height + GAP) - GAP), "white")
     for number, strip in enumerate(strips):
         sheet.paste(strip, (0, number * (height + GAP)))
-    sheet.save(path)
+    with replacing(path) as partial:
+        sheet.save(partial)
 
 
 def fit_text(text: str, font, width: float) -> str:

@@ -1,7 +1,6 @@
 """A figure of what trackers look at: search crops with their activation, and the words they attend to."""
 
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ..files_pjvlt import replacing
 from .drawing import LABEL_BACKGROUND, PREDICTION_COLOR, TRUTH_COLOR, draw_outline, fit_text, wrap_text
 
 CELL, SIDE, GAP = 240, 190, 16  # pixels: side of a search crop, width of the left column, room between columns
@@ -109,17 +109,13 @@ def draw_figure(
 
 
 def save_figure(figure: Image.Image, path: str | os.PathLike) -> None:
-    """Write an image beside its place and rename it; a PNG in 32 levels a channel, half the size and hardly seen."""
+    """Write an image; a PNG in 32 levels a channel, which halves the file and is hardly visible."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     if path.suffix.lower() == ".png":
         figure = figure.point([round(round(value / 255 * 31) / 31 * 255) for value in range(256)] * 3)
-    try:
+    with replacing(path) as partial:
         figure.save(partial, optimize=True)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

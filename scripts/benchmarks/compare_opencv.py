@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_pjvlt.files_pjvlt import write_text
+from modeling_pjvlt.files_pjvlt import replacing, write_text
 
 OPENCV = {"csrt": "CSRT", "kcf": "KCF", "mil": "MIL"}
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot")
@@ -403,7 +403,8 @@ def plot_success(comparison: Comparison, path: str) -> None:
         axes.plot(scores.thresholds["success"], scores.curves["success"], label=f"{name} ({scores['auc']:.1f})")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def main(argv: list[str] | None = None) -> int:
