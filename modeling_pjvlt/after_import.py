@@ -13,7 +13,7 @@ class AfterImport(MetaPathFinder):
     only looks on while the other finders' loaders run.
 
     Args:
-        awaited: the name of a package that has not been imported yet.
+        awaited: the name of a package that is not imported yet.
         own: the name of the package whose modules `action` uses. One that imports `awaited` may be what sets it off.
     """
 

@@ -126,7 +126,7 @@ def _is_one_box(boxes) -> bool:
 
 
 class PJVLTImageProcessorKwargs(ImagesKwargs, total=False):
-    """What `PJVLTImageProcessor` can be told, at construction or for one call."""
+    """The settings of `PJVLTImageProcessor`, at construction or for one call."""
 
     template_size: int
     search_size: int

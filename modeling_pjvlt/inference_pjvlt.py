@@ -209,7 +209,7 @@ class PJVLTInferenceModel(nn.Module):
         Args: `pixel_values` (B, 3, search_size, search_size), normalised, the `template` (B, N_z, C), from
         [`PJVLTInferenceModel.template`], and the `sentence`, where the model reads one. Returns score_map
         (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32. Raises `ValueError` for crops of
-        another size than the config's, for a template that is none, and where the sentence is missing.
+        another size than the config's, for anything but the tokens of a template, and for a missing sentence.
         """
         self._check(pixel_values, template, sentence)
         maps = self._run_maps(pixel_values, template, sentence)

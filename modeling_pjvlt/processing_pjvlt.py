@@ -19,7 +19,7 @@ class PJVLTProcessor(ProcessorMixin):
 
     Args:
         image_processor, tokenizer: as above.
-        window_weight, size_smoothing, lost_score: of a session with this checkpoint, unless it is told otherwise; see
+        window_weight, size_smoothing, lost_score: of a session with this checkpoint, unless it is given others; see
             [`TargetSession`]. None: the session's own defaults, which are the paper's.
     """
 
@@ -40,7 +40,7 @@ class PJVLTProcessor(ProcessorMixin):
         self.window_weight, self.size_smoothing, self.lost_score = window_weight, size_smoothing, lost_score
 
     def tracking_settings(self, config) -> dict[str, float]:
-        """What a session takes where it is told nothing: our settings, or those that older checkpoints have in the
+        """What a session uses by default: our settings, or those that older checkpoints have in the
         model's `config`, or the paper's."""
         return {
             name: next(v for v in (getattr(self, name), getattr(config, name, None), default) if v is not None)

@@ -35,7 +35,7 @@ def check_sentence(text: str | None) -> None:
 
 
 def cut_warning(tokens: int, limit: int = MAX_WORDS) -> str:
-    """What is said where a sentence is too long."""
+    """The warning about a sentence that is too long."""
     return f"A sentence of {tokens} tokens was cut to its first {limit}."
 
 

@@ -15,7 +15,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def signal_of(stop: KeyboardInterrupt) -> int:
-    """The number of the signal that is told of; Ctrl-C where `stop` does not say."""
+    """The number of the signal that stopped the command; that of Ctrl-C where `stop` has none."""
     return stop.number if isinstance(stop, Stopped) else signal.SIGINT
 
 

@@ -71,22 +71,22 @@ class Clock:
     Args:
         fps: of frames that do not say their time.
         max_gap: seconds between two frames beyond which it was the clock that jumped, as cameras' clocks do.
-        by_arrival: the source tells no time that can be believed, so that of its arrival counts.
+        by_arrival: the times of the source cannot be trusted, so the time of arrival counts.
     """
 
     def __init__(self, fps: float, max_gap: float = math.inf, by_arrival: bool = False):
         self.step, self.max_gap, self.by_arrival = 1 / fps, max_gap, by_arrival
         self._number, self._last, self._start = 0, -self.step, None
 
-    def stamp(self, image, time_told: float | None) -> TimedFrame:
-        """The next frame. time_told: its presentation time in seconds, None where it says none."""
-        told = time.monotonic() if self.by_arrival else time_told
-        if self._start is None and told is not None:
-            self._start = told - (self._last + self.step)
-        now = self._last + self.step if told is None else told - self._start
-        if told is not None and not self._last < now < self._last + self.max_gap:
+    def stamp(self, image, presentation_time: float | None) -> TimedFrame:
+        """The next frame. presentation_time: in seconds, None where the source gives none."""
+        source_time = time.monotonic() if self.by_arrival else presentation_time
+        if self._start is None and source_time is not None:
+            self._start = source_time - (self._last + self.step)
+        now = self._last + self.step if source_time is None else source_time - self._start
+        if source_time is not None and not self._last < now < self._last + self.max_gap:
             now = self._last + self.step
-            self._start = told - now
+            self._start = source_time - now
         self._last, number, self._number = now, self._number, self._number + 1
         return TimedFrame(image, number, now)
 

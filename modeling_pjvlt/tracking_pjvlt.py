@@ -154,21 +154,21 @@ class TrackingSession(TargetSession):
     def load_state_dict(self, state: dict[str, dict]) -> None:
         """Go on where another session was, with the same model: the targets of this one are replaced.
 
-        Raises `ValueError` for a state that is none, or whose templates have another size than the model's.
+        Raises `ValueError` for a state that lacks an entry, or whose templates have another size than the model's.
         """
         size, targets = self.model.config.template_size, {}
-        for target_id, told in state.items():
-            missing = {"template", *STATE} - set(told)
+        for target_id, saved in state.items():
+            missing = {"template", *STATE} - set(saved)
             if missing:
                 raise ValueError(f"The state of target {target_id!r} has no {', '.join(sorted(missing))}.")
-            if told["template"].shape != (1, 3, size, size):
+            if saved["template"].shape != (1, 3, size, size):
                 raise ValueError(
-                    f"The template of target {target_id!r} is {tuple(told['template'].shape)}, but the model takes "
+                    f"The template of target {target_id!r} is {tuple(saved['template'].shape)}, but the model takes "
                     f"(1, 3, {size}, {size}): load the state with the model it was made with."
                 )
-            template = told["template"].to(self.model.device)
-            values = {name: told[name] for name in STATE}
-            targets[target_id] = Target(template, **{**values, **self._read_text(told["text"])})
+            template = saved["template"].to(self.model.device)
+            values = {name: saved[name] for name in STATE}
+            targets[target_id] = Target(template, **{**values, **self._read_text(saved["text"])})
         self._targets, self._batch = targets, None
 
     def _read(self, frame) -> tuple[Tensor, tuple[int, int]]:

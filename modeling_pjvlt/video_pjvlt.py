@@ -41,7 +41,7 @@ except ImportError:
     av = None
 
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _DECIMAL = re.compile(r"(\d+)\.(\d+)(?:\.[A-Za-z]\w*)?")  # a number with a point, and the suffix of a file
 MEASURED_FRAMES = 200  # of a file that has not counted its frames
 MAX_DECODING_THREADS = 16  # FFmpeg advises against more; each holds a frame
@@ -103,7 +103,7 @@ def refuse_outputs_over(source, *outputs: str | os.PathLike) -> None:
     for output in (Path(path).expanduser() for path in outputs):
         if output.exists() and output.samefile(source):
             raise ValueError(f"{output} is the video to read; write the results elsewhere")
-        is_image = output.suffix.lower() in PICTURE_SUFFIXES
+        is_image = output.suffix.lower() in IMAGE_SUFFIXES
         if source.is_dir() and is_image and output.parent.exists() and output.parent.samefile(source):
             raise ValueError(f"{output} would be an image of {source}, the video to read; write the results elsewhere")
 
@@ -180,10 +180,10 @@ def _read_if_path(frame):
     if not isinstance(frame, str | os.PathLike):
         return frame
     path = Path(local_path(frame)).expanduser()
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(
             f"{path}: a list is one video, and its items are frames or paths of images "
-            f"({', '.join(sorted(PICTURE_SUFFIXES))}); give one video file as it is"
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}); give one video file as it is"
         )
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such image")
@@ -192,9 +192,9 @@ def _read_if_path(frame):
 
 def _open_folder(folder: Path) -> FrameReader:
     # Names that begin with a dot are the bookkeeping of a file system (macOS leaves "._1.jpg"), not images.
-    names = [name for name in os.listdir(folder) if Path(name).suffix.lower() in PICTURE_SUFFIXES and name[0] != "."]
+    names = [name for name in os.listdir(folder) if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != "."]
     if not names:
-        raise ValueError(f"{folder}: no images in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})")
+        raise ValueError(f"{folder}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
     paths = [folder / name for name in sort_frames(names)]
     return FrameReader(
         lambda: map(_read_picture, paths),
@@ -267,13 +267,13 @@ def _measured_fps(container, stream) -> float:
     """What the stream says, unless the times of its first frames say otherwise. The container is read on."""
     try:
         times = [packet.pts for packet in islice(container.demux(stream), MEASURED_FRAMES) if packet.pts is not None]
-    except av.error.FFmpegError:  # told when the frames are decoded
+    except av.error.FFmpegError:  # reported when the frames are decoded
         times = []
     if len(times) < 2 or max(times) == min(times):
         return told_fps(stream)
     measured = (len(times) - 1) / float((max(times) - min(times)) * stream.time_base)
-    told = float(stream.average_rate or 0)
-    return told if abs(told / measured - 1) < 0.1 else measured  # told, 29.97 is exact
+    average = float(stream.average_rate or 0)
+    return average if abs(average / measured - 1) < 0.1 else measured  # the stream knows 29.97 exactly
 
 
 def available_cores() -> int:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from modeling_pjvlt.command_parser import new_folder
 from modeling_pjvlt.files_pjvlt import replacing_folder
 from modeling_pjvlt.pixels_pjvlt import rgb_image, upright_image
-from modeling_pjvlt.video_pjvlt import PICTURE_SUFFIXES, sort_frames
+from modeling_pjvlt.video_pjvlt import IMAGE_SUFFIXES, sort_frames
 
 BOXES, VIDEO_BOXES = "boxes.jsonl", "groundtruth_rect.txt"
 
@@ -40,7 +40,7 @@ def shrink_image(source: Path, target: Path, max_side: int, quality: int) -> flo
 
 def shrink_video(source: Path, target: Path, max_side: int, quality: int) -> None:
     """One video: its images, its boxes, and its other text files. Raises `ValueError` for one of another layout."""
-    names = sort_frames(p.name for p in (source / "img").iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    names = sort_frames(p.name for p in (source / "img").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not names:
         raise ValueError(f"{source / 'img'} holds no images")
     scales = [

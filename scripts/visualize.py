@@ -24,7 +24,7 @@ from modeling_pjvlt.visualization.looking_inside import Look, Row, draw_figure, 
 DEFAULT_FRAMES = [10, 20, 40]
 MAX_ROWS = 60
 VIDEO_TOP_WEIGHT = 0.5  # the same blue means the same attention in all frames
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 EPILOG = """\
 what the figure shows:
   A row is a frame, a column a model. Each model tracks on its own, so each cell is the search crop that this model
@@ -158,8 +158,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--video shows one clip, but there are {len(args.seed)} seeds")
     if args.every is not None and args.every < 1:
         raise ValueError(f"--every must be 1 or more, got {args.every}")
-    if args.output.suffix.lower() not in PICTURES:
-        raise ValueError(f"--output {args.output}: an image is written as one of {', '.join(PICTURES)}")
+    if args.output.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(f"--output {args.output}: an image is written as one of {', '.join(IMAGE_SUFFIXES)}")
     refuse_outputs_over(args.source, *(path for path in (args.output, args.video) if path is not None))
     if args.every is None and args.frames is None:
         args.frames = DEFAULT_FRAMES

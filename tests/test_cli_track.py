@@ -55,10 +55,10 @@ def test_name_of_a_video_need_not_be_utf8(workplace, video, capsys):
 def test_folder_is_tracked_and_results_go_where_told(workplace, capsys):
     from PIL import Image
 
-    (workplace.folder / "pictures").mkdir()
+    (workplace.folder / "images").mkdir()
     for number in (1, 2, 10):
-        Image.new("RGB", (64, 48), (number, 0, 0)).save(workplace.folder / "pictures" / f"{number}.png")
-    track.main(["pictures", *BOX, "--text", "dog", "--output", "a/dog.mov", "--boxes", "b/dog.json"])
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(workplace.folder / "images" / f"{number}.png")
+    track.main(["images", *BOX, "--text", "dog", "--output", "a/dog.mov", "--boxes", "b/dog.json"])
     assert len(json.loads((workplace.folder / "b" / "dog.json").read_text())["frames"]) == 3
     assert len(list(read_frames(workplace.folder / "a" / "dog.mov"))) == 3
 

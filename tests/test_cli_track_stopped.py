@@ -37,10 +37,10 @@ def video(workplace):
 def test_frame_of_another_size_is_one_line_and_keeps_what_came_before(workplace, capsys):
     from PIL import Image
 
-    (workplace.folder / "pictures").mkdir()
+    (workplace.folder / "images").mkdir()
     for number, size in enumerate([(64, 48), (64, 48), (32, 48)]):
-        Image.new("RGB", size).save(workplace.folder / "pictures" / f"{number}.png")
-    message = failure(capsys, "pictures", *BOX, "--text", "dog", "--output", "o.mp4")
+        Image.new("RGB", size).save(workplace.folder / "images" / f"{number}.png")
+    message = failure(capsys, "images", *BOX, "--text", "dog", "--output", "o.mp4")
     assert "frame is 32x48" in message and "the 2 frames so far are in o.mp4 and o.json" in message
     assert kept(workplace.folder) == (2, 2)
 

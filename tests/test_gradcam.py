@@ -276,8 +276,8 @@ def test_script_draws_a_figure_of_two_clips_and_two_models(checkpoints, tmp_path
     visualize.main(
         ["--seed", "3", "4", "--kind", "words", "--frames", "0", "2", "--model", *models, "--output", str(output)]
     )
-    picture = Image.open(output)
-    assert picture.width > 600 and picture.height > 800
+    image = Image.open(output)
+    assert image.width > 600 and image.height > 800
     assert [path.name for path in output.parent.iterdir()] == ["figure.png"]
     assert str(output) in capsys.readouterr().out
 

@@ -21,12 +21,12 @@ def natural_crops(batch: int, size: int, generator: torch.Generator) -> torch.Te
     frequency = torch.fft.fftfreq(size)
     radius = (frequency[:, None] ** 2 + frequency[None, : size // 2 + 1] ** 2).sqrt().clamp_min(1 / size)
     spectrum = torch.fft.rfft2(torch.randn(batch, 3, size, size, generator=generator)) / radius
-    pictures = torch.fft.irfft2(spectrum, s=(size, size))
-    return (pictures - pictures.mean(dim=(2, 3), keepdim=True)) / pictures.std(dim=(2, 3), keepdim=True)
+    images = torch.fft.irfft2(spectrum, s=(size, size))
+    return (images - images.mean(dim=(2, 3), keepdim=True)) / images.std(dim=(2, 3), keepdim=True)
 
 
 @torch.no_grad()
-def twelve_layers(pictures: str = "natural", **overrides) -> tuple[PJVLTModel, dict]:
+def twelve_layers(images: str = "natural", **overrides) -> tuple[PJVLTModel, dict]:
     sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
     crops = {
         "patch_size": 16,
@@ -38,7 +38,7 @@ def twelve_layers(pictures: str = "natural", **overrides) -> tuple[PJVLTModel, d
     torch.manual_seed(0)
     model = PJVLTModel(build_tiny_config(**sizes, **crops, **overrides)).eval()
     inputs = build_tiny_inputs(model.config)
-    if pictures == "natural":
+    if images == "natural":
         generator = torch.Generator().manual_seed(2)
         inputs["pixel_values"] = natural_crops(2, 128, generator)
         inputs["template_pixel_values"] = natural_crops(2, 64, generator)
@@ -46,10 +46,10 @@ def twelve_layers(pictures: str = "natural", **overrides) -> tuple[PJVLTModel, d
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pictures", ["natural", "noise"])
+@pytest.mark.parametrize("images", ["natural", "noise"])
 @pytest.mark.parametrize("fusion_residual", [False, True], ids=["literal", "residual"])
-def test_twelve_layers_keep_the_tokens_apart(pictures, fusion_residual):
-    model, inputs = twelve_layers(pictures, fusion_residual=fusion_residual)
+def test_twelve_layers_keep_the_tokens_apart(images, fusion_residual):
+    model, inputs = twelve_layers(images, fusion_residual=fusion_residual)
     shares = own_shares(model, inputs)
     assert len(shares) == 12 and min(shares) > 0.2, shares
 

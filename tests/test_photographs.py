@@ -335,8 +335,8 @@ def test_training_reads_folders_of_photographs(recipe, folder, tmp_path, capsys)
 def test_contact_sheet_shows_pairs(folder, tmp_path, capsys):
     sheet = tmp_path / "sheets" / "sheet.png"
     contact_sheet(["--photographs", str(folder), "--output_file", str(sheet), "--rows", "2", "--columns", "3"])
-    picture = np.asarray(Image.open(sheet))
-    assert picture.shape[0] > 2 * 512 and picture.shape[1] > 3 * 768
+    pixels = np.asarray(Image.open(sheet))
+    assert pixels.shape[0] > 2 * 512 and pixels.shape[1] > 3 * 768
     output = capsys.readouterr().out
     assert "6 pairs of photographs" in output
     assert "up to 10% of the generated pairs have a sentence about something else" in output

@@ -17,53 +17,53 @@ def processor():
     return PJVLTImageProcessor(template_size=16, search_size=32)
 
 
-def picture() -> np.ndarray:
+def example_image() -> np.ndarray:
     """(6, 7, 3): every pixel another colour, with red, green and blue apart."""
     y, x = np.mgrid[:6, :7]
     return np.stack([200 + y, 20 * x, 10 * y + x], axis=-1).astype(np.uint8)
 
 
-RGB = torch.from_numpy(picture()).permute(2, 0, 1)
-GREY = picture()[..., 1]
-PICTURES = {
-    "PIL": lambda: Image.fromarray(picture()),
-    "NumPy": picture,
-    "NumPy channels first": lambda: picture().transpose(2, 0, 1),
-    "NumPy float": lambda: picture() / 255,
-    "NumPy half": lambda: (picture() / 255).astype(np.float16),
-    "NumPy int64": lambda: picture().astype(np.int64),
-    "NumPy uint16": lambda: picture().astype(np.uint16) * 257,
-    "NumPy big-endian": lambda: (picture().astype(np.uint16) * 257).astype(">u2"),
-    "NumPy uint32": lambda: picture().astype(np.uint32),
-    "NumPy strided": lambda: np.repeat(picture(), 2, axis=1)[:, ::2],
-    "NumPy flipped twice": lambda: picture()[::-1].copy()[::-1],
-    "NumPy read-only": lambda: np.frombuffer(picture().tobytes(), np.uint8).reshape(6, 7, 3),
+RGB = torch.from_numpy(example_image()).permute(2, 0, 1)
+GREY = example_image()[..., 1]
+IMAGES = {
+    "PIL": lambda: Image.fromarray(example_image()),
+    "NumPy": example_image,
+    "NumPy channels first": lambda: example_image().transpose(2, 0, 1),
+    "NumPy float": lambda: example_image() / 255,
+    "NumPy half": lambda: (example_image() / 255).astype(np.float16),
+    "NumPy int64": lambda: example_image().astype(np.int64),
+    "NumPy uint16": lambda: example_image().astype(np.uint16) * 257,
+    "NumPy big-endian": lambda: (example_image().astype(np.uint16) * 257).astype(">u2"),
+    "NumPy uint32": lambda: example_image().astype(np.uint32),
+    "NumPy strided": lambda: np.repeat(example_image(), 2, axis=1)[:, ::2],
+    "NumPy flipped twice": lambda: example_image()[::-1].copy()[::-1],
+    "NumPy read-only": lambda: np.frombuffer(example_image().tobytes(), np.uint8).reshape(6, 7, 3),
     "torch": lambda: RGB.clone(),
     "torch channels last": lambda: RGB.permute(1, 2, 0),
     "torch float": lambda: RGB / 255,
     "torch half": lambda: (RGB / 255).half(),
     "torch int32": lambda: RGB.int(),
-    "torch uint16": lambda: torch.from_numpy(picture().astype(np.uint16) * 257).permute(2, 0, 1),
+    "torch uint16": lambda: torch.from_numpy(example_image().astype(np.uint16) * 257).permute(2, 0, 1),
     "torch with gradient": lambda: (RGB / 255).requires_grad_(),
-    "RGBA": lambda: Image.merge("RGBA", [*Image.fromarray(picture()).split(), Image.new("L", (7, 6), 99)]),
-    "RGBA NumPy": lambda: np.concatenate([picture(), np.full((6, 7, 1), 99, np.uint8)], axis=2),
+    "RGBA": lambda: Image.merge("RGBA", [*Image.fromarray(example_image()).split(), Image.new("L", (7, 6), 99)]),
+    "RGBA NumPy": lambda: np.concatenate([example_image(), np.full((6, 7, 1), 99, np.uint8)], axis=2),
     "RGBA torch": lambda: torch.cat([RGB, torch.full((1, 6, 7), 99, dtype=torch.uint8)]),
-    "palette": lambda: Image.fromarray(picture()).quantize(64),
+    "palette": lambda: Image.fromarray(example_image()).quantize(64),
 }
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 def test_every_kind_of_picture_is_read_as_rgb(kind):
-    found = to_rgb(PICTURES[kind]())
+    found = to_rgb(IMAGES[kind]())
     assert found.dtype == torch.uint8 and found.shape == (3, 6, 7)
     tolerance = 8 if kind == "palette" else 0
     assert (found.int() - RGB.int()).abs().max() <= tolerance
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PICTURES if "torch" not in kind])
+@pytest.mark.parametrize("kind", [kind for kind in IMAGES if "torch" not in kind])
 def test_every_kind_of_picture_is_the_same_without_torch(kind):
-    image = PICTURES[kind]()
+    image = IMAGES[kind]()
     found = rgb_array(image)
     assert found.dtype == np.uint8 and found.shape == (6, 7, 3)
     np.testing.assert_array_equal(found, to_rgb(image).permute(1, 2, 0).numpy())
@@ -207,6 +207,6 @@ def test_what_is_no_picture_is_refused(kind):
 
 
 def test_float_picture_that_overshoots_one_a_little_keeps_its_brightness():
-    picture = np.full((4, 4, 3), 0.5, np.float32)
-    picture[0, 0] = 1.003
-    assert to_rgb(picture)[:, 2, 2].tolist() == [128, 128, 128]
+    example_image = np.full((4, 4, 3), 0.5, np.float32)
+    example_image[0, 0] = 1.003
+    assert to_rgb(example_image)[:, 2, 2].tolist() == [128, 128, 128]

@@ -34,7 +34,7 @@ def test_token_type_ids_are_dropped(tiny_processor):
     assert "token_type_ids" not in tiny_processor(text="white dog")
 
 
-def test_one_sentence_serves_a_batch_of_pictures(tiny_processor):
+def test_one_sentence_serves_a_batch_of_images(tiny_processor):
     inputs = tiny_processor(images=[FRAME, FRAME], boxes=[BOX, BOX], text="white dog")
     assert inputs["input_ids"].shape[0] == 2 and torch.equal(*inputs["input_ids"])
 
@@ -70,7 +70,7 @@ def test_a_sentence_that_is_no_utf8_is_refused(tiny_processor):
         tiny_processor(text=os.fsdecode(b"caf\xe9"))
 
 
-def test_numbers_of_pictures_boxes_and_sentences_must_agree(tiny_processor):
+def test_numbers_of_images_boxes_and_sentences_must_agree(tiny_processor):
     with pytest.raises(ValueError, match="1 images but 2 sentences"):
         tiny_processor(images=FRAME, boxes=BOX, text=["dog", "cat"])
     with pytest.raises(ValueError, match="2 images but 1 boxes"):

@@ -1,4 +1,4 @@
-"""Runs that are resumed, interrupted, spread over processes, or that meet trouble."""
+"""Runs that are resumed, interrupted, spread over processes, or that fail."""
 
 import json
 import os

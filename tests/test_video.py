@@ -338,9 +338,9 @@ def write_browser_recording(path, times):
         stream = container.add_stream("libvpx", rate=1000)
         stream.height, stream.width = 48, 64
         for frame, time in zip(flat_frames(len(times)), times, strict=True):
-            picture = av.VideoFrame.from_ndarray(frame).reformat(format="yuv420p")
-            picture.pts, picture.time_base = time, Fraction(1, 1000)
-            container.mux(stream.encode(picture))
+            video_frame = av.VideoFrame.from_ndarray(frame).reformat(format="yuv420p")
+            video_frame.pts, video_frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(video_frame))
         container.mux(stream.encode(None))
     return path
 
@@ -407,13 +407,13 @@ def test_missing_path_is_named():
         read_frames("nowhere.mp4")
 
 
-def test_folder_without_pictures_is_named(tmp_path):
+def test_folder_without_images_is_named(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path}: no images"):
         read_frames(tmp_path)
 
 
 @pytest.mark.parametrize("broken", [b"", b"not an image", None])
-def test_undecodable_picture_is_named(tmp_path, broken):
+def test_undecodable_image_is_named(tmp_path, broken):
     good = tmp_path / "1.png"
     Image.fromarray(noise_frames(1)[0]).save(good)
     (tmp_path / "2.png").write_bytes(good.read_bytes()[:2000] if broken is None else broken)

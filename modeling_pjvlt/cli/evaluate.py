@@ -253,8 +253,8 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
         from ..hub.eval_results import eval_results
         from ..hub.publishing import push_results
 
-        told = eval_results(report.dataset, args.split, args.protocol, results[0].scores)
-        print(f"  pushed to {push_results(args.push_to_hub, told)}")
+        pushed = eval_results(report.dataset, args.split, args.protocol, results[0].scores)
+        print(f"  pushed to {push_results(args.push_to_hub, pushed)}")
 
 
 def _submit(server: str, run, folder: Path) -> None:
@@ -313,12 +313,12 @@ def _print(report, paths: dict[str, Path]) -> None:
     print(f"\n{report.dataset} ({len(report.results[0].scores.sequences)} sequences, protocol {report.protocol})")
     width = max(len(name) for name in [r.label for r in report.results] + [r["tracker"] for r in report.published])
     for result in report.results:
-        told = "  ".join(f"{key} {value:.1f}" for key, value in result.scores.items())
+        scores = "  ".join(f"{key} {value:.1f}" for key, value in result.scores.items())
         speed = f"  {result.fps:.0f} FPS" if result.fps else ""
-        print(f"  {result.label:<{width}}  {told}{speed}")
+        print(f"  {result.label:<{width}}  {scores}{speed}")
     for row in report.published:
-        told = "  ".join(f"{key} {row[key]:.1f}" for key in (*report.metrics, "fps") if key in row)
-        print(f"  {row['tracker']:<{width}}  {told}  ({row.get('source', 'published')})")
+        scores = "  ".join(f"{key} {row[key]:.1f}" for key in (*report.metrics, "fps") if key in row)
+        print(f"  {row['tracker']:<{width}}  {scores}  ({row.get('source', 'published')})")
     for note in report.notes:
         print(f"  {note}")
     for row in language_table(report.results):
@@ -346,7 +346,7 @@ def _rows_of(published: list[dict], name: str) -> list[dict]:
     rows = [row for row in published if row.get("dataset") in (None, name, dataset_key(name))]
     if published and not rows:
         known = ", ".join(dict.fromkeys(row["dataset"] for row in published))
-        print(f"--published: no numbers for {_short(name)}; there are some for {known}, told by the dataset's name.")
+        print(f"--published: no numbers for {_short(name)}; there are some for {known} (names of data sets).")
     return rows
 
 

@@ -161,9 +161,9 @@ def _run(args: argparse.Namespace) -> None:
         speed = tracked.num_frames / (time.perf_counter() - start)
         tracked.save()
     if isinstance(stopped, KeyboardInterrupt):
-        raise Stopped(f"{tracked.told()}{tracked.skipped()}", signal_of(stopped)) from stopped
+        raise Stopped(f"{tracked.what_is_kept()}{tracked.skipped()}", signal_of(stopped)) from stopped
     if stopped is not None:
-        raise OSError(f"{stopped}; {tracked.told()}{tracked.skipped()}") from stopped
+        raise OSError(f"{stopped}; {tracked.what_is_kept()}{tracked.skipped()}") from stopped
     if clip is not None:
         boxes = np.array([xywh(result) for result in tracked.results[CLIP_TARGET]])
         seen = clip.visible[1 : len(boxes)]  # the first box was given
@@ -303,9 +303,9 @@ class _Tracked:
         try:
             self.highlights.save(image)
         except OSError as error:
-            raise OSError(f"{image}: cannot be written ({error.strerror or error}); {self.told()}") from error
+            raise OSError(f"{image}: cannot be written ({error.strerror or error}); {self.what_is_kept()}") from error
 
-    def told(self) -> str:
+    def what_is_kept(self) -> str:
         """Where everything is that was tracked so far."""
         if self.output is None:
             return f"the boxes of {self.num_frames} frames so far are in {self.path}"

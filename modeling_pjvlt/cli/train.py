@@ -14,7 +14,7 @@ INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train, say where the checkpoint is, push it if told so.
+    """Parse, train, print where the checkpoint is, and push it if asked to.
 
     Returns the exit code: 2 for a mistake of the user's, 1 for a run that broke off, 130 for one that was interrupted.
     """
@@ -77,8 +77,8 @@ def _push(args, result) -> int:
             private=args.hub_private_repo or None,
         )
     except (ValueError, OSError) as error:
-        told = f"the checkpoint is not on the Hub: {error}\nIt is whole in {result.folder}"
-        return _fail(f"{told}; try again with scripts/push_to_hub.py {result.folder} {repo_id}", 1)
+        message = f"the checkpoint is not on the Hub: {error}\nIt is complete in {result.folder}"
+        return _fail(f"{message}; try again with scripts/push_to_hub.py {result.folder} {repo_id}", 1)
     print(f"Pushed to {address}")
     return 0
 

@@ -1,4 +1,4 @@
-"""What pjvlt-eval measures on the benchmarks, as the Hub wants to be told of it: tasks called PROTOCOL_SCORE, such as
+"""What pjvlt-eval measures on the benchmarks, in the form that the Hub reads: tasks called PROTOCOL_SCORE, such as
 `lasot_auc`, listed in the file `eval.yaml` of a dataset repository.
 
 Format: https://huggingface.co/docs/hub/eval-results. Such a dataset gets a leaderboard once the Hub lists it as a

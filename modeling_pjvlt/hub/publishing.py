@@ -267,7 +267,7 @@ def _write_folder(read: _Checkpoint, folder: Path, card: ModelCard, place) -> No
 
 
 def _save_code(part, auto_class: str, folder: Path, settings: dict) -> None:
-    """transformers copies the modules of a part and enters its class into `told["auto_map"]`."""
+    """transformers copies the modules of a part and enters its class into `settings["auto_map"]`."""
     before = part._auto_class
     part._auto_class = auto_class  # of this object, not of its class: whatever else is saved stays without code
     try:

@@ -12,8 +12,8 @@ to a trained no-language model), `modulation` (our initialisation of the words' 
 the depths that table 3 leaves out.
 
 The base preset runs `pjvlt-train` and `pjvlt-eval` through `accelerate launch`, with the global batch of its recipe
-shared by the processes. LaSOT is scored by the named protocol; the boxes of GOT-10k's test set are its server's, so
-each variant leaves an archive to submit.
+shared by the processes. LaSOT is scored by the named protocol. The ground truth of GOT-10k's test set is on
+its server only, so each variant writes an archive to submit.
 
 A variant that is in several tables is trained once. When the script is killed and started again with the same
 settings, finished variants are kept, and a variant with a checkpoint continues from it.

@@ -1,4 +1,4 @@
-"""Trainings and evaluations that `reproduce_tables.py` runs through `accelerate launch`, and their scores."""
+"""Training and evaluation runs that `reproduce_tables.py` starts with `accelerate launch`, and their scores."""
 
 import json
 import shlex

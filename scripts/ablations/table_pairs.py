@@ -1,4 +1,4 @@
-"""Training pairs that `reproduce_tables.py` draws once and gives to every variant."""
+"""Training pairs that `reproduce_tables.py` draws once and uses for every variant."""
 
 import json
 from pathlib import Path

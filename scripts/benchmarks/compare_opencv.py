@@ -9,13 +9,13 @@ A dataset is whatever `pjvlt-eval` takes: a Hub id, a folder that `pjvlt-convert
 NAME/{img, groundtruth_rect.txt or groundtruth.txt, language.txt}, or `procedural`.
 
 How it compares
-- Every tracker gets the first frame's box, PJVLT also the sequence's sentence. Nobody is started again.
+- Every tracker gets the first frame's box, PJVLT also the sequence's sentence. No tracker is restarted.
 - A frame is decoded once. PJVLT gets it as RGB, OpenCV as BGR; decoding and that conversion are timed apart.
 - FPS is frames after the first over the time in OpenCV's `update` or in `TrackingSession.step`, which cuts the crop
   too. PyTorch and OpenCV may use equally many threads.
-- Where OpenCV reports failure, its last box stays its answer; where PJVLT says `lost`, its best guess does. "Lost" is
+- Where OpenCV reports failure, its last box counts; where PJVLT reports `lost`, its best guess counts. "Lost" is
   the share of such frames.
-- OpenCV's trackers take and give whole pixels, PJVLT fractions; nothing is rounded for the scores.
+- OpenCV's trackers take and give whole pixels, PJVLT fractions of pixels; nothing is rounded for the scores.
 
 Needs opencv-contrib: pip install "pjvlt[compare]"
 """

@@ -1,8 +1,9 @@
 """How long importing and loading take, and what memory: `python scripts/benchmarks load`.
 
-Every measurement is a process of its own, because nothing is imported twice; medians of several runs. PJVLT-B with
-random weights is saved to a temporary folder first. Its weights are then mapped, not copied: `from_pretrained` returns
-before most of the file is read, so the time and memory of touching every weight once are told, too.
+Every measurement runs in a new process, because a process imports a module only once. The results are medians of
+several runs. PJVLT-B with random weights is saved to a temporary folder first. Its weights are then mapped, not
+copied: `from_pretrained` returns before most of the file is read, so the time and memory of reading every weight once
+are reported, too.
 """
 
 import statistics

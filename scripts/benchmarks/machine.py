@@ -1,4 +1,4 @@
-"""What the machine under a benchmark is, and what it can do at best."""
+"""The machine that a benchmark runs on, and its peak performance."""
 
 import os
 import platform

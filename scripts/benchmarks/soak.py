@@ -1,4 +1,4 @@
-"""Does a session's memory grow? `python scripts/benchmarks soak`: many frames through one session with two targets."""
+"""`python scripts/benchmarks soak`: whether the memory of a session grows over many frames with two targets."""
 
 import gc
 import time

@@ -1,7 +1,7 @@
 """What a frame costs: `python scripts/benchmarks tracking`.
 
 plain               the session calls the model itself; the sentence was encoded when its target was added
-text                the same, but the sentence goes through the model with every frame, as other trackers have it
+text                the same, but the sentence goes through the model with every frame, as other trackers do it
 fast                what sessions do: `model.prepare_for_tracking()`
 baseline            the fast path of the same model without language (`fusion="none"`): a one-stream tracker
 compiled            the fast path through `torch.compile`, on a GPU with CUDA graphs
@@ -9,16 +9,16 @@ compiled-baseline   the baseline through `torch.compile`
 onnx                what `pjvlt-export` makes of the model, in onnxruntime: `OnnxTracker`, on a CPU and in fp32
 onnx-int8           the same with the matmuls that `pjvlt-export --int8` makes of them
 
-Every case is a session with its targets, and the cases take turns: a visit is a few frames, so that whatever else the
-machine does disturbs all of them alike. A frame is decoded from a video file, on a GPU taken from memory (that is the
+Every case is a session with its targets, and the cases take turns: each turn is a few frames, so that other work on
+the machine disturbs all of them alike. A frame is decoded from a video file, on a GPU taken from memory (that is the
 "decode" of the table), and given to `session.step`: crops, network, and the boxes, with the one wait for the device.
 The fast path and the exports of a small model on a CPU are also run as pjvlt-track and the pipeline run it, over the
 whole file with frames decoded ahead in a thread: "decoded ahead", opening of the file included. Compiled, network and
-boxes are one graph and are not told apart.
+boxes are one graph and are not timed apart.
 
-The head of every model is set to answer the middle of its crop, so that all cases cut the same crops for ever; PJVLT-B
-("base") is random elsewhere, and so is every baseline. MACs are those that a path really does for one target. The peak
-is the best large matrix product of the whole run in that precision; int8 exports are held against the one in fp32.
+The head of every model is set to answer the middle of its crop, so that all cases always cut the same crops; PJVLT-B
+("base") is random elsewhere, and so is every baseline. MACs are those that a path computes for one target. The peak is
+the best large matrix product of the whole run in that precision; int8 exports are compared with the fp32 peak.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""What `tracking.py` has to say: the table, MACs by part, ratios with their goals, JSON."""
+"""The results of `tracking.py`: the table, MACs by part, ratios with their goals, JSON."""
 
 import json
 from pathlib import Path

@@ -73,7 +73,7 @@ class SourceSequence:
 
 @dataclass(frozen=True)
 class Reference:
-    """The place of one sequence that has not been read. `details` is what the reader of its benchmark needs."""
+    """Where one sequence is, before it is read. `details` is what the reader of its benchmark needs."""
 
     name: str
     folder: Path
