@@ -45,7 +45,7 @@ examples:
     python scripts/visualize.py clip.mp4 --box 120 64 90 70 --text "white dog" --every 25 \\
       --model "without words=runs/none" "with words=runs/full" --output figure.png --video figure.mp4
 
-  no video at hand: procedural clips, in which only the sentence can tell the target:
+  no video at hand: procedural clips, in which only the sentence identifies the target:
     python scripts/visualize.py --seed 1 2 3 --kind words --frames 20
 
   what an early layer contributes:

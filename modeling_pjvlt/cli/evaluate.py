@@ -346,7 +346,7 @@ def _rows_of(published: list[dict], name: str) -> list[dict]:
     rows = [row for row in published if row.get("dataset") in (None, name, dataset_key(name))]
     if published and not rows:
         known = ", ".join(dict.fromkeys(row["dataset"] for row in published))
-        print(f"--published: no numbers for {_short(name)}; there are some for {known} (names of data sets).")
+        print(f"--published: no numbers for {_short(name)}; there are some for {known} (by the dataset's name).")
     return rows
 
 

@@ -57,7 +57,7 @@ def describe(rng: np.random.Generator, target: Look, others: list[Look]) -> str:
     """
     options = distinguishing_attributes(target, others)
     if not options:
-        raise ValueError(f"no sentence can tell {target} from {others}")
+        raise ValueError(f"no sentence distinguishes {target} from {others}")
     attributes = options[rng.integers(len(options))]
     colour = target.colour if "colour" in attributes else ""
     pattern = target.pattern if "pattern" in attributes else ""
