@@ -26,11 +26,11 @@ class TrackedFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class TargetStart:
-    """Where a target is given.
+    """Where a target is given; given again in another frame, it is corrected there.
 
     target_id: its name. box: x, y, w, h in frame pixels or a dict of corners; or what finds it in the frame's image, a
-    function of that. text: a sentence about it. frame: number of the frame, from 0; of a live source, the first one
-    from that number on.
+    function of that. text: a sentence about it; that of a correction is not read. frame: number of the frame, from 0;
+    of a live source, the first one from that number on.
     """
 
     target_id: str
@@ -78,16 +78,25 @@ def _for_each(boxes: Mapping, values, name: str) -> dict:
 
 
 def check_starts(starts: Sequence[TargetStart]) -> None:
-    """Raises `ValueError` for no target, two of one name, or a number of a frame below 0."""
+    """Raises `ValueError` for no target, two boxes of one name in one frame, or a number of a frame below 0."""
     if not starts:
         raise ValueError("There is no target to track.")
-    names = [start.target_id for start in starts]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"Two targets are called {twice!r}.")
+    places = [(start.target_id, start.frame) for start in starts]
+    if len(set(places)) < len(places):
+        name, frame = next(place for place in places if places.count(place) > 1)
+        raise ValueError(f"Two targets are called {name!r} in frame {frame}.")
     for start in starts:
         if start.frame < 0:
             raise ValueError(f"Frames are counted from 0; the target {start.target_id!r} is given in {start.frame}.")
+
+
+def first_starts(starts: Sequence[TargetStart]) -> dict[str, TargetStart]:
+    """Of each target the earliest of its places, by its name, in the order in which they are listed."""
+    first: dict[str, TargetStart] = {}
+    for start in starts:
+        if start.target_id not in first or start.frame < first[start.target_id].frame:
+            first[start.target_id] = start
+    return first
 
 
 def track_video(
@@ -95,7 +104,7 @@ def track_video(
 ) -> Iterator[TrackedFrame]:
     """Follow targets through frames, and yield each frame with its targets, in the order in which they were added.
 
-    A target is there from its own frame on, where its box is the given one, with score 1.
+    A target is there from its own frame on. There, and where it is corrected, its box is the given one, with score 1.
 
     Args:
         session: without targets.
@@ -109,15 +118,18 @@ def track_video(
     waiting, last = list(starts), None
     for frame in frames:
         last = frame.number
-        tracked = session.step(frame.image) if len(waiting) < len(starts) else []
+        tracked = {target.target_id: target for target in session.step(frame.image)}
         due = [s for s in waiting if (s.frame >= last if backward else s.frame <= last)]
         for start in due:
             waiting.remove(start)
             box = start.box(frame.image) if callable(start.box) else start.box
-            session.add_target(frame.image, box, start.text, target_id=start.target_id)
-            tracked.append(TrackedTarget(start.target_id, check_box(box), 1.0))
-        size = session.frame_size_of(tracked[0].target_id) if tracked else None
-        yield TrackedFrame(frame, tracked, size)
+            if start.target_id in tracked:
+                session.correct(start.target_id, frame.image, box)
+            else:
+                session.add_target(frame.image, box, start.text, target_id=start.target_id)
+            tracked[start.target_id] = TrackedTarget(start.target_id, check_box(box), 1.0)
+        size = session.frame_size_of(next(iter(tracked))) if tracked else None
+        yield TrackedFrame(frame, list(tracked.values()), size)
     if waiting:
         if last is None:
             raise ValueError("The video has no frames.")
@@ -143,11 +155,12 @@ def track_both_ways(
         yield from track_video(make_session(), reader.timed(), starts)
     if direction == "forward" or (all(start.frame == 0 for start in starts) and direction == "both"):
         return
-    given = {start.target_id: start.frame for start in starts}
-    frames = backward_frames(reader, max(given.values()))
-    for frame, targets, size in track_video(make_session(), frames, starts, backward=True):
+    first = first_starts(starts)
+    back = list(first.values()) if direction == "both" else starts
+    frames = backward_frames(reader, max(start.frame for start in back))
+    for frame, targets, size in track_video(make_session(), frames, back, backward=True):
         if direction == "both":
-            targets = [target for target in targets if frame.number < given[target.target_id]]
+            targets = [target for target in targets if frame.number < first[target.target_id].frame]
         yield TrackedFrame(frame, targets, size)
 
 
@@ -193,6 +206,7 @@ __all__ = [
     "backward_frames",
     "check_direction",
     "check_starts",
+    "first_starts",
     "target_starts",
     "track_both_ways",
     "track_video",

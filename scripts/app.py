@@ -1,8 +1,9 @@
 """A web page for the tracker: `python scripts/app.py`, then open the address that it prints.
 
 Upload a video, write a sentence, draw a box on the first frame or let a detector find it by the words, and watch the
-target being followed. `app_tracking.py` beside it does the work. For a Hugging Face Space: `sdk: gradio`,
-`app_file: scripts/app.py`, and the dependencies of `pjvlt[demo]` in its requirements.txt.
+target being followed; add more targets, and correct the result in any frame. `app_tracking.py` beside it does the
+work. For a Hugging Face Space: `sdk: gradio`, `app_file: scripts/app.py`, and the dependencies of `pjvlt[demo]` in its
+requirements.txt.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from app_examples import Example, draw_examples
@@ -19,9 +22,9 @@ from app_tracking import (
     Limits,
     Refused,
     ResultFolders,
+    Scene,
     box_from_corners,
     check_typed_box,
-    mark_frame,
     open_upload,
     summarise,
     track_video,
@@ -31,6 +34,7 @@ from app_tracking import (
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 KEEP_SECONDS = 3600
+NO_VIDEO = "There is no video yet. Upload one or pick an example."
 
 CSS = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
@@ -101,106 +105,157 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
     gr = import_gradio()
     import pandas as pd
 
-    hint = "Drag from one corner of the target to the opposite one, or click both."
-    no_points = pd.DataFrame({"seconds": [], "confidence": []})
+    no_points = pd.DataFrame({"seconds": [], "confidence": [], "target": []})
     no_results = [None, "", gr.update(value=no_points, visible=False)]
     no_results += [gr.update(value=None, visible=False), gr.update(value=None, visible=False)]
 
+    def show(scene: Scene, corner=None):
+        """The outputs `shown`: the frame and all that belongs to the target that is drawn now."""
+        choices = scene.listed()
+        several = len(choices) > 1 or len(scene.boxes) > 1
+        last = max(((scene.video and scene.video.num_frames) or 1) - 1, 1)
+        return [
+            scene, corner, scene.picture(corner), *(scene.box or [None] * 4), scene.texts[scene.target],
+            gr.update(maximum=last, value=scene.frame, visible=last > 1),
+            gr.update(choices=choices, value=scene.target, visible=several),
+            gr.update(visible=several), gr.update(visible=bool(scene.tracked)),
+        ]  # fmt: skip
+
+    def warned(act):
+        """`act`, whose refusals are shown as a warning and change nothing."""
+
+        def try_it(*inputs):
+            try:
+                return act(*inputs)
+            except Refused as refusal:
+                gr.Warning(str(refusal), title="Not yet")
+                return [gr.skip()] * len(show(Scene()))
+
+        return try_it
+
     def load(path):
         """The outputs of `loaded` for a new video, or for none."""
-        empty = [None, None, None, None, None, None, None]
         if path is None:
-            return [None, *empty, *no_results]
+            return [None, *show(Scene()), *no_results]
         try:
-            video = open_upload(path, limits)
+            return [gr.skip(), *show(Scene.of(open_upload(path, limits))), *no_results]
         except Refused as refusal:
             gr.Warning(str(refusal), title="This video cannot be used")
-            return [None, *empty, *no_results]
-        return [gr.skip(), video, None, video.first_frame, *empty[3:], *no_results]
+            return [None, *show(Scene()), *no_results]
 
     def load_example(example):
-        video = open_upload(example.path, limits)
-        marked = mark_frame(video.first_frame, box=example.box)
-        return [None, video, None, marked, *example.box, *no_results, example.text]
+        scene = Scene.of(open_upload(example.path, limits)).mark(example.box).say(example.text)
+        return [None, *show(scene), *no_results]
 
-    def click(video, corner, event: gr.SelectData):
-        """Outputs: corner, image, x, y, w, h."""
-        if video is None:
-            return [gr.skip()] * 6
+    def click(scene, corner, text, event: gr.SelectData):
+        if scene.video is None:
+            return show(scene)
         point = tuple(event.index)
         if corner is None:
-            return [point, mark_frame(video.first_frame, corner=point), None, None, None, None]
-        return show_box(video, corner, point)
+            return show(scene.mark(None).say(text), point)
+        return draw(scene, corner, point, text)
 
-    def drag(video, corners):
-        """Outputs: corner, image, x, y, w, h."""
-        if video is None:
-            return [gr.skip()] * 6
+    def drag(scene, corners, text):
+        if scene.video is None:
+            return show(scene)
         x0, y0, x1, y1 = (int(value) for value in corners.split())
-        return show_box(video, (x0, y0), (x1, y1))
+        return draw(scene, (x0, y0), (x1, y1), text)
 
-    def show_box(video, first, second):
+    def draw(scene, first, second, text):
+        scene = scene.say(text)
         try:
-            box = box_from_corners(first, second)
+            return show(scene.mark(box_from_corners(first, second)))
         except Refused as refusal:
             gr.Warning(str(refusal), title="No box yet")
-            return [None, video.first_frame, None, None, None, None]
-        return [None, mark_frame(video.first_frame, box=box), *box]
+            return show(scene.mark(None))
 
-    def show_typed(video, *values):
-        """Outputs: corner, image. Half a box is not drawn, and not yet a mistake."""
-        if video is None:
-            return [None, gr.skip()]
+    def type_box(scene, *values):
+        """Outputs: scene, corner, image. Half a box is not drawn, and not yet a mistake."""
+        if scene.video is None:
+            return [gr.skip(), None, gr.skip()]
         try:
-            return [None, mark_frame(video.first_frame, box=check_typed_box(values, video.frame_size))]
+            scene = scene.mark(check_typed_box(values, scene.video.frame_size))
         except Refused:
-            return [None, video.first_frame]
+            scene = scene.mark(None)
+        return [scene, None, scene.picture()]
 
-    def find(video, text):
-        """Outputs: corner, image, x, y, w, h."""
-        try:
-            if video is None:
-                raise Refused("There is no video yet. Upload one or pick an example.")
-            box = detector.find(video, text)
-        except Refused as refusal:
-            gr.Warning(str(refusal), title="Not found")
-            return [gr.skip()] * 6
-        return [None, mark_frame(video.first_frame, box=box), *box]
+    def find(scene, text):
+        if scene.video is None:
+            raise Refused(NO_VIDEO)
+        return show(scene.say(text).mark(detector.find(scene.image, text)))
 
-    def start_over(video):
-        return [None, None if video is None else video.first_frame, None, None, None, None]
+    def turn(scene, frame, text):
+        return show(scene.say(text).turn_to(int(frame)))
 
-    def track(video, text, x, y, w, h, request: gr.Request, progress=gr.Progress()):  # noqa: B008
-        if video is None:
-            return refuse("There is no video yet. Upload one or pick an example.")
-        try:
-            box = check_typed_box((x, y, w, h), video.frame_size)
-            if not (text or "").strip():
-                gr.Info('Without a sentence the tracker reads "the target"; a better one helps.')
-            folder = folders.renew(request.session_hash)
-            result = track_video(
-                shared, video, box, text, folder, limits, lambda *done: progress(done, desc="tracking", unit="frames")
-            )
-        except Refused as refusal:
-            return refuse(str(refusal))
-        points = [(index / video.fps, row[4]) for index, row in enumerate(result.boxes)][1:]
-        plot = gr.update(value=pd.DataFrame(points, columns=["seconds", "confidence"]), visible=len(points) > 1)
+    def choose(scene, target, text):
+        return show(scene.say(text).choose(target))
+
+    def add(scene, text, *values):
+        return show(with_typed(scene.say(text), values).add_target())
+
+    def remove(scene):
+        return show(scene.remove_target())
+
+    def start_over(scene):
+        return show(Scene() if scene.video is None else Scene.of(scene.video))
+
+    def with_typed(scene, values):
+        """The scene with the box in the four fields. Raises `Refused` for no video, half a box and a bad one."""
+        if scene.video is None:
+            raise Refused(NO_VIDEO)
+        if all(value is None for value in values):
+            return scene
+        return scene.mark(check_typed_box(values, scene.video.frame_size))
+
+    def track(scene, text, *values, request: gr.Request, report):
+        scene = with_typed(scene.say(text), values)
+        scene.starts()  # refuses what cannot be tracked before the results of the last time go
+        if not all(scene.texts.values()):
+            gr.Info('Without a sentence the tracker reads "the target"; a better one helps.')
+        result = track_video(shared, scene, folders.renew(request.session_hash), limits, report)
+        names, seconds = list(result.boxes), 1 / scene.video.fps
+        points = [
+            (found["frame"] * seconds, found["score"], name)
+            for name, results in result.boxes.items()
+            for found in results
+            if found["score"] < 1  # found, not given
+        ]
+        colors = {name: f"rgb{color}" for name, color in scene.colors().items()}
+        plot = gr.update(
+            value=pd.DataFrame(points, columns=["seconds", "confidence", "target"]), visible=len(points) > 1,
+            color="target" if len(names) > 1 else None, color_map=colors if len(names) > 1 else None,
+        )  # fmt: skip
         files = [gr.update(value=str(path), visible=True) for path in (result.csv, result.json)]
-        return [str(result.video), summarise(result, video), plot, *files]
+        shown = show(replace(scene, tracked=result.boxes))
+        return [*shown, str(result.video), summarise(result, scene.video), plot, *files]
 
-    def refuse(message):
-        gr.Warning(message, title="Not yet")
-        return no_results
+    def track_all(scene, text, x, y, w, h, request: gr.Request, progress=gr.Progress()):  # noqa: B008
+        report = partial(progress, desc="tracking", unit="frames")
+        try:
+            return track(scene, text, x, y, w, h, request=request, report=lambda *done: report(done))
+        except Refused as refusal:
+            gr.Warning(str(refusal), title="Not yet")
+            return [*[gr.skip()] * len(show(Scene())), *no_results]
+
+    def correct(scene, text, x, y, w, h, request: gr.Request, progress=gr.Progress()):  # noqa: B008
+        if x is None:
+            gr.Warning(
+                f"There is no box for target {scene.target} in frame {scene.frame} yet. Draw it where the target "
+                "really is; from there on the tracker goes on.",
+                title="Not yet",
+            )
+            return [gr.skip()] * (len(show(Scene())) + len(no_results))
+        return track_all(scene, text, x, y, w, h, request, progress)
 
     def leave(request: gr.Request):
         folders.remove(request.session_hash)
 
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title="PJVLT tracker", analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as page:
-        video, corner = gr.State(None), gr.State(None)
+        scene, corner = gr.State(Scene()), gr.State(None)
         gr.Markdown(
-            "# Follow one thing through a video\n"
-            "Show the tracker its target once, with a box and a sentence; it finds it in every later frame."
+            "# Follow things through a video\n"
+            "Show the tracker a target once, with a box and a sentence; it finds it in every later frame."
         )
         with gr.Row():
             with gr.Column(min_width=280):
@@ -212,24 +267,32 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
                 text = gr.Textbox(
                     label="What is the target?", placeholder="white dog on the left", elem_id="sentence", max_lines=3
                 )
-                gr.Markdown(f"### 3. Box\n{hint}")
-                frame = gr.Image(
+                gr.Markdown("### 3. Box\nDrag from one corner of the target to the opposite one, or click both.")
+                image = gr.Image(
                     show_label=False, interactive=False, format="png", buttons=[], elem_id="frame", height=340,
-                    alt_text="first frame",
+                    alt_text="frame of the video",
                 )  # fmt: skip
                 drawn, corners = gr.Button(elem_id="drawn"), gr.Textbox(visible=False)  # how DRAG reaches `drag`
+                number = gr.Slider(
+                    0, 1, 0, step=1, label="Frame", visible=False, elem_id="number", buttons=[],
+                    info="The first one as a rule; another for a target that comes later, or to correct a result.",
+                )  # fmt: skip
                 with gr.Row(elem_id="numbers"):
                     labels = {"x": "x", "y": "y", "w": "width", "h": "height"}
                     numbers = [
                         gr.Number(None, label=label, precision=0, elem_id=f"box-{name}")
                         for name, label in labels.items()
                     ]
+                targets = gr.Radio([], label="Targets", visible=False, elem_id="targets")
                 with gr.Row():
                     by_words = gr.Button("Find it by words", size="sm", min_width=120, elem_id="find")
-                    again = gr.Button("Start over with the box", size="sm", min_width=120)
+                    more = gr.Button("Add another target", size="sm", min_width=120, elem_id="more")
+                    less = gr.Button("Remove this target", size="sm", min_width=120, visible=False, elem_id="less")
+                    again = gr.Button("Start over", size="sm", min_width=120)
                 go = gr.Button("Track", variant="primary", elem_id="track")
+                correction = gr.Button("Correct here, and track again", visible=False, elem_id="correct")
             with gr.Column(min_width=280):
-                gr.Markdown("### 4. Result\nThe video with the target's box, and its confidence in every frame.")
+                gr.Markdown("### 4. Result\nThe video with the targets' boxes, and the confidence in every frame.")
                 answer = gr.Video(show_label=False, interactive=False, elem_id="result", height=400)
                 summary = gr.Markdown(elem_id="summary")
                 plot = gr.LinePlot(
@@ -240,26 +303,30 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
                     as_csv = gr.DownloadButton("Boxes as CSV", visible=False, elem_id="csv")
                     as_json = gr.DownloadButton("Boxes as JSON", visible=False, elem_id="json")
         results = [answer, summary, plot, as_csv, as_json]
-        loaded = [upload, video, corner, frame, *numbers, *results]
-        upload.upload(load, upload, loaded, show_progress_on=frame, api_visibility="private")
+        shown = [scene, corner, image, *numbers, text, number, targets, less, correction]
+        loaded = [upload, *shown, *results]
+        upload.upload(load, upload, loaded, show_progress_on=image, api_visibility="private")
         upload.clear(lambda: load(None), None, loaded, **quick)
         for button, example in zip(buttons, examples, strict=True):
-            button.click(lambda example=example: load_example(example), None, [*loaded, text], **quick)
-        frame.select(click, [video, corner], [corner, frame, *numbers], **quick)
-        drawn.click(
-            drag, [video, corners], [corner, frame, *numbers], js="video => [video, window.drawnCorners]", **quick
-        )
+            button.click(lambda example=example: load_example(example), None, loaded, **quick)
+        image.select(click, [scene, corner, text], shown, **quick)
+        js = "(scene, corners, text) => [scene, window.drawnCorners, text]"
+        drawn.click(warned(drag), [scene, corners, text], shown, js=js, **quick)
         typed = [number.input for number in numbers]  # one event for all four, so that the last of them is drawn last
-        gr.on(typed, show_typed, [video, *numbers], [corner, frame], trigger_mode="always_last", **quick)
+        gr.on(typed, type_box, [scene, *numbers], [scene, corner, image], trigger_mode="always_last", **quick)
+        number.input(warned(turn), [scene, number, text], shown, trigger_mode="always_last", **quick)
+        targets.input(warned(choose), [scene, targets, text], shown, **quick)
+        more.click(warned(add), [scene, text, *numbers], shown, **quick)
+        less.click(warned(remove), scene, shown, **quick)
         by_words.click(
-            find, [video, text], [corner, frame, *numbers], concurrency_limit=1, show_progress_on=frame,
-            api_visibility="private",
-        )  # fmt: skip
-        again.click(start_over, video, [corner, frame, *numbers], **quick)
-        go.click(
-            track, [video, text, *numbers], results, concurrency_limit=1, concurrency_id="track",
-            show_progress_on=answer, scroll_to_output=True, api_visibility="private",
-        )  # fmt: skip
+            warned(find), [scene, text], shown, concurrency_limit=1, show_progress_on=image, api_visibility="private"
+        )
+        again.click(start_over, scene, shown, **quick)
+        for button, act in ((go, track_all), (correction, correct)):
+            button.click(
+                act, [scene, text, *numbers], [*shown, *results], concurrency_limit=1, concurrency_id="track",
+                show_progress_on=answer, scroll_to_output=True, api_visibility="private",
+            )  # fmt: skip
         page.load(None, js=DRAG)
         page.unload(leave)
     return page.queue(max_size=20, default_concurrency_limit=4)

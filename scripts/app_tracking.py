@@ -6,8 +6,8 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,12 @@ MAX_MEGABYTES = 200
 MAX_FPS = 60
 MIN_BOX_SIDE = 4
 MAX_LETTERS = 300
+MAX_TARGETS = 6
+NO_BOX = "There is no box yet. Draw one around the target, or find it by words, or type x, y, width, height."
 # Without such a list FFmpeg also opens playlists, which name other files to read.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv"
+
+Box = tuple[float, float, float, float]  # x, y, w, h in pixels
 
 
 class Refused(ValueError):
@@ -54,19 +58,132 @@ class Video:
 
 @dataclass(frozen=True)
 class Result:
-    """Files of one tracking, and one (x, y, w, h, score) per frame; the first is the given box with score 1."""
+    """Files of one tracking, and `boxes`: [`modeling_pjvlt.TargetsResults`], by the targets' names."""
 
     video: Path
     csv: Path
     json: Path
-    boxes: list[tuple[float, float, float, float, float]]
+    boxes: dict[str, list[dict]]
+    num_frames: int
     seconds: float
 
     @property
     def mean_score(self) -> float | None:
-        """Mean confidence over all frames but the first, whose box was given."""
-        scores = [row[4] for row in self.boxes[1:]]
+        """Mean confidence over all boxes that were found, not given."""
+        scores = [found["score"] for results in self.boxes.values() for found in results if found["score"] < 1]
         return sum(scores) / len(scores) if scores else None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a visitor has marked in a video so far; every change makes a new one.
+
+    video: None until there is one. target, frame: which of the targets is drawn now, and in which frame. image: that
+    frame. boxes: x, y, w, h by target and frame. texts: a sentence by target, in the order of the targets. tracked: of
+    the last result, to be corrected.
+    """
+
+    video: Video | None = None
+    target: str = "1"
+    frame: int = 0
+    image: np.ndarray | None = None
+    boxes: Mapping[tuple[str, int], Box] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=lambda: {"1": ""})
+    tracked: Mapping[str, list[dict]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, video: Video) -> "Scene":
+        return cls(video, image=video.first_frame)
+
+    @property
+    def box(self) -> Box | None:
+        """The one that is drawn now."""
+        return self.boxes.get((self.target, self.frame))
+
+    def mark(self, box: Box | None) -> "Scene":
+        """With this box, or none, for the target and in the frame that are drawn now."""
+        boxes = {place: known for place, known in self.boxes.items() if place != (self.target, self.frame)}
+        if box is not None:
+            boxes[self.target, self.frame] = box
+        return replace(self, boxes=boxes)
+
+    def say(self, text: str | None) -> "Scene":
+        """With this sentence about the target that is drawn now. Raises `Refused` where it is too long."""
+        return replace(self, texts={**self.texts, self.target: check_sentence(text)})
+
+    def turn_to(self, frame: int) -> "Scene":
+        """In another frame. Raises `Refused` where it cannot be read."""
+        from modeling_pjvlt.video_pjvlt import read_frames
+
+        try:
+            image = next(read_frames(self.video.path).timed(frame)).image
+        except (StopIteration, ValueError, OSError) as error:
+            raise Refused(f"Frame {frame} of this video cannot be read.") from error
+        return replace(self, frame=frame, image=image)
+
+    def choose(self, target: str) -> "Scene":
+        return replace(self, target=target)
+
+    def add_target(self) -> "Scene":
+        """With one target more, which is drawn next. Raises `Refused` where the one before has no box yet."""
+        if not any(target == self.target for target, _ in self.boxes):
+            raise Refused("This target has no box yet. Draw one before you add another target.")
+        if len(self.texts) >= MAX_TARGETS:
+            raise Refused(f"{MAX_TARGETS} targets at a time are enough.")
+        name = str(max(map(int, self.texts)) + 1)
+        return replace(self, target=name, texts={**self.texts, name: ""})
+
+    def remove_target(self) -> "Scene":
+        """Without the target that is drawn now; there is always one left, which may be empty."""
+        texts = {target: text for target, text in self.texts.items() if target != self.target} or {"1": ""}
+        boxes = {place: box for place, box in self.boxes.items() if place[0] != self.target}
+        return replace(self, texts=texts, boxes=boxes, target=next(reversed(texts)), tracked={})
+
+    def starts(self) -> list:
+        """The targets for `video_loop_pjvlt`: each at its first box, and corrected at the others. Raises `Refused`."""
+        from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
+        from modeling_pjvlt.video_loop_pjvlt import TargetStart
+
+        if not self.boxes:
+            raise Refused(NO_BOX)
+        size = self.video.frame_size
+        return [
+            TargetStart(target, check_typed_box(self.boxes[target, frame], size), text or DEFAULT_SENTENCE, frame)
+            for target, text in self.texts.items()
+            for frame in sorted(frame for name, frame in self.boxes if name == target)
+        ]
+
+    def picture(self, corner: Sequence[float] | None = None) -> np.ndarray | None:
+        """The frame with the boxes that are drawn in it, thin ones where targets were found, and a first corner."""
+        from modeling_pjvlt.results_pjvlt import xywh
+        from modeling_pjvlt.visualization.drawing import draw_box
+
+        picture, colors, named = self.image, self.colors(), len(self.texts) > 1
+        for target, results in self.tracked.items():
+            found = next((found for found in results if found["frame"] == self.frame), None)
+            if found and target in colors and (target, self.frame) not in self.boxes:
+                label = target if named else None
+                picture = draw_box(picture, xywh(found), label, found["score"], colors[target], line_width=1)
+        for (target, frame), box in self.boxes.items():
+            if frame == self.frame and not (corner and target == self.target):
+                picture = draw_box(picture, box, target if named else None, color=colors[target])
+        if corner is not None:
+            picture = mark_corner(picture, corner, colors[self.target])
+        return picture
+
+    def colors(self) -> dict[str, tuple[int, int, int]]:
+        """The colour of each target."""
+        from modeling_pjvlt.results_pjvlt import TARGET_COLORS
+
+        return dict(zip(self.texts, TARGET_COLORS * len(self.texts), strict=False))
+
+    def listed(self) -> list[tuple[str, str]]:
+        """The targets as they are listed, with the frames in which they have a box, and their names."""
+        frames = {name: sorted(frame for target, frame in self.boxes if target == name) for name in self.texts}
+        return [
+            (f"{name}: {text or '(no sentence)'}, {f'box in {_joined(found)}' if found else 'no box yet'}", name)
+            for (name, text), found in zip(self.texts.items(), frames.values(), strict=True)
+        ]
 
 
 def open_upload(path: str | os.PathLike, limits: Limits) -> Video:
@@ -130,7 +247,7 @@ def _most_frames(limits: Limits) -> int:
     return math.ceil(limits.seconds * MAX_FPS)
 
 
-def box_from_corners(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float, float]:
+def box_from_corners(first: Sequence[float], second: Sequence[float]) -> Box:
     """The box (x, y, w, h) between two opposite corners, in any order. Raises `Refused` where they are too close."""
     (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(first, second, strict=True))
     if min(x1 - x0, y1 - y0) < MIN_BOX_SIDE:
@@ -140,12 +257,10 @@ def box_from_corners(first: Sequence[float], second: Sequence[float]) -> tuple[f
     return float(x0), float(y0), float(x1 - x0), float(y1 - y0)
 
 
-def check_typed_box(values: Sequence[float | None], frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
+def check_typed_box(values: Sequence[float | None], frame_size: tuple[int, int]) -> Box:
     """The typed x, y, w, h as floats, cut at the frame's edges. Raises `Refused`."""
     if any(value is None or not math.isfinite(value) for value in values):
-        raise Refused(
-            "There is no box yet. Draw one around the target, or find it by words, or type x, y, width, height."
-        )
+        raise Refused(NO_BOX)
     x, y, w, h = (float(value) for value in values)
     height, width = frame_size
     if min(w, h) < MIN_BOX_SIDE:
@@ -164,27 +279,18 @@ def check_sentence(text: str | None) -> str:
     return text
 
 
-def mark_frame(
-    frame: np.ndarray, corner: Sequence[float] | None = None, box: Sequence[float] | None = None
-) -> np.ndarray:
-    """A copy of the frame with a cross at the first corner, or with the box."""
-    from modeling_pjvlt.visualization.drawing import PREDICTION_COLOR, draw_box
-
-    if box is not None:
-        return draw_box(frame, box)
-    image = Image.fromarray(frame)
-    if corner is not None:
-        draw, (x, y), arm = ImageDraw.Draw(image), corner, max(6, round(min(image.size) / 30))
-        for line in ((x - arm, y, x + arm, y), (x, y - arm, x, y + arm)):
-            draw.line(line, fill=PREDICTION_COLOR, width=max(2, arm // 5))
-    return np.array(image)
+def mark_corner(image: np.ndarray, corner: Sequence[float], color: tuple[int, int, int]) -> np.ndarray:
+    """A copy of the image with a cross at the first corner of a box."""
+    marked = Image.fromarray(image)
+    draw, (x, y), arm = ImageDraw.Draw(marked), corner, max(6, round(min(marked.size) / 30))
+    for line in ((x - arm, y, x + arm, y), (x, y - arm, x, y + arm)):
+        draw.line(line, fill=color, width=max(2, arm // 5))
+    return np.array(marked)
 
 
 def track_video(
     shared,
-    video: Video,
-    box: Sequence[float],
-    text: str,
+    scene: Scene,
     folder: Path,
     limits: Limits,
     report: Callable[[int, int | None], None] = lambda done, total: None,
@@ -193,56 +299,63 @@ def track_video(
 
     Args:
         shared: a `TrackingSession`, of which only the model and the processor are used.
-        video: as `open_upload` returned it.
-        box: x, y, w, h in the first frame.
-        text: a sentence about the target; blank reads as "the target".
+        scene: video, boxes and sentences; a blank sentence reads as "the target".
         folder: where `tracked.mp4`, `boxes.csv` and `boxes.json` go.
         limits: tracking stops where a file turns out longer than it said.
         report: called with the frames done and their announced number.
 
     Raises:
-        Refused: the box, the sentence or the video cannot be used.
+        Refused: a box, a sentence or the video cannot be used.
     """
-    from modeling_pjvlt import TrackingSession, video_loop_pjvlt
-    from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
-    from modeling_pjvlt.results_pjvlt import TrackingResults, make_result, xywh
+    from modeling_pjvlt import TargetsResults, TrackingResults, TrackingSession, video_loop_pjvlt
+    from modeling_pjvlt.results_pjvlt import make_result
     from modeling_pjvlt.streams_pjvlt import read_ahead
     from modeling_pjvlt.video_pjvlt import read_frames
     from modeling_pjvlt.video_writer_pjvlt import VideoWriter
     from modeling_pjvlt.visualization.drawing import draw_box
 
-    text = check_sentence(text) or DEFAULT_SENTENCE
-    box = check_typed_box(box, video.frame_size)
+    starts, video, colors = scene.starts(), scene.video, scene.colors()
     session = TrackingSession(shared.model, shared.processor)
-    started, rows = time.perf_counter(), []
-    results = TrackingResults(fps=video.fps, text=text, source=video.path.name)
+    started, done = time.perf_counter(), 0
+    first = video_loop_pjvlt.first_starts(starts)
+    results = TargetsResults(
+        {name: TrackingResults(fps=video.fps, text=s.text, source=video.path.name) for name, s in first.items()}
+    )
     try:
         with VideoWriter(folder / "tracked.mp4", video.fps) as writer:
             frames = read_ahead(read_frames(video.path)).timed()
-            start = video_loop_pjvlt.TargetStart("target", box, text)
-            for frame, (target,), size in video_loop_pjvlt.track_video(session, frames, [start]):
-                if len(rows) >= _most_frames(limits) or frame.time > 1.01 * limits.seconds:
+            for frame, targets, size in video_loop_pjvlt.track_video(session, frames, starts):
+                if done >= _most_frames(limits) or frame.time > 1.01 * limits.seconds:
                     raise Refused(f"The video is longer than it says; {limits.seconds:g} seconds are allowed.")
-                writer.write(draw_box(frame.image, target.box, score=target.score), frame.time)
-                found = target.box, target.score, frame.time, size, target.lost, target.redetected
-                results.append(make_result(len(results), *found))
-                rows.append((*xywh(results[-1]), results[-1]["score"]))
-                report(len(rows), video.num_frames)
+                image = frame.image
+                for t in targets:
+                    label = t.target_id if len(first) > 1 else ""
+                    label = f"{label} lost".strip() if t.lost else label
+                    image = draw_box(image, t.box, label, t.score, colors[t.target_id])
+                    found = t.box, t.score, frame.time, size, t.lost, t.redetected
+                    results[t.target_id].append(make_result(frame.number, *found))
+                writer.write(image, frame.time)
+                done += 1
+                report(done, video.num_frames)
     except FileNotFoundError as error:
         raise Refused("The video is no longer here. Please upload it again.") from error
     except ValueError as error:
         if isinstance(error, Refused):
             raise
-        raise Refused(f"Stopped at frame {len(rows)}: {str(error).removeprefix(f'{video.path}: ')}") from error
+        raise Refused(f"Stopped at frame {done}: {str(error).removeprefix(f'{video.path}: ')}") from error
     for name in ("boxes.csv", "boxes.json"):
-        results.save(folder / name)
+        (results if len(results) > 1 else next(iter(results.values()))).save(folder / name)
     seconds = time.perf_counter() - started
-    return Result(folder / "tracked.mp4", folder / "boxes.csv", folder / "boxes.json", rows, seconds)
+    return Result(folder / "tracked.mp4", folder / "boxes.csv", folder / "boxes.json", results, done, seconds)
+
+
+def _joined(frames: Sequence[int]) -> str:
+    return f"frame{'s' * (len(frames) > 1)} {', '.join(map(str, frames))}"
 
 
 def summarise(result: Result, video: Video) -> str:
     """What the page says below the result, in Markdown."""
-    count = len(result.boxes)
+    count = result.num_frames
     lines = [f"{count} frames in {result.seconds:.1f} seconds, {count / result.seconds:.0f} a second"]
     if result.mean_score is not None:
         lines.insert(0, f"**Mean confidence {result.mean_score:.2f}**")
@@ -261,8 +374,8 @@ class Detector:
         self.name, self.device = name, device
         self._loaded, self._lock = None, threading.Lock()
 
-    def find(self, video: Video, text: str | None) -> tuple[float, float, float, float]:
-        """The box (x, y, w, h) of what the sentence says in the first frame. Raises `Refused`."""
+    def find(self, image: np.ndarray, text: str | None) -> Box:
+        """The box (x, y, w, h) of what the sentence says in one image. Raises `Refused`."""
         from modeling_pjvlt.detection_pjvlt import find_target, load_detector
 
         text = check_sentence(text)
@@ -277,10 +390,10 @@ class Detector:
                         f"The detector {self.name} cannot be loaded on this machine. Please draw the box instead."
                     ) from error
             try:
-                box, _ = find_target(video.first_frame, text, self._loaded)
+                box, _ = find_target(image, text, self._loaded)
             except ValueError as error:
                 raise Refused(str(error)) from error
-        return check_typed_box(box, video.frame_size)
+        return check_typed_box(box, image.shape[:2])
 
 
 class ResultFolders:

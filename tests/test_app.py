@@ -64,6 +64,10 @@ def video(tmp_path):
     return app.open_upload(tmp_path / "clip.mp4", LIMITS)
 
 
+def marked(video, text="dog"):
+    return app.Scene.of(video).mark((10, 10, 20, 20)).say(text)
+
+
 def test_thumbnail_before_the_video_is_not_taken_for_it(tmp_path):
     path = write_thumbnail_and_video(tmp_path / "drone.mp4", flat_frames(6))
     video = app.open_upload(path, LIMITS)
@@ -161,19 +165,56 @@ def test_unusable_box_is_refused(values, message):
 
 
 def test_corner_and_box_are_drawn_on_a_copy(video):
-    before = video.first_frame.copy()
-    for marked in (app.mark_frame(before, corner=(100, 80)), app.mark_frame(before, box=(100, 80, 40, 30))):
-        assert (marked[80, 100] == (255, 196, 0)).all()
-    assert (app.mark_frame(before) == video.first_frame).all()
+    before, scene = video.first_frame.copy(), app.Scene.of(video)
+    for drawn in (scene.picture(corner=(100, 80)), scene.mark((100, 80, 40, 30)).picture()):
+        assert (drawn[80, 100] == (255, 196, 0)).all()
+    assert (scene.picture() == before).all() and (video.first_frame == before).all()
+
+
+def test_scene_keeps_targets_and_their_boxes_by_frame(video):
+    scene = app.Scene.of(video)
+    with pytest.raises(app.Refused, match="There is no box yet"):
+        scene.starts()
+    with pytest.raises(app.Refused, match="no box yet"):
+        scene.add_target()
+    scene = scene.mark((10, 20, 30, 40)).say("  a red  disc ").add_target()
+    assert scene.target == "2" and scene.box is None and scene.texts == {"1": "a red disc", "2": ""}
+    assert [start.target_id for start in scene.starts()] == ["1"]
+    later = scene.turn_to(7).mark((50, 60, 20, 20)).choose("1").mark((12, 20, 30, 40))
+    assert (later.image == list(read_frames(video.path))[7]).all()
+    assert [(s.target_id, s.frame, s.text) for s in later.starts()] == [
+        ("1", 0, "a red disc"), ("1", 7, "a red disc"), ("2", 7, "the target")
+    ]  # fmt: skip
+    assert later.listed() == [
+        ("1: a red disc, box in frames 0, 7", "1"), ("2: (no sentence), box in frame 7", "2")
+    ]  # fmt: skip
+    assert later.mark(None).box is None and scene.frame == 0 and len(scene.boxes) == 1
+    assert later.remove_target().listed() == [("2: (no sentence), box in frame 7", "2")]
+    assert later.remove_target().remove_target().listed() == [("1: (no sentence), no box yet", "1")]
+    with pytest.raises(app.Refused, match="Frame 99 of this video cannot be read"):
+        scene.turn_to(99)
+    for number in range(2, 7):
+        scene = scene.mark((number, 1, 10, 10))
+        scene = scene.add_target() if number < 6 else scene
+    with pytest.raises(app.Refused, match="6 targets at a time"):
+        scene.add_target()
+
+
+def test_each_target_has_its_colour_and_what_was_found_is_a_thin_box(video):
+    scene = app.Scene.of(video).mark((20, 20, 60, 60)).add_target().mark((120, 100, 60, 60))
+    drawn = scene.picture()
+    assert (drawn[50, 20] == (255, 196, 0)).all() and (drawn[130, 120] == (86, 180, 233)).all()
+    found = {"frame": 3, "box": {"xmin": 30, "ymin": 40, "xmax": 90, "ymax": 100}, "score": 0.5}
+    drawn = app.replace(scene, tracked={"2": [found]}).turn_to(3).picture()
+    assert (drawn[70, 30] == (86, 180, 233)).all() and not (drawn[70, 31] == (86, 180, 233)).all()
 
 
 def test_video_is_tracked_to_files(bundled, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 20)
     video, calls = app.open_upload(tmp_path / "clip.mp4", LIMITS), []
     results = app.ResultFolders(tmp_path / "results")
-    result = app.track_video(
-        bundled, video, clip.boxes[0], clip.text, results.renew("a"), LIMITS, lambda *done: calls.append(done)
-    )
+    scene = app.Scene.of(video).mark(clip.boxes[0]).say(clip.text)
+    result = app.track_video(bundled, scene, results.renew("a"), LIMITS, lambda *done: calls.append(done))
     assert calls == [(index + 1, 20) for index in range(20)]
     assert len(list(read_frames(result.video))) == 20
     with result.csv.open(newline="") as file:
@@ -192,6 +233,25 @@ def test_video_is_tracked_to_files(bundled, tmp_path):
     assert list((tmp_path / "results").iterdir()) == []
 
 
+def test_targets_and_corrections_are_tracked_to_one_file_with_ids(bundled, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 12)
+    scene = app.Scene.of(app.open_upload(tmp_path / "clip.mp4", LIMITS)).mark(clip.boxes[0]).say(clip.text)
+    scene = scene.add_target().turn_to(4).mark((10, 10, 40, 30)).turn_to(8).mark((50, 20, 40, 30))
+    result = app.track_video(bundled, scene, tmp_path, LIMITS)
+    assert result.num_frames == len(list(read_frames(result.video))) == 12
+    assert [[found["frame"] for found in results] for results in result.boxes.values()] == [
+        list(range(12)), list(range(4, 12))
+    ]  # fmt: skip
+    given = {found["frame"]: found["box"] for found in result.boxes["2"] if found["score"] == 1}
+    assert given == {
+        4: {"xmin": 10, "ymin": 10, "xmax": 50, "ymax": 40}, 8: {"xmin": 50, "ymin": 20, "xmax": 90, "ymax": 50}
+    }  # fmt: skip
+    assert [row[0] for row in csv.reader(result.csv.open(newline=""))] == ["id", *["1"] * 12, *["2"] * 8]
+    told = json.loads(result.json.read_text())["targets"]
+    assert [(target["id"], target["text"]) for target in told] == [("1", clip.text), ("2", "the target")]
+    assert app.summarise(result, scene.video).count("12 frames in")
+
+
 def test_video_that_does_not_tell_its_length_is_stopped_at_the_limit(bundled, tmp_path):
     with av.open(str(tmp_path / "clip.webm"), "w", options={"live": "1"}) as container:  # as browsers record
         stream = container.add_stream("libvpx", rate=1000)
@@ -204,7 +264,7 @@ def test_video_that_does_not_tell_its_length_is_stopped_at_the_limit(bundled, tm
     video = app.open_upload(tmp_path / "clip.webm", LIMITS)
     assert video.fps == 1 and video.num_frames is None
     with pytest.raises(app.Refused, match="longer than it says; 2 seconds are allowed"):
-        app.track_video(bundled, video, (10, 10, 20, 20), "dog", tmp_path, LIMITS)
+        app.track_video(bundled, marked(video), tmp_path, LIMITS)
     assert not (tmp_path / "tracked.mp4").exists()
 
 
@@ -216,7 +276,7 @@ def test_new_results_replace_the_visitors_old_ones(tmp_path):
 
 def test_video_longer_than_it_says_is_stopped(bundled, video, tmp_path):
     with pytest.raises(app.Refused, match="longer than it says"):
-        app.track_video(bundled, video, (10, 10, 20, 20), "dog", tmp_path, app.Limits(seconds=0.1))
+        app.track_video(bundled, marked(video), tmp_path, app.Limits(seconds=0.1))
     assert not (tmp_path / "tracked.mp4").exists()
 
 
@@ -232,18 +292,18 @@ def test_detector_finds_the_box_by_words(video, monkeypatch):
     detector = app.Detector("some/detector", "cpu")
     assert loaded == []
     for _ in range(2):
-        assert detector.find(video, " the  dog ") == (30.4, 20, 59.6, 220)
+        assert detector.find(video.first_frame, " the  dog ") == (30.4, 20, 59.6, 220)
     assert loaded == [("some/detector", "cpu")]
     with pytest.raises(app.Refused, match="no sentence yet"):
-        detector.find(video, "  ")
+        detector.find(video.first_frame, "  ")
     answers[0]["score"] = 0.1
     with pytest.raises(app.Refused, match="Nothing in the first frame looks like"):
-        detector.find(video, "dog")
+        detector.find(video.first_frame, "dog")
 
 
 def test_detector_that_cannot_be_loaded_is_named(video, tmp_path):
     with pytest.raises(app.Refused, match="cannot be loaded on this machine"):
-        app.Detector(str(tmp_path)).find(video, "dog")
+        app.Detector(str(tmp_path)).find(video.first_frame, "dog")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +313,7 @@ def test_tracking_refuses_in_plain_words(bundled, video, tmp_path, text, gone, m
     if gone:
         video.path.unlink()
     with pytest.raises(app.Refused, match=message):
-        app.track_video(bundled, video, (10, 10, 20, 20), text, tmp_path, LIMITS)
+        app.track_video(bundled, marked(video, text), tmp_path, LIMITS)
 
 
 def test_examples_pass_the_pages_own_limits(tmp_path):
@@ -480,9 +540,6 @@ def test_page_in_a_browser(browser_tools, page, tmp_path):
         assert download.value.suggested_filename == f"boxes.{name}"
         assert count(Path(download.value.path()).read_text()) == 24
 
-    if picture := os.environ.get("PJVLT_SCREENSHOT"):
-        page.screenshot(path=picture, full_page=True)
-
     _text(tmp_path / "text.mp4")
     (tmp_path / "empty.mp4").write_bytes(b"")
     write_clip(tmp_path / "long.mp4", 100)
@@ -492,6 +549,65 @@ def test_page_in_a_browser(browser_tools, page, tmp_path):
         upload(page, tmp_path / f"{name}.mp4")
         message(page, words)
         assert page.locator("#frame img").count() == 0
+    assert page.outside == [] and page.mistakes == []
+
+
+@pytest.mark.slow
+def test_three_targets_one_of_them_corrected_in_a_browser(browser_tools, page, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 24)
+    upload(page, tmp_path / "clip.mp4")
+    page.locator("#frame img").wait_for()
+    page.wait_for_function("() => document.querySelector('#frame img').naturalWidth > 0")
+    x, y, w, h = (round(float(value)) for value in clip.boxes[0])
+    places = [((x, y), (x + w, y + h)), ((8, 8), (60, 50)), ((200, 150), (300, 220))]
+    for number, place in enumerate(places, 1):
+        page.locator("#sentence textarea").fill(f"thing {number}")
+        source = image_source(page)
+        drag_frame(page, *place)
+        wait_for_other_image(page, source)
+        page.wait_for_function("() => document.querySelector('#box-h input').value !== ''")
+        if number < 3:
+            page.locator("#more").click()
+            page.wait_for_function("() => document.querySelector('#box-h input').value === ''")
+    assert page.locator("#correct").count() == 0
+    page.get_by_role("button", name="Track", exact=True).click()
+    page.locator("#correct").wait_for()
+    assert [label.inner_text() for label in page.locator("#targets label").all()] == [
+        f"{number}: thing {number}, box in frame 0" for number in (1, 2, 3)
+    ]
+
+    page.locator("#targets label").nth(1).click()
+    page.wait_for_function("() => document.querySelector('#box-x input').value === '8'")
+    assert page.locator("#sentence textarea").input_value() == "thing 2"
+    source = image_source(page)
+    page.locator("#number input[type=number]").fill("12")
+    wait_for_other_image(page, source)
+    page.wait_for_function("() => document.querySelector('#box-x input').value === ''")
+    page.locator("#correct").click()
+    message(page, "no box for target 2 in frame 12 yet")
+    source = image_source(page)
+    drag_frame(page, (90, 60), (150, 110))
+    wait_for_other_image(page, source)
+    page.wait_for_function("() => document.querySelector('#box-h input').value !== ''")
+    page.locator("#targets label", has_text="2: thing 2, box in frames 0, 12").wait_for()
+    before = page.locator("#result video").get_attribute("src")
+    page.locator("#correct").click()
+    page.wait_for_function(
+        """old => {
+            const video = document.querySelector('#result video')
+            return video?.src && video.src !== old && video.readyState > 1
+        }""",
+        arg=before,
+    )
+    with page.expect_download() as download:
+        page.locator("#json").click()
+    targets = json.loads(Path(download.value.path()).read_text())["targets"]
+    given = [[found["frame"] for found in target["frames"] if found["score"] == 1] for target in targets]
+    assert given == [[0], [0, 12], [0]] and all(len(target["frames"]) == 24 for target in targets)
+    if picture := os.environ.get("PJVLT_SCREENSHOT"):
+        page.screenshot(path=picture, full_page=True)
+    page.locator("#less").click()
+    page.wait_for_function("() => document.querySelectorAll('#targets label').length === 2")
     assert page.outside == [] and page.mistakes == []
 
 

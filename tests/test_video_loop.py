@@ -1,4 +1,4 @@
-"""The loop over a video: frames read backward in blocks, from every kind of source."""
+"""The loop over a video: frames read backward in blocks, from every kind of source; targets given and corrected."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from modeling_pjvlt.video_loop_pjvlt import TargetStart, backward_frames, check_starts, target_starts
+from modeling_pjvlt import TrackingSession
+from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
+from modeling_pjvlt.video_loop_pjvlt import (
+    TargetStart,
+    backward_frames,
+    check_starts,
+    target_starts,
+    track_both_ways,
+    track_video,
+)
 from modeling_pjvlt.video_pjvlt import read_frames
 from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
@@ -51,5 +60,39 @@ def test_targets_are_named_and_matched():
     assert [s.frame for s in target_starts(np.ones((2, 4)), None, [4, 5])] == [4, 5]
     with pytest.raises(TypeError, match="`boxes` must be a list"):
         target_starts(7)
-    with pytest.raises(ValueError, match="Two targets are called 'a'"):
-        check_starts([TargetStart("a", None), TargetStart("a", None)])
+    with pytest.raises(ValueError, match="Two targets are called 'a' in frame 4"):
+        check_starts([TargetStart("a", None), TargetStart("a", None, frame=4), TargetStart("a", None, frame=4)])
+
+
+def test_a_target_that_is_given_again_is_corrected_there_in_both_directions(tiny_model, tiny_processor):
+    model, clip = tiny_model(stirred=True), ProceduralClip(5, 8, size=(90, 120))
+    images = [clip.frame(i) for i in range(8)]
+    boxes = {2: (20, 20, 12, 12), 5: (60, 40, 14, 10)}
+    starts = [TargetStart("it", box, "a disc", frame) for frame, box in boxes.items()]
+    frames = read_frames(images)
+
+    def session():
+        return TrackingSession(model, tiny_processor)
+
+    def boxes_of(tracked):
+        return {found.frame.number: found.targets[0].box for found in tracked if found.targets}
+
+    by_hand = session()
+    by_hand.add_target(images[2], boxes[2], "a disc")
+    expected = {2: boxes[2], **{i: by_hand.step(images[i])[0].box for i in (3, 4)}, 5: boxes[5]}
+    by_hand.step(images[5])
+    by_hand.correct("0", images[5], boxes[5])
+    expected |= {i: by_hand.step(images[i])[0].box for i in (6, 7)}
+    forward = boxes_of(track_both_ways(session, frames, starts, "forward"))
+    assert forward == expected
+    turned = read_frames(images[2::-1])
+    before = boxes_of(track_video(session(), turned.timed(), [TargetStart("it", boxes[2], "a disc")]))
+    both = boxes_of(track_both_ways(session, frames, starts, "both"))
+    assert both == expected | {2 - i: box for i, box in before.items()}
+    by_hand = session()
+    by_hand.add_target(images[5], boxes[5], "a disc")
+    expected = {5: boxes[5], **{i: by_hand.step(images[i])[0].box for i in (4, 3)}, 2: boxes[2]}
+    by_hand.step(images[2])
+    by_hand.correct("0", images[2], boxes[2])
+    expected |= {i: by_hand.step(images[i])[0].box for i in (1, 0)}
+    assert boxes_of(track_both_ways(session, frames, starts, "backward")) == expected

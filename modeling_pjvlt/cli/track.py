@@ -24,7 +24,7 @@ from ..results_pjvlt import FORMATS, TARGET_COLORS, TargetsResults, TrackingResu
 from ..session_pjvlt import TrackedTarget
 from ..signals import Stopped, exit_code, signal_of, terminations
 from ..streams_pjvlt import DEFAULT_FPS, FrameReader, TimedFrame, is_address, public_name, read_ahead
-from ..video_loop_pjvlt import TargetStart, TrackedFrame, check_direction, track_both_ways
+from ..video_loop_pjvlt import TargetStart, TrackedFrame, check_direction, first_starts, track_both_ways
 from ..video_pjvlt import local_path, read_frames, refuse_outputs_over
 from ..video_writer_pjvlt import VideoWriter
 from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
@@ -135,7 +135,7 @@ def _run(args: argparse.Namespace) -> None:
     starts = _with_sentences(starts, say)
     if clip is not None:
         say(f'{video}; its sentence: "{starts[0].text}"')
-    output, boxes_path = _output_paths(args, name, len(starts))
+    output, boxes_path = _output_paths(args, name, len(first_starts(starts)))
     shown = [Window(f"pjvlt-track: {video}")] if args.show else []
     if output is not None and args.direction == "forward":
         shown.append(VideoWriter(output, reader.fps))
@@ -235,13 +235,15 @@ class _Tracked:
         output: Path | None,
         reader: FrameReader,
     ):
+        first = first_starts(starts)
         self.results = {
-            s.target_id: TrackingResults(fps=reader.fps, text=s.text, source=video, model=model) for s in starts
+            name: TrackingResults(fps=reader.fps, text=start.text, source=video, model=model)
+            for name, start in first.items()
         }
         self.labels = {
-            s.target_id: s.text if s.target_id.isdigit() or len(starts) == 1 else s.target_id for s in starts
+            name: start.text if name.isdigit() or len(first) == 1 else name for name, start in first.items()
         }
-        self.colors = dict(zip(self.results, TARGET_COLORS * len(starts), strict=False))
+        self.colors = dict(zip(first, TARGET_COLORS * len(first), strict=False))
         self.path, self.format, self.output, self.reader = path, format, output, reader
         self.num_frames, self.highlights = 0, _Highlights()
 
@@ -367,7 +369,7 @@ def _with_sentences(starts: list[TargetStart], say: Callable) -> list[TargetStar
     """The targets; those that have none with the default sentence, and a note about that."""
     from ..processing_pjvlt import DEFAULT_SENTENCE
 
-    if any(start.text is None for start in starts):
+    if any(start.text is None for start in first_starts(starts).values()):
         note = f'note: no --text given, so the sentence is "{DEFAULT_SENTENCE}"; a better one helps'
         say(note, file=sys.stderr)
     return [start if start.text is not None else replace(start, text=DEFAULT_SENTENCE) for start in starts]

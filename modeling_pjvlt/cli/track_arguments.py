@@ -45,7 +45,8 @@ Ctrl-C, SIGTERM, SIGHUP, or a video that breaks off, keep what was tracked so fa
 skipped.
 
 targets, by the suffix of --targets: csv has the header id,frame,x,y,w,h,text, of which id, frame and text may be
-missing; json is a list of {"id": "dog", "frame": 0, "box": [120, 64, 90, 70], "text": "white dog"}.
+missing; json is a list of {"id": "dog", "frame": 0, "box": [120, 64, 90, 70], "text": "white dog"}. The same id again
+in another frame corrects the target there.
 
 boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score,time,lost,redetected (of several
 targets with id in front); txt has x,y,w,h, a line for each frame, of one target; mot has frame (from 1),id (from
