@@ -1,9 +1,22 @@
-"""The first box from words alone: a zero-shot object detector of transformers looks for what the sentence says."""
+"""The first box from words alone: a zero-shot object detector of transformers looks for what the sentence says, or
+the tracker itself does."""
 
+from copy import copy
+
+import numpy as np
 from PIL import Image
 
+from .geometry_pjvlt import CORNERS
+from .session_pjvlt import Search, TargetSession, frame_tiles
+
 DETECTOR = "IDEA-Research/grounding-dino-tiny"
+OWN_DETECTOR = "own"  # what the command line calls the tracker's own weights
 MIN_DETECTION_SCORE = 0.3
+OWN_SIDES = (
+    0.35,
+    0.7,
+)  # of the regions in which the tracker looks, over the frame's longer side; and 1.5 times as much
+BATCH = 8
 
 
 def load_detector(detector: str = DETECTOR, device=None):
@@ -11,6 +24,46 @@ def load_detector(detector: str = DETECTOR, device=None):
     from transformers import pipeline  # here and below in functions: `pjvlt-track --help` needs the names only
 
     return pipeline("zero-shot-object-detection", model=detector, device=device)
+
+
+class OwnDetector:
+    """Finds things with the tracker's own weights: a blank template, and regions of four sizes that cover the image.
+
+    Answers as a `zero-shot-object-detection` pipeline does, with the best box of all regions. How good that is depends
+    on the weights; `python -m modeling_pjvlt.evaluation.grounding` measures it.
+
+    session: any, whose model and settings are used; its targets stay as they are.
+    """
+
+    def __init__(self, session: TargetSession):
+        self.session = session
+
+    def __call__(self, image: Image.Image, candidate_labels: list[str], threshold: float = 0.0) -> list[dict]:
+        session = copy(self.session)
+        for target_id in session.target_ids:
+            session.remove_target(target_id)
+        frame, (width, height) = np.asarray(image), image.size
+        whole = (0, 0, width, height)
+        session.add_target(frame, whole, candidate_labels[0].rstrip("."), hide_template=True)
+        best = max(self._answers(session, frame), key=lambda answer: answer[1])
+        x, y, w, h = best[0]
+        found = {"score": best[1], "box": dict(zip(CORNERS, (x, y, x + w, y + h), strict=True))}
+        return [found] if best[1] >= threshold else []
+
+    def _answers(self, session: TargetSession, frame: np.ndarray) -> list[tuple]:
+        """Boxes (xywh) and scores, one for each region."""
+        height, width = frame.shape[:2]
+        searches = []
+        for part in OWN_SIDES:
+            side = part * max(height, width) / session.search_factor
+            middle = ((width - side) / 2, (height - side) / 2, side, side)
+            tiles = frame_tiles((height, width), middle, session.search_factor)
+            searches += [Search(0, box, growth) for box, growth in tiles]
+        return [
+            answer
+            for start in range(0, len(searches), BATCH)
+            for answer in session.look(frame, searches[start : start + BATCH])
+        ]
 
 
 def find_target(
@@ -21,7 +74,7 @@ def find_target(
     Args:
         frame: one image (PIL, NumPy or torch, RGB).
         text: the sentence.
-        detector: from [`load_detector`].
+        detector: from [`load_detector`], or an [`OwnDetector`].
         min_score: of the best answer, in (0, 1).
 
     Returns the box, x, y, w, h in frame pixels, and its score. Raises `ValueError` with the best score where none
@@ -50,4 +103,4 @@ def find_target(
     return best_box, best
 
 
-__all__ = ["DETECTOR", "MIN_DETECTION_SCORE", "find_target", "load_detector"]
+__all__ = ["DETECTOR", "MIN_DETECTION_SCORE", "OWN_DETECTOR", "OwnDetector", "find_target", "load_detector"]

@@ -9,7 +9,7 @@ from functools import partial
 from tqdm.auto import tqdm
 from transformers import Pipeline
 
-from .detection_pjvlt import DETECTOR, find_target, load_detector
+from .detection_pjvlt import DETECTOR, OwnDetector, find_target, load_detector
 from .processing_pjvlt import DEFAULT_SENTENCE
 from .results_pjvlt import TargetsResults, TrackingResults, make_result
 from .sentences_pjvlt import check_sentence
@@ -79,7 +79,7 @@ class TrackingPipeline(Pipeline):
         direction: str = "forward",
         redetect: str | None = "local",
         progress: bool = True,
-        detector: str = DETECTOR,
+        detector: str | None = DETECTOR,
         max_frames: int | None = None,
         raw: bool = False,
         **unknown,
@@ -102,7 +102,7 @@ class TrackingPipeline(Pipeline):
                 region that grows. "frame": in the whole frame, too.
             progress: show a progress bar.
             detector: checkpoint for transformers' `zero-shot-object-detection`, folder or Hub id; loaded when first
-                needed, and kept.
+                needed, and kept. None: the tracker itself looks, which needs no download and finds less.
             max_frames: look at no more than so many frames.
             raw: boxes and scores as the network gives them: neither rounded nor clipped to the frame.
 
@@ -144,7 +144,7 @@ class TrackingPipeline(Pipeline):
         texts=None,
         frame: int | Sequence[int] | Mapping[str, int] = 0,
         redetect: str | None = "local",
-        detector: str = DETECTOR,
+        detector: str | None = DETECTOR,
         max_frames: int | None = None,
         raw: bool = False,
         **unknown,
@@ -184,7 +184,7 @@ class TrackingPipeline(Pipeline):
     def postprocess(self, results: dict) -> dict:
         return results
 
-    def _starts(self, box, text, boxes, texts, frame, detector: str) -> list[TargetStart]:
+    def _starts(self, box, text, boxes, texts, frame, detector: str | None) -> list[TargetStart]:
         """The targets. Raises before anything is read."""
         if boxes is None and texts is None:
             boxes, texts = {ONLY: box}, {ONLY: text}
@@ -207,7 +207,10 @@ class TrackingPipeline(Pipeline):
                 starts[place] = replace(start, box=partial(self._detect, text=start.text, detector=detector))
         return starts
 
-    def _detect(self, frame, text: str, detector: str) -> tuple[float, float, float, float]:
+    def _detect(self, frame, text: str, detector: str | None) -> tuple[float, float, float, float]:
+        if detector is None:
+            own = OwnDetector(TrackingSession(self.model, self.processor))
+            return find_target(frame, text, own)[0]
         loaded = getattr(self, "_detector", (None, None))
         if loaded[0] != detector:
             self._detector = loaded = detector, load_detector(detector, self.device)

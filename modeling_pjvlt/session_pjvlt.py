@@ -16,8 +16,10 @@ MAX_SHOWN = 5  # targets that `repr` names
 GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
 REDETECT = (None, "local", "frame")  # where a lost target is looked for
 TILE_SCALES = (1.0, 1.5)  # sides of the tiles that a frame is searched in, over that of the usual search region
-FOUND_SCORE, FOUND_MARGIN = 0.4, 0.1  # of a candidate: its score, and how much better it is than the last place's
-FOUND_AFTER = 3  # frames in a row that a candidate has to win
+# Of a candidate: its score over the target's usual one, how much better it is than the last place's, and in how many
+# frames in a row it has to win.
+FOUND_SHARE, FOUND_MARGIN, FOUND_AFTER = 0.8, 0.1, 3
+USUAL_RATE = 0.05  # with which a target's usual score follows those of its frames
 SAME_OVERLAP = 0.3  # IoU of a candidate's boxes in two frames that are one thing
 MAX_RESIZE = 2.5  # by which a target's side may have changed while it was away
 
@@ -57,6 +59,7 @@ class Target:
     box: Box  # around which it is searched
     seen: Box  # the last one with a score that was not low
     text_features: Any = None  # of its sentence, where the session keeps some
+    usual: float | None = None  # its mean score over the last frames that showed it
     low: int = 0  # frames in a row whose score was
     growth: float = 1.0  # of the search region
     tile: int = 0  # number of the tile of the frame that is searched next, while it is lost
@@ -237,6 +240,15 @@ class TargetSession(ABC):
             tracked.append(TrackedTarget(target_id, box, score, self._follow(target, box, score)))
         return tracked
 
+    def look(self, frame, searches: Sequence[Search]) -> list[tuple[Box, float]]:
+        """What the network finds in some regions of a frame, and its score; the targets stay where they are.
+
+        searches: `row` is the number of the target, in the order in which they were added, whose template and sentence
+        are looked for. Returns a box (x, y, w, h in frame pixels) and a score in (0, 1) for each region.
+        """
+        image, size = self._read(frame)
+        return list(zip(*self._locate(image, size, searches), strict=True))
+
     def _locate(self, image, size: tuple[int, int], searches: Sequence[Search]) -> tuple[list[Box], list[float]]:
         """Boxes (xywh, frame pixels) and scores that the network finds in each region of a frame (height, width)."""
         started = time.perf_counter()
@@ -266,7 +278,7 @@ class TargetSession(ABC):
         """Weigh what was found elsewhere. Returns whether it is the target: it has won often enough."""
         resize = math.sqrt(box[2] * box[3]) / target.side
         if (
-            score < FOUND_SCORE
+            score < max(FOUND_SHARE * (target.usual or 0), self.lost_score)
             or score < score_here + FOUND_MARGIN
             or not 1 / MAX_RESIZE <= resize <= MAX_RESIZE
             or (target.candidate and overlap(target.candidate.box, box) < SAME_OVERLAP)
@@ -293,6 +305,7 @@ class TargetSession(ABC):
         target.low = target.low + 1 if score < self.lost_score else 0
         if target.low == 0:
             target.seen, target.tile, target.candidate = box, 0, None
+            target.usual = score if target.usual is None else target.usual + USUAL_RATE * (score - target.usual)
         if target.low < self.lost_after:
             target.box, target.growth = box, 1.0
             return False

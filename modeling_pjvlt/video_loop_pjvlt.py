@@ -118,7 +118,8 @@ def track_video(
     waiting, last = list(starts), None
     for frame in frames:
         last = frame.number
-        tracked = {target.target_id: target for target in session.step(frame.image)}
+        found = session.step(frame.image) if len(waiting) < len(starts) else []
+        tracked = {target.target_id: target for target in found}
         due = [s for s in waiting if (s.frame >= last if backward else s.frame <= last)]
         for start in due:
             waiting.remove(start)

@@ -7,16 +7,16 @@ Trains a tiny model on generated images for 40 steps; then again, killed (-9) at
 """
 
 import argparse
+import multiprocessing
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a forked child must not wait for the threads of its parent
+os.environ["OMP_NUM_THREADS"] = "1"  # in the children, too: sums of several threads are not always the same
 
 import numpy as np
 import torch
@@ -77,19 +77,27 @@ def arguments(data: Path, output: Path, streaming: bool, steps: int, resume: boo
     )
 
 
-def start(args: TrainArguments) -> int:
-    """Train in a child process; returns its number."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        with open(os.devnull, "w") as nothing:
-            os.dup2(nothing.fileno(), sys.stderr.fileno())
-        run(args)
-        code = 0
-    finally:
-        os._exit(code)
+SPAWN = multiprocessing.get_context("spawn")  # the only way that there is on every system
+
+
+def train(args: TrainArguments, ready) -> None:
+    """What a child process does; it says when its imports are done."""
+    disable_progress_bars()
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), sys.stderr.fileno())
+    ready.set()
+    run(args)
+
+
+def start(args: TrainArguments):
+    """Train in a child process, which is returned once it has begun."""
+    ready = SPAWN.Event()
+    child = SPAWN.Process(target=train, args=(args, ready))
+    child.start()
+    while not ready.wait(1):
+        if not child.is_alive():
+            raise RuntimeError(f"The training process ended with code {child.exitcode} before it began.")
+    return child
 
 
 def weights(output: Path) -> bytes:
@@ -99,27 +107,30 @@ def weights(output: Path) -> bytes:
 def check(folder: Path, streaming: bool, kills: int, steps: int) -> bool:
     """Whether the killed run ends with the same weights as the uninterrupted one."""
     data, whole, broken = folder / "data", folder / f"whole-{streaming}", folder / f"broken-{streaming}"
+    child = start(arguments(data, whole, streaming, steps, False))
     began = time.perf_counter()
-    assert os.waitstatus_to_exitcode(os.waitpid(start(arguments(data, whole, streaming, steps, False)), 0)[1]) == 0
+    child.join()
     duration = time.perf_counter() - began
+    assert child.exitcode == 0
     killed, log = 0, broken / "log.jsonl"
     same = True
     while killed < kills:
         resume = (broken / "checkpoints" / "last").exists()
         child = start(arguments(data, broken, streaming, steps, resume))
-        time.sleep(random.uniform(0.1, 1.0) * duration)
-        ended, status = os.waitpid(child, os.WNOHANG)
+        child.join(random.uniform(0.1, 1.0) * duration)
+        ended = not child.is_alive()
         if not ended:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            child.kill()
+            child.join()
             killed += 1
             steps_done = len(log.read_text().splitlines()) if log.exists() else 0
             print(f"  killed after about {steps_done} steps", flush=True)
         if ended or killed == kills:
             if not ended:
                 resume = (broken / "checkpoints" / "last").exists()
-                status = os.waitpid(start(arguments(data, broken, streaming, steps, resume)), 0)[1]
-            same &= os.waitstatus_to_exitcode(status) == 0 and weights(broken) == weights(whole)
+                child = start(arguments(data, broken, streaming, steps, resume))
+                child.join()
+            same &= child.exitcode == 0 and weights(broken) == weights(whole)
             shutil.rmtree(broken)
     return same
 

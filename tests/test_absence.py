@@ -92,5 +92,9 @@ def test_the_command_prints_a_row_for_each_way_to_search(monkeypatch, capsys):
     assert absence.main(["somewhere"]) == 0
     out = capsys.readouterr().out
     assert "2 clips" in out and "| frame | right | 50% | 25% |" in out
+    assert absence.main(["--procedural", "3"]) == 0 and "3 clips" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        absence.main(["somewhere", "--procedural", "3"])
+    assert "either a dataset or --procedural N" in capsys.readouterr().err
     monkeypatch.setattr(absence, "load_sequences", lambda *args: [])
     assert absence.main(["somewhere"]) == 2 and "no video has" in capsys.readouterr().err

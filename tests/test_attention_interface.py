@@ -4,14 +4,17 @@ A stand-in kernel is registered that does what transformers' FlashAttention does
 with a 2D mask that is taken to be as long as the queries, or come packed with cumulative lengths.
 """
 
+import re
 from collections import Counter
+from types import ModuleType
 
 import pytest
 import torch
 from tiny import build_tiny_config, build_tiny_inputs, stir
 from torch import Tensor
 from torch.testing import assert_close
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, modeling_flash_attention_utils
+from transformers.integrations import hub_kernels
 
 from modeling_pjvlt import PJVLTModel
 
@@ -164,3 +167,67 @@ def test_a_words_mask_given_as_it_is_would_drop_patches():
     saiel = PJVLTModel(build_tiny_config()).encoder.saiels()[0]
     out, _ = stand_in(saiel, query, words, words, mask, 0.5)
     assert out[0, :6].any() and not out[:, 6:].any() and not out[1, 3:].any()
+
+
+HUB_KERNEL = "kernels-community/flash-attn2"
+KEPT_BY_TRANSFORMERS = [name for name in vars(modeling_flash_attention_utils) if re.fullmatch(r"_\w+_fn", name)]
+KEPT_BY_TRANSFORMERS += ["_loaded_implementation"]
+
+
+@pytest.fixture
+def hub_kernel(monkeypatch):
+    """A module in place of the kernel that transformers would fetch from the Hub; the rest of the way is its own."""
+    kernel, loaded = ModuleType("flash_attn2"), []
+
+    def varlen(
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        dropout_p=0.0,
+        softmax_scale=None,
+        causal=False,
+    ):
+        assert not causal and dropout_p == 0.0
+        assert max_seqlen_q == cu_seqlens_q.diff().max() and max_seqlen_k == cu_seqlens_k.diff().max()
+        calls["varlen"] += 1
+        return attend_packed(q, k, v, cu_seqlens_q, cu_seqlens_k, softmax_scale)
+
+    def dense(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False):
+        assert not causal and dropout_p == 0.0
+        calls["dense"] += 1
+        weights = (torch.einsum("bnhd,bmhd->bhnm", q, k) * softmax_scale).softmax(dim=-1)
+        return torch.einsum("bhnm,bmhd->bnhd", weights, v)
+
+    kernel.flash_attn_varlen_func, kernel.flash_attn_func = varlen, dense
+
+    def get_kernel(name, **options):
+        loaded.append(name)
+        return kernel
+
+    monkeypatch.setattr(hub_kernels, "get_kernel", get_kernel)
+    monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda: True)
+    monkeypatch.setattr("transformers.modeling_utils.is_kernels_available", lambda: True)
+    for name in KEPT_BY_TRANSFORMERS:
+        monkeypatch.setattr(modeling_flash_attention_utils, name, None)
+    yield loaded
+    for interface in (AttentionInterface, AttentionMaskInterface):
+        interface._global_mapping.pop(HUB_KERNEL, None)
+
+
+@pytest.mark.parametrize("lengths", [[7, 2, 5], [26, 9], [5, 5]], ids=str)
+@torch.no_grad()
+def test_kernel_that_is_named_by_its_place_on_the_hub_equals_sdpa(lengths, hub_kernel):
+    inputs = inputs_of(lengths)
+    torch.manual_seed(0)
+    model = stir(PJVLTModel(build_tiny_config()), std=0.05).eval()
+    model.set_attn_implementation("sdpa")
+    expected = model(**inputs)
+    model.set_attn_implementation(HUB_KERNEL)
+    assert hub_kernel and set(hub_kernel) == {HUB_KERNEL}
+    assert_close(model(**inputs).score_map, expected.score_map, atol=2e-6, rtol=1e-4)
+    padded = len(set(lengths)) > 1
+    assert calls == ({"dense": 3, "varlen": 5} if padded else {"dense": 8})  # 3 ViT layers, 3 SAIELs, 2 of BERT

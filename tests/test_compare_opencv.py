@@ -102,7 +102,8 @@ def test_scores_are_those_of_the_protocol(clips, fake_opencv, checkpoint, tmp_pa
 
 
 def test_speed_counts_frames_after_the_first():
-    run = script.Run({"a": np.zeros((11, 4)), "b": np.zeros((31, 4)), "c": np.zeros((6, 4))}, {"a": 1, "b": 1, "c": 1})
+    boxes = {"a": np.zeros((11, 4)), "b": np.zeros((31, 4)), "c": np.zeros((6, 4))}
+    run = script.Run(boxes=boxes, seconds={"a": 1, "b": 1, "c": 1})
     assert run.fps(["a", "b", "c"]) == (10, 15)
 
 
@@ -131,6 +132,8 @@ def test_missing_trackers_name_the_extra(opencv, monkeypatch, clips, checkpoint,
     [
         (["--max_frames", "1"], "--max_frames must be at least 2, got 1"),
         (["--dataset_name", "one", "one"], "Two datasets are called 'one'"),
+        (["--vit", "none.onnx"], "none.onnx: there is no such network"),
+        (["--nano", "none.onnx", "head.onnx"], "none.onnx: there is no such network"),
     ],
 )
 def test_mistakes_are_named(arguments, message, clips, fake_opencv, checkpoint, capsys):
@@ -138,14 +141,91 @@ def test_mistakes_are_named(arguments, message, clips, fake_opencv, checkpoint, 
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", list(script.OPENCV))
+@pytest.mark.parametrize("kind", script.CLASSICAL)
 def test_real_trackers_follow_a_figure(kind):
     pytest.importorskip("cv2", reason='OpenCV is not here: pip install -e ".[compare]"')
     clip = ProceduralClip(1, 8, kind="appearance")
     frames = [np.ascontiguousarray(clip.frame(index)[..., ::-1]) for index in range(len(clip))]
-    tracker = script.OpenCVTracker(kind, frames[0], clip.boxes[0])
+    tracker = script.OpenCVTracker(script.opencv_class(kind).create, frames[0], clip.boxes[0])
     for frame in frames[1:]:
         box, lost = tracker.step(frame)
         assert len(box) == 4 and isinstance(lost, bool)
     centre, truth = (np.array(b[:2]) + np.array(b[2:]) / 2 for b in (box, clip.boxes[-1]))
     assert np.linalg.norm(centre - truth) < max(clip.boxes[-1][2:])
+
+
+def test_networks_that_are_given_run_beside_the_others(clips, fake_opencv, checkpoint, tmp_path, capsys):
+    made = []
+
+    def tracker(params):
+        made.append(params)
+        return FakeTracker.create()
+
+    def parameters():
+        return SimpleNamespace(stdvalue=(0.229, 0.224, 0.225, 0.0))
+
+    fake_opencv.TrackerVit_Params = fake_opencv.TrackerNano_Params = parameters
+    fake_opencv.TrackerVit = fake_opencv.TrackerNano = SimpleNamespace(create=tracker)
+    files = [tmp_path / name for name in ("vit.onnx", "backbone.onnx", "head.onnx")]
+    for file in files:
+        file.write_bytes(bytes(500_000))
+    networks = ["--vit", str(files[0]), "--nano", *map(str, files[1:])]
+    assert script.main(["--model", checkpoint, "--trackers", "--max_frames", "3", *networks]) == 0
+    shipped, trained, nano = made[:3]
+    assert shipped.net == trained.net == str(files[0]) and (nano.backbone, nano.neckhead) == tuple(map(str, files[1:]))
+    assert shipped.stdvalue == parameters().stdvalue != trained.stdvalue
+    first = clips[0].frame(0)
+    assert [np.array_equal(t.frames[0], first) for t in FakeTracker.started[:3]] == [False, True, False]
+    printed = capsys.readouterr().out
+    rows = {line.split(" | ")[0]: line.split(" | ")[-1] for line in printed.splitlines() if line.startswith("| ")}
+    assert rows["| VitTrack as shipped"] == rows["| VitTrack"] == "0.5 |" and rows["| NanoTrack"] == "1.0 |"
+
+
+def test_vittrack_as_trained_sees_normalised_pixels(tmp_path):
+    """A network whose score is the mean of one channel of what OpenCV hands it."""
+    cv2 = pytest.importorskip("cv2", reason='OpenCV is not here: pip install -e ".[compare]"')
+    onnx = pytest.importorskip("onnx", reason='needs onnx: pip install -e ".[export]"')
+    if not hasattr(cv2, "TrackerVit"):
+        pytest.skip("this OpenCV has no VitTrack")
+    colour, mean = np.array([200, 100, 50]), np.array([0.485, 0.456, 0.406])
+    expected = (colour / 255 - mean) / script.IMAGENET_STD
+    frame = np.tile(colour.astype(np.uint8), (200, 200, 1))
+
+    def score(weights):
+        tracker = script.create_vit(_vit_network(onnx, tmp_path / "vit.onnx", weights), as_trained=True)
+        tracker.init(frame, (80, 80, 40, 40))
+        tracker.update(frame)
+        return tracker.getTrackingScore()
+
+    window = score([0, 0, 0]) / 0.5  # the highest value of the window that the score is weighted with
+    for channel in range(3):
+        likelihood = score([0.1 * (channel == number) for number in range(3)]) / window
+        assert 10 * np.log(likelihood / (1 - likelihood)) == pytest.approx(expected[channel], abs=1e-2)
+
+
+def _vit_network(onnx, path, weights):
+    """The three maps of VitTrack: a score of the weighted channels of the search region, and two that are 0.5."""
+    make, floats = onnx.helper, onnx.TensorProto.FLOAT
+    shapes = {"template": (1, 3, 128, 128), "search": (1, 3, 256, 256)}
+    inputs = [make.make_tensor_value_info(name, floats, shape) for name, shape in shapes.items()]
+    outputs = [
+        make.make_tensor_value_info(f"output{number}", floats, (1, channels, 16, 16))
+        for number, channels in ((1, 1), (2, 2), (3, 2))
+    ]
+    kernels = {
+        "weights": np.array(weights, np.float32).reshape(1, 3, 1, 1), "nothing": np.zeros((2, 3, 1, 1), np.float32)
+    }  # fmt: skip
+    nodes = []
+    for name, cell in (("search", 16), ("template", 8)):
+        nodes.append(
+            make.make_node("AveragePool", [name], [f"{name} cells"], kernel_shape=[cell] * 2, strides=[cell] * 2)
+        )
+    for number, cells, kernel in ((1, "search", "weights"), (2, "template", "nothing"), (3, "search", "nothing")):
+        nodes.append(make.make_node("Conv", [f"{cells} cells", kernel], [f"map {number}"]))
+        nodes.append(make.make_node("Sigmoid", [f"map {number}"], [f"output{number}"]))
+    values = [onnx.numpy_helper.from_array(value, name) for name, value in kernels.items()]
+    graph = make.make_graph(nodes, "vit", inputs, outputs, values)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, str(path))
+    return path

@@ -1,8 +1,11 @@
 """The first box from words alone, with a small Grounding DINO that nobody trained, loaded as the real one would be."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     BertConfig,
     BertTokenizer,
@@ -12,9 +15,10 @@ from transformers import (
     SwinConfig,
 )
 
-from modeling_pjvlt import TrackingPipeline
+from modeling_pjvlt import TrackingPipeline, TrackingSession
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
-from modeling_pjvlt.detection_pjvlt import find_target, load_detector
+from modeling_pjvlt.detection_pjvlt import OwnDetector, find_target, load_detector
+from modeling_pjvlt.results_pjvlt import xywh
 
 CLIP = ProceduralClip(2, 4, size=(60, 80))
 FRAMES = [CLIP.frame(i) for i in range(len(CLIP))]
@@ -129,3 +133,48 @@ def test_command_line_starts_from_words(checkpoint, tmp_path, monkeypatch, capsy
     main(["clip.mp4", "--text", "the dog", "--detector", checkpoint, "--boxes", "boxes.csv", "--device", "cpu"])
     assert "found it at" in capsys.readouterr().out
     assert len((tmp_path / "boxes.csv").read_text().splitlines()) == 1 + len(FRAMES)
+
+
+def test_tracker_itself_looks_in_regions_that_cover_the_image(tiny_model, tiny_processor):
+    session = TrackingSession(tiny_model(stirred=True), tiny_processor)
+    session.add_target(FRAMES[0], [5, 5, 20, 20], "a cat", target_id="cat")
+    seen = []
+
+    class Watched(OwnDetector):
+        def _answers(self, own, frame):
+            (target,) = own._targets.values()
+            seen.append((target.text, target.template.flatten(2).std(-1).max().item()))
+            return super()._answers(own, frame)
+
+    (x, y, w, h), score = find_target(FRAMES[0], "The Dog.", Watched(session), min_score=0.0)
+    assert 0 <= x < x + w <= 80 and 0 <= y < y + h <= 60 and 0 < score < 1
+    assert seen == [("the dog", pytest.approx(0, abs=1e-6))]
+    assert session.target_ids == ["cat"] and session.box_of("cat") == (5, 5, 20, 20)
+    with pytest.raises(ValueError, match=f"the best score is {score:.2f}, and 0.99 is needed"):
+        find_target(FRAMES[0], "the dog", Watched(session), min_score=0.99)
+
+
+def test_pipeline_and_command_let_the_tracker_itself_look(tiny_model, tiny_processor, tmp_path, monkeypatch, capsys):
+    from modeling_pjvlt.cli.track import main
+
+    looks = []
+
+    def answer(detector, image, candidate_labels, threshold):
+        looks.append((type(detector.session), candidate_labels))
+        return [{"score": 0.9, "box": {"xmin": 3, "ymin": 4, "xmax": 33, "ymax": 24}}]
+
+    monkeypatch.setattr(OwnDetector, "__call__", answer)
+    model, box = tiny_model(stirred=True), [3, 4, 30, 20]
+    tracker = TrackingPipeline(model=model, processor=tiny_processor)
+    results = tracker(FRAMES, text="the dog", detector=None, progress=False)
+    assert list(xywh(results[0])) == box
+    for part in (model, tiny_processor):
+        part.save_pretrained(tmp_path / "model")
+    for number, frame in enumerate(FRAMES):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--text", "the dog", "--detector", "own", "--model", "./model", "--no_video", "--device", "cpu"]
+    main([".", *arguments, "--boxes", "boxes.json"])
+    first = json.loads((tmp_path / "boxes.json").read_text())["frames"][0]["box"]
+    assert first == box and "found it at 3 4 30 20 (x, y, width, height), score 0.90" in capsys.readouterr().out
+    assert looks == [(TrackingSession, ["the dog."])] * 2

@@ -340,9 +340,13 @@ def test_what_is_seen_elsewhere_only_now_and_then_is_not_believed(seeing):
 
 
 def test_what_is_no_better_than_the_last_place_or_of_another_size_is_not_believed(seeing):
-    tracker = seeing(redetect="frame")
-    tracker.score = 0.39
-    assert not any(tracker.step(FRAMES[0])[0].redetected for _ in range(60))
+    for score, usual, believed in ((0.7, 0.9, False), (0.73, 0.9, True), (0.29, None, False), (0.31, None, True)):
+        tracker = seeing(redetect="frame")
+        if usual:
+            tracker.place, tracker.score = (6.0, 6.0, 8.0, 8.0), usual
+            tracker.step(FRAMES[0])
+        tracker.place, tracker.score = Seeing.place, score
+        assert any(tracker.step(FRAMES[0])[0].redetected for _ in range(60)) is believed
     tracker = seeing(redetect="frame")
     tracker.place = (60.0, 40.0, 40.0, 30.0)
     tracker.shows = lambda search: search.box != (6, 6, 8, 8)  # anywhere but where it was

@@ -2,14 +2,17 @@
 
 import json
 import math
+import multiprocessing
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.train import main
 from modeling_pjvlt.training.arguments import parse_arguments, read_recipe
-from modeling_pjvlt.training.build import parameter_groups
+from modeling_pjvlt.training.build import build_loader, build_model, build_pairs, parameter_groups
 
 
 def test_command_line_overrides_the_recipe(recipe):
@@ -169,11 +172,8 @@ def test_training_learns_to_box_a_single_pair(tiny_model, tiny_processor):
     assert losses[-1] < 0.25 * losses[0] and outputs.loss_dict["iou"] > 0.6
 
 
-def test_own_folder_of_images_trains(recipe, tmp_path, monkeypatch):
-    import numpy as np
-    from PIL import Image
-
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+def write_images(tmp_path):
+    """A folder of images with their boxes, as users have it."""
     folder = tmp_path / "images" / "train"
     folder.mkdir(parents=True)
     lines = ["file_name,sequence,frame,x,y,w,h,text"]
@@ -181,7 +181,12 @@ def test_own_folder_of_images_trains(recipe, tmp_path, monkeypatch):
         Image.fromarray(np.full((40, 50, 3), 60 * number, np.uint8)).save(folder / f"{number}.png")
         lines.append(f"{number}.png,mine,{number},10,12,14,9,my dog on the left")
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
-    assert main(["--config", str(recipe), "--dataset_name", str(folder.parent)]) == 0
+    return folder.parent
+
+
+def test_own_folder_of_images_trains(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    assert main(["--config", str(recipe), "--dataset_name", str(write_images(tmp_path))]) == 0
     assert (tmp_path / "run" / "checkpoints" / "last" / "pretrained_model" / "model.safetensors").is_file()
 
 
@@ -190,3 +195,37 @@ def test_recipe_of_an_installed_package_is_found_by_its_name(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "finetune.yaml").write_text("max_train_steps: 7\n")
     assert read_recipe("scripts/recipes/finetune.yaml") == read_recipe("finetune.yaml") == {"max_train_steps": 7}
+
+
+@pytest.fixture
+def spawned():
+    """Processes start as on Windows and macOS: everything they need is pickled."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(
+    "given", [[], ["--dataset_name", "IMAGES"], ["--dataset_name", "IMAGES", "--streaming", "true"]]
+)
+def test_spawned_workers_give_the_batches_of_one_process(given, spawned, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    images = str(write_images(tmp_path))
+    given = [images if word == "IMAGES" else word for word in given]
+
+    def batches(workers):
+        command = ["--config", str(recipe), "--dataloader_num_workers", str(workers), *given]
+        args = parse_arguments(command)
+        _, processor = build_model(args)
+        pairs = build_pairs(args, processor.image_processor, 4)
+        return list(build_loader(args, pairs, processor, 0, 1, 0))
+
+    alone, helped = batches(0), batches(2)
+    assert len(alone) == len(helped) == 2
+    for one, other in zip(alone, helped, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert torch.equal(torch.as_tensor(one[name]), torch.as_tensor(other[name])), name

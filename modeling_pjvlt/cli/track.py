@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..command_parser import silent_when_piped
 from ..evaluation.metrics import iou
 from ..results_pjvlt import FORMATS, TARGET_COLORS, TargetsResults, TrackingResults, make_result, pick_format, xywh
-from ..session_pjvlt import TrackedTarget
+from ..session_pjvlt import TargetSession, TrackedTarget
 from ..signals import Stopped, exit_code, signal_of, terminations
 from ..streams_pjvlt import DEFAULT_FPS, FrameReader, TimedFrame, is_address, public_name, read_ahead
 from ..video_loop_pjvlt import TargetStart, TrackedFrame, check_direction, first_starts, track_both_ways
@@ -126,8 +126,6 @@ def _run(args: argparse.Namespace) -> None:
         starts, clip = given_targets(args), None
         reader = read_ahead(read_frames(_source(args.video)))
         name, video = _source_name(args.video), public_name(_source(args.video))
-        if any(start.box is None for start in starts):
-            starts = _find_by_words(args, starts, say)
     reader = reader.first(args.max_frames)
     check_direction(args.direction, reader)
     starts = _with_sentences(starts, say)
@@ -140,6 +138,8 @@ def _run(args: argparse.Namespace) -> None:
     model = _find_model(args.model)
     redetect = None if args.redetect == "none" else args.redetect
     session = load_session(model, args.device, args.dtype, redetect)
+    if any(start.box is None for start in starts):
+        starts = _find_by_words(args, starts, session, say)
 
     start = time.perf_counter()
     tracked = _Tracked(starts, video, model, boxes_path, args.format, output, reader)
@@ -326,11 +326,16 @@ class _Tracked:
         return f"no video written, but the boxes of {self.num_frames} frames are in {self.path}{self.skipped()}"
 
 
-def _find_by_words(args: argparse.Namespace, starts: list[TargetStart], say: Callable) -> list[TargetStart]:
+def _find_by_words(
+    args: argparse.Namespace, starts: list[TargetStart], session: TargetSession, say: Callable
+) -> list[TargetStart]:
     """The targets with what finds their boxes; the detector is loaded now, so a mistake in its name shows at once."""
-    from ..detection_pjvlt import find_target, load_detector
+    from ..detection_pjvlt import OWN_DETECTOR, OwnDetector, find_target, load_detector
 
-    detector = load_detector(args.detector, _pick_device(args.device))
+    if args.detector == OWN_DETECTOR:
+        detector = OwnDetector(session)
+    else:
+        detector = load_detector(args.detector, _pick_device(args.device))
 
     def find(frame: np.ndarray, text: str):
         box, score = find_target(frame, text, detector)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..command_parser import CommandParser
-from ..detection_pjvlt import DETECTOR
+from ..detection_pjvlt import DETECTOR, OWN_DETECTOR
 from ..geometry_pjvlt import check_box
 from ..results_pjvlt import FORMATS
 from ..video_loop_pjvlt import DIRECTIONS, TargetStart, check_starts, target_starts
@@ -111,7 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--detector",
         metavar="PATH_OR_REPO",
         default=DETECTOR,
-        help="finds the box if none is given (default: %(default)s)",
+        help=f'finds the box if none is given; "{OWN_DETECTOR}": the tracker itself looks, which needs no download '
+        "and finds less (default: %(default)s)",
     )
     add(
         "--model",

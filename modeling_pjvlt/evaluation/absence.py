@@ -1,6 +1,7 @@
 """Is a target found again? Clips made of annotated videos in which it is gone for a while, and comes back elsewhere.
 
     python -m modeling_pjvlt.evaluation.absence my-videos --split val
+    python -m modeling_pjvlt.evaluation.absence --procedural 20
 
 A clip has three parts, all from frames of one video: the target in view; the target cut out, its place filled with
 what lies half a frame beside it; and the target back, the whole frame turned round by half its width, so that it is
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..data.synthetic.procedural import ProceduralClip
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from ..session_pjvlt import REDETECT
 from ..streams_pjvlt import TimedFrame
@@ -155,21 +157,30 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("dataset", metavar="FOLDER_OR_REPO", help="annotated videos, as pjvlt-eval takes them")
+    add("dataset", nargs="?", metavar="FOLDER_OR_REPO", help="annotated videos, as pjvlt-eval takes them")
+    add("--procedural", type=int, metavar="N", help="instead: so many procedural clips")
     add("--split", default="val", help="default: %(default)s")
     add("--model", metavar="FOLDER_OR_REPO", help="checkpoint (default: the bundled one)")
     add("--lookalike", action="store_true", help="show another video's target meanwhile")
     add("--lost_score", type=float, help="below which a target counts as lost (default: the tracker's)")
     add("--max_clips", type=int, help="default: all")
     args = parser.parse_args(argv)
+    if (args.dataset is None) == (args.procedural is None):
+        parser.error("give either a dataset or --procedural N")
     from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
 
     checkpoint = args.model or DEFAULT_CHECKPOINT
     model, processor = PJVLTModel.from_pretrained(checkpoint).eval(), PJVLTProcessor.from_pretrained(checkpoint)
-    sequences = list(load_sequences(args.dataset, args.split))
+    if args.procedural is None:
+        sequences = list(load_sequences(args.dataset, args.split))
+    else:
+        sequences = [ProceduralClip(seed, BEFORE + AFTER) for seed in range(args.procedural)]
     clips = list(absence_clips(sequences, [s.text or "" for s in sequences], args.lookalike))[: args.max_clips]
     if not clips:
-        print(f"{args.dataset}: no video has {BEFORE + AFTER} frames with a target", file=sys.stderr)
+        print(
+            f"{args.dataset or 'procedural clips'}: no video has {BEFORE + AFTER} frames with a target",
+            file=sys.stderr,
+        )
         return 2
     print(f"{len(clips)} clips, absent for {ABSENT[0]} to {ABSENT[1]} frames")
     print("| searched | sentence | found again | claimed while absent |\n|---|---|---:|---:|")

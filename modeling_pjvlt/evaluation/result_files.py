@@ -5,6 +5,7 @@ the sequence as finished and records its run.
 """
 
 import json
+import re
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -35,8 +36,8 @@ class Finished:
 
 
 def file_stem(name: str) -> str:
-    """The name of a sequence as a file name."""
-    return name.replace("/", "-").replace("\\", "-")
+    """The name of a sequence as a file name that every system takes."""
+    return re.sub(r'[\\/:*?"<>|]', "-", name)
 
 
 def _files_of(name: str) -> tuple[str, str, str]:

@@ -1,9 +1,15 @@
-"""Compare PJVLT checkpoints with OpenCV's CSRT, KCF and MIL in one run: same frames, same scores, on the CPU.
+"""Compare PJVLT checkpoints with OpenCV's trackers in one run: same frames, same scores, on the CPU.
 
 python scripts/benchmarks/compare_opencv.py                                            on 200 procedural clips
 python scripts/benchmarks/compare_opencv.py --dataset_name my-videos other-videos      each, and all together
 python scripts/benchmarks/compare_opencv.py --dataset_name my-videos --model outputs/a outputs/b --trackers csrt \\
     --plot success.png
+python scripts/benchmarks/compare_opencv.py --vit object_tracking_vittrack_2023sep.onnx \\
+    --nano object_tracking_nano_backbone.onnx object_tracking_nano_head.onnx
+
+CSRT, KCF and MIL come with OpenCV; the networks of VitTrack and NanoTrack have to be given as ONNX files, such as
+those of github.com/opencv/opencv_zoo. VitTrack runs twice: "as shipped", and as it was trained. OpenCV divides 1 by
+the standard deviations as if their four numbers were one quaternion, and does not turn BGR into RGB.
 
 A dataset is whatever `pjvlt-eval` takes: a Hub id, a folder that `pjvlt-convert` wrote, a folder of
 NAME/{img, groundtruth_rect.txt or groundtruth.txt, language.txt}, or `procedural`.
@@ -16,6 +22,8 @@ How it compares
 - Where OpenCV reports failure, its last box counts; where PJVLT reports `lost`, its best guess counts. "Lost" is
   the share of such frames.
 - OpenCV's trackers take and give whole pixels, PJVLT fractions of pixels; nothing is rounded for the scores.
+
+- MB is the size of the files that hold a tracker's weights.
 
 Needs opencv-contrib: pip install "pjvlt[compare]"
 """
@@ -34,7 +42,9 @@ import numpy as np
 
 from modeling_pjvlt.files_pjvlt import replacing, write_text
 
-OPENCV = {"csrt": "CSRT", "kcf": "KCF", "mil": "MIL"}
+OPENCV = {"csrt": "CSRT", "kcf": "KCF", "mil": "MIL", "vit": "Vit", "nano": "Nano"}
+CLASSICAL = ("csrt", "kcf", "mil")  # without weights
+IMAGENET_STD = (0.229, 0.224, 0.225)
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot")
 BORDER_PROTOCOLS = ("otb", "lasot", "tnl2k")  # written for frames that begin at 1
 CHUNK = 32  # frames decoded before the trackers take turns; they share no cache then, and long videos still fit
@@ -54,10 +64,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trackers",
         nargs="*",
-        choices=list(OPENCV),
-        default=list(OPENCV),
+        choices=CLASSICAL,
+        default=CLASSICAL,
         metavar="NAME",
         help="of OpenCV: csrt, kcf, mil (default: all three)",
+    )
+    parser.add_argument("--vit", type=Path, metavar="FILE", help="also VitTrack, with this network")
+    parser.add_argument(
+        "--nano", type=Path, nargs=2, metavar=("BACKBONE", "HEAD"), help="also NanoTrack, with these two networks"
     )
     parser.add_argument(
         "--protocol",
@@ -78,13 +92,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class OpenCVTracker:
-    """One of OpenCV's trackers on one target. Boxes are x, y, w, h in frame pixels; frames are BGR."""
+    """One of OpenCV's trackers on one target. Boxes are x, y, w, h in frame pixels.
 
-    order = "BGR"
+    create: what makes the tracker. order: of the channels in its frames.
+    """
 
-    def __init__(self, kind: str, frame: np.ndarray, box):
-        self.box = tuple(box)
-        self._tracker = opencv_class(kind).create()
+    def __init__(self, create: Callable, frame: np.ndarray, box, order: str = "BGR"):
+        self.box, self.order = tuple(box), order
+        self._tracker = create()
         self._tracker.init(frame, tuple(round(float(value)) for value in box))
 
     def step(self, frame: np.ndarray) -> tuple[tuple, bool]:
@@ -126,10 +141,44 @@ def opencv_class(kind: str):
         ) from error
 
 
+def create_vit(network: Path, as_trained: bool):
+    """OpenCV's VitTrack; `as_trained` makes up for how it divides by the standard deviations."""
+    import cv2
+
+    params = cv2.TrackerVit_Params()
+    params.net = str(network)
+    if as_trained:
+        params.stdvalue = quaternion_inverse([1 / std for std in IMAGENET_STD])
+    return opencv_class("vit").create(params)
+
+
+def quaternion_inverse(values) -> tuple[float, ...]:
+    """The four numbers q of which `1 / cv::Scalar(q)` gives `values`, of which there are three.
+
+    Source: `operator/ (double, Scalar_)` of OpenCV's core, which takes the numbers for a quaternion.
+    """
+    first, *others = values
+    squares = sum(value**2 for value in values)
+    return (first / squares, *(-value / squares for value in others), 0.0)
+
+
+def create_nano(backbone: Path, head: Path):
+    """OpenCV's NanoTrack."""
+    import cv2
+
+    params = cv2.TrackerNano_Params()
+    params.backbone, params.neckhead = str(backbone), str(head)
+    return opencv_class("nano").create(params)
+
+
 @dataclass
 class Run:
-    """What one tracker did: sequence -> boxes (n, 4) xywh; seconds in its step; frames that it called lost."""
+    """What one tracker did: sequence -> boxes (n, 4) xywh; seconds in its step; frames that it called lost.
 
+    megabytes: of the files that hold its weights.
+    """
+
+    megabytes: float = 0.0
     boxes: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
@@ -192,19 +241,24 @@ def compare(
         run.boxes[key], run.seconds[key], run.lost[key] = boxes[name], seconds[name], lost[name]
 
 
-def build_starts(models: list[str], kinds: list[str]) -> dict[str, Start]:
-    """Name of each tracker -> what starts it.
+def build_starts(
+    models: list[str], kinds: list[str], vit: Path | None = None, nano: list[Path] | None = None
+) -> tuple[dict[str, Start], dict[str, float]]:
+    """Name of each tracker -> what starts it, and -> the size of its weights in MB.
 
     Raises `ValueError` for two models of one name, and what loading raises.
     """
+    for path in filter(None, [vit, *(nano or [])]):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such network; github.com/opencv/opencv_zoo has some")
     import torch
 
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor
     from modeling_pjvlt.run_folders import checkpoint_name, find_checkpoint
 
-    for kind in kinds:
+    for kind in (*kinds, *(["vit"] if vit else []), *(["nano"] if nano else [])):
         opencv_class(kind)
-    starts = {}
+    starts, sizes = {}, {}
     for path in models:
         path = find_checkpoint(path)
         name = checkpoint_name(path)
@@ -212,14 +266,27 @@ def build_starts(models: list[str], kinds: list[str]) -> dict[str, Start]:
             raise ValueError(f"Two models are called {name!r}; rename a folder.")
         model = PJVLTModel.from_pretrained(path, dtype=torch.float32)
         processor = PJVLTProcessor.from_pretrained(path)
+        sizes[name] = file_megabytes(sorted(Path(path).glob("*.safetensors")))
         starts[name] = lambda images, sequence, model=model, processor=processor: PJVLTTracker(
             model, processor, sequence.text, images["RGB"][0], sequence.boxes[0]
         )
+
+    def add(name: str, create: Callable, files: list[Path], order: str = "BGR") -> None:
+        sizes[name] = file_megabytes(files)
+        starts[name] = lambda images, sequence: OpenCVTracker(create, images[order][0], sequence.boxes[0], order)
+
     for kind in kinds:
-        starts[OPENCV[kind]] = lambda images, sequence, kind=kind: OpenCVTracker(
-            kind, images["BGR"][0], sequence.boxes[0]
-        )
-    return starts
+        add(OPENCV[kind], lambda kind=kind: opencv_class(kind).create(), [])
+    if vit:
+        add("VitTrack as shipped", lambda: create_vit(vit, as_trained=False), [vit])
+        add("VitTrack", lambda: create_vit(vit, as_trained=True), [vit], "RGB")
+    if nano:
+        add("NanoTrack", lambda: create_nano(*nano), nano)
+    return starts, sizes
+
+
+def file_megabytes(files: list[Path]) -> float:
+    return sum(file.stat().st_size for file in files) / 1e6
 
 
 @dataclass
@@ -263,10 +330,10 @@ def run_comparison(args: argparse.Namespace) -> Comparison:
 
     if args.max_frames is not None and args.max_frames < 2:
         raise ValueError(f"--max_frames must be at least 2, got {args.max_frames}: the first frame is given.")
-    starts = build_starts(args.model or [DEFAULT_CHECKPOINT], args.trackers)
+    starts, sizes = build_starts(args.model or [DEFAULT_CHECKPOINT], args.trackers, args.vit, args.nano)
     args.num_threads = args.num_threads or torch.get_num_threads()
     torch.set_num_threads(args.num_threads)
-    if args.trackers:
+    if args.trackers or args.vit or args.nano:
         import cv2
 
         cv2.setNumThreads(args.num_threads)
@@ -289,7 +356,7 @@ def run_comparison(args: argparse.Namespace) -> Comparison:
         raise ValueError(f"{len(short)} sequences have a single frame: {short[:5]}.")
     if len(groups) > 1:
         groups[TOGETHER] = list(sequences)
-    comparison = Comparison({name: Run() for name in starts}, groups, truth, Preparation(), args.protocol)
+    comparison = Comparison({name: Run(sizes[name]) for name in starts}, groups, truth, Preparation(), args.protocol)
     total = sum(len(boxes) for boxes in truth.boxes.values())
     with tqdm(total=total, unit="frame", disable=None) as bar:
         for key, sequence in sequences.items():
@@ -311,18 +378,18 @@ def overall_table(comparison: Comparison, group: str) -> str:
     for name, run in comparison.runs.items():
         scores, (median, overall) = comparison.scores(name, keys), run.fps(keys)
         strict = comparison.strict_share(name, keys)
-        rows.append((scores["auc"], strict, scores["precision"], median, overall, run.lost_share(keys), name))
+        speed = median, overall, run.lost_share(keys), run.megabytes
+        rows.append((scores["auc"], strict, scores["precision"], *speed, name))
     lines = [
         f"{group} ({len(keys)} sequences, {sum(len(comparison.truth.boxes[k]) for k in keys)} frames, protocol "
         f"`{comparison.protocol}`)\n",
         f"| tracker | AUC | IoU > {STRICT_IOU}, % | precision | FPS (median of sequences) | FPS (all frames) | lost, "
-        "% |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "% | MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for auc, strict, precision, median, overall, lost, name in sorted(rows, reverse=True):
-        lines.append(
-            f"| {name} | {auc:.1f} | {strict:.1f} | {precision:.1f} | {median:.1f} | {overall:.1f} | {lost:.1f} |"
-        )
+    for auc, strict, precision, median, overall, lost, megabytes, name in sorted(rows, reverse=True):
+        figures = " | ".join(f"{value:.1f}" for value in (auc, strict, precision, median, overall, lost, megabytes))
+        lines.append(f"| {name} | {figures} |")
     return "\n".join(lines)
 
 
@@ -346,7 +413,7 @@ def environment(args: argparse.Namespace) -> dict:
     import torch
 
     machine = {"python": platform.python_version(), "torch": torch.__version__, "threads": args.num_threads}
-    if args.trackers:
+    if args.trackers or args.vit or args.nano:
         import cv2
 
         machine["opencv"] = cv2.__version__
@@ -363,6 +430,7 @@ def as_json(comparison: Comparison, args: argparse.Namespace) -> dict:
                 **dict(zip(("fps_median", "fps"), run.fps(keys), strict=True)),
                 "strict": comparison.strict_share(name, keys),
                 "lost": run.lost_share(keys),
+                "megabytes": run.megabytes,
             }
             for name, run in comparison.runs.items()
         }

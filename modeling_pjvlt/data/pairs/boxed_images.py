@@ -6,7 +6,7 @@ A folder of boxed images holds `boxes.jsonl`, one image a line:
 
 `file` is beside it or in `images/`; boxes are in pixels of the image. `phrases` are what people call the object;
 without any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two dogs"), so
-they do not identify it. A `split` other than "train" leaves the image out.
+they do not identify it. A `split` other than the one that is read ("train" where it is missing) leaves the image out.
 """
 
 import json
@@ -46,15 +46,15 @@ class BoxedImages:
     cannot be read, or where no object is left.
     """
 
-    def __init__(self, folders: Sequence[str | Path], cache_bytes: int = CACHE_BYTES):
+    def __init__(self, folders: Sequence[str | Path], cache_bytes: int = CACHE_BYTES, split: str = "train"):
         self.paths: list[Path] = []
         self.objects: list[list[BoxedObject]] = []  # of each image, at least one
         for folder in folders:
-            for path, objects in read_boxes(Path(folder)):
+            for path, objects in read_boxes(Path(folder), split):
                 self.paths.append(path)
                 self.objects.append(objects)
         if not self.paths:
-            raise ValueError(f"No image in {', '.join(map(str, folders))} has an object to train on.")
+            raise ValueError(f"No image of the split {split!r} in {', '.join(map(str, folders))} has an object.")
         self.cache_bytes, self._cached = cache_bytes, 0
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
 
@@ -78,8 +78,8 @@ class BoxedImages:
         return pixels
 
 
-def read_boxes(folder: Path) -> list[tuple[Path, list[BoxedObject]]]:
-    """The training images of a folder, each with its objects that are neither tiny nor as large as the image."""
+def read_boxes(folder: Path, split: str = "train") -> list[tuple[Path, list[BoxedObject]]]:
+    """The images of one split of a folder, each with its objects that are neither tiny nor as large as the image."""
     table = folder / "boxes.jsonl"
     if not table.is_file():
         raise FileNotFoundError(f"{folder} holds no boxes.jsonl, which lists the boxes of its images.")
@@ -90,7 +90,7 @@ def read_boxes(folder: Path) -> list[tuple[Path, list[BoxedObject]]]:
             continue
         try:
             row = json.loads(line)
-            if row.get("split", "train") != "train":
+            if row.get("split", "train") != split:
                 continue
             objects = [o for o in map(_read_object, row["objects"]) if o is not None]
             path = root / row["file"].removeprefix("images/")

@@ -1,0 +1,113 @@
+"""Does a sentence alone find its object in an image? For the tracker's own weights, or any detector.
+
+    python -m modeling_pjvlt.evaluation.grounding --images flickr8k_entities --videos my-videos
+
+`--images` is a folder of boxed images (`boxes.jsonl`): of each phrase that means one object, the box that is found has
+to overlap the object's by an IoU of 0.5. Two answers that know nothing stand beside it: the whole image, and the
+largest labelled box of the image. `--videos` is a tracking dataset; its sentences are looked for in the first frames.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..data.pairs.boxed_images import BoxedImages
+from ..detection_pjvlt import OWN_DETECTOR, OwnDetector, find_target, load_detector
+from ..tracking_pjvlt import TrackingSession
+from .metrics import iou
+from .sequences import load_sequences
+
+HIT = 0.5  # IoU with which an object counts as found
+
+
+class Question(NamedTuple):
+    """image: (H, W, 3) uint8. box: (4,) xywh of what `text` says. largest: of the labelled boxes in the image."""
+
+    image: np.ndarray
+    box: np.ndarray
+    text: str
+    largest: np.ndarray
+
+
+def questions_of_images(folder: str, split: str, count: int | None, seed: int = 0) -> Iterator[Question]:
+    """Phrases of boxed images in a random order, the longest of each object."""
+    images = BoxedImages([folder], split=split)
+    places = [(i, o) for i, objects in enumerate(images.objects) for o in objects if o.phrases]
+    for number in np.random.default_rng(seed).permutation(len(places))[:count]:
+        index, target = places[number]
+        largest = max(images.objects[index], key=lambda o: o.box[2:].prod()).box
+        yield Question(images.pixels(index), target.box, max(target.phrases, key=len), largest)
+
+
+def questions_of_videos(dataset: str, split: str, count: int | None) -> Iterator[Question]:
+    """The first frame of each video that has a sentence."""
+    sequences = [s for s in load_sequences(dataset, split) if s.text]
+    for sequence in sequences[:count]:
+        yield Question(np.asarray(sequence.frame(0)), sequence.boxes[0], sequence.text, sequence.boxes[0])
+
+
+def overlaps(detector: Callable, questions: Iterator[Question], total: int | None = None) -> dict[str, np.ndarray]:
+    """IoU (n,) with the object: of the box that is "found", the "whole" image and the "largest" labelled box."""
+    rows = []
+    for image, box, text, largest in tqdm(questions, desc="phrases", total=total):
+        try:
+            found = find_target(image, text, detector, min_score=0.0)[0]
+        except ValueError:  # the detector answers nothing at all
+            found = (0, 0, 0, 0)
+        whole = (0, 0, image.shape[1], image.shape[0])
+        rows.append(iou(np.array([found, whole, largest], float), np.repeat(box[None].astype(float), 3, 0)))
+    return dict(zip(("found", "whole", "largest"), np.array(rows).reshape(-1, 3).T, strict=True))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the shares that are found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling_pjvlt.evaluation.grounding",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--images", metavar="FOLDER", help="boxed images")
+    add("--videos", metavar="FOLDER_OR_REPO", help="annotated videos, as pjvlt-eval takes them")
+    add("--split", default="val", help="of both (default: %(default)s)")
+    add("--model", metavar="FOLDER_OR_REPO", help="checkpoint (default: the bundled one)")
+    add("--detector", default=OWN_DETECTOR, metavar="PATH_OR_REPO", help="another detector (default: that checkpoint)")
+    add("--count", type=int, help="phrases, and videos (default: all)")
+    args = parser.parse_args(argv)
+    if not (args.images or args.videos):
+        parser.error("give --images, --videos or both")
+    from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
+
+    if args.detector == OWN_DETECTOR:
+        name = args.model or DEFAULT_CHECKPOINT
+        model, processor = PJVLTModel.from_pretrained(name).eval(), PJVLTProcessor.from_pretrained(name)
+        detector = OwnDetector(TrackingSession(model, processor))
+    else:
+        detector = load_detector(args.detector)
+    try:
+        asked = {
+            kind: list(make(where, args.split, args.count))
+            for kind, make, where in (
+                ("phrases", questions_of_images, args.images),
+                ("first frames", questions_of_videos, args.videos),
+            )
+            if where
+        }
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for kind, questions in asked.items():
+        found = overlaps(detector, questions, len(questions))
+        shares = {
+            name: f"{np.mean(values > HIT):.0%} (mean IoU {values.mean():.2f})" for name, values in found.items()
+        }
+        baseline = "" if kind != "phrases" else f"; the largest labelled box {shares['largest']}"
+        print(f"{len(questions)} {kind}: found {shares['found']}; the whole image {shares['whole']}{baseline}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
