@@ -1,4 +1,4 @@
-"""Crops: geometry both ways, resampling, boxes, and what is refused. Kinds of images: `test_pictures.py`."""
+"""Crops: geometry both ways, resampling, boxes, and what is refused. Kinds of images: `test_pixels.py`."""
 
 import math
 
