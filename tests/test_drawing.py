@@ -41,10 +41,11 @@ def test_label_stays_inside_the_frame(box):
     assert np.ptp(rows) >= 12 and np.ptp(columns) >= 35
 
 
-def test_long_label_leaves_a_third_of_the_frame_free():
+@pytest.mark.parametrize(("settings", "most"), [({}, 0.65), ({"label_share": 0.2}, 0.25)])
+def test_long_label_leaves_much_of_the_frame_free(settings, most):
     frame = np.full((240, 320, 3), 90, np.uint8)
-    drawn = draw_box(frame, [100, 100, 20, 20], "a very long sentence " * 20, score=0.5)
-    assert (drawn == (20, 20, 20)).all(axis=2).any(axis=0).sum() < 0.65 * 320
+    drawn = draw_box(frame, [100, 100, 20, 20], "a very long sentence " * 20, score=0.5, **settings)
+    assert (drawn == (20, 20, 20)).all(axis=2).any(axis=0).sum() < most * 320
 
 
 def test_contact_strip_puts_frames_side_by_side(tmp_path):

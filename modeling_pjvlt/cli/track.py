@@ -26,7 +26,7 @@ from ..streams_pjvlt import DEFAULT_FPS, FrameReader, TimedFrame, is_address, pu
 from ..video_loop_pjvlt import TargetStart, TrackedFrame, check_direction, first_starts, track_both_ways
 from ..video_pjvlt import local_path, read_frames, refuse_outputs_over
 from ..video_writer_pjvlt import VideoWriter
-from ..visualization.drawing import TRUTH_COLOR, contact_strip, draw_box
+from ..visualization.drawing import LABEL_SHARE, TRUTH_COLOR, contact_strip, draw_box
 from ..visualization.window import Window
 from . import print_any_name
 from .track_arguments import build_parser, given_targets, spread_box
@@ -266,7 +266,8 @@ class _Tracked:
         for target in targets:
             label, color = self.labels[target.target_id], self.colors[target.target_id]
             label = f"{label} (lost)" if target.lost else label
-            image = draw_box(image, target.box, label=label, score=target.score, color=color)
+            share = LABEL_SHARE / min(len(self.labels), 3)  # labels of several targets leave the frame to be seen
+            image = draw_box(image, target.box, label, target.score, color, label_share=share)
         return image
 
     def draw(self, writer: VideoWriter, clip) -> None:

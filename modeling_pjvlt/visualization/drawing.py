@@ -12,6 +12,7 @@ PREDICTION_COLOR = (255, 196, 0)
 TRUTH_COLOR = (255, 255, 255)
 LABEL_BACKGROUND = (20, 20, 20)
 HALO_COLOR = (0, 0, 0)
+LABEL_SHARE = 0.6  # of the frame's width that the label of a single target may take
 GAP = 4  # pixels between the tiles of a strip
 
 
@@ -22,13 +23,14 @@ def draw_box(
     score: float | None = None,
     color: tuple[int, int, int] = PREDICTION_COLOR,
     line_width: int | None = None,
+    label_share: float = LABEL_SHARE,
 ) -> np.ndarray:
     """Draw one box, and its label above it, on a copy of the frame.
 
     The line lies along the inner edge of the box, between two thin dark ones that set it off from any background.
     The label stays inside the frame: it moves below the box's upper edge where there is no room above. A text that
-    would be wider than 60 % of the frame is shortened, its score kept, so that a long sentence does not hide the
-    scene.
+    would be wider than `label_share` of the frame is shortened, its score kept, so that a long sentence does not hide
+    the scene.
 
     Args:
         frame: RGB uint8 array of shape (height, width, 3), or a PIL image.
@@ -37,6 +39,7 @@ def draw_box(
         score: confidence in [0, 1], shown with two digits after the text.
         color: RGB of the line and the label, each in [0, 255].
         line_width: in pixels; by default it grows with the frame.
+        label_share: of the frame's width, in (0, 1], that the label may take.
 
     Returns:
         RGB uint8 array of shape (height, width, 3).
@@ -54,7 +57,7 @@ def draw_box(
     ]
     draw_outline(draw, corners, color, line_width or max(2, round(min(image.size) / 150)))
     if label or score is not None:
-        _draw_label(draw, image.size, (left, top), label or "", score, color)
+        _draw_label(draw, image.size, (left, top), label or "", score, color, label_share)
     return np.array(image)
 
 
@@ -145,12 +148,12 @@ def _strip(frames: Sequence[np.ndarray], captions: Sequence[str], height: int) -
     return strip
 
 
-def _draw_label(draw, frame_size, corner, text, score, color) -> None:
+def _draw_label(draw, frame_size, corner, text, score, color, share=LABEL_SHARE) -> None:
     """Write text and score on a dark plate that stands on `corner` (x, y; frame pixels)."""
     frame_width, frame_height = frame_size
     font = ImageFont.load_default(max(10, round(min(frame_size) / 22)))
     padding = max(2, round(font.size / 5))
-    line = _shorten(text, "" if score is None else f"{score:.2f}", font, 0.6 * frame_width)
+    line = _shorten(text, "" if score is None else f"{score:.2f}", font, share * frame_width)
     ascent, descent = font.getmetrics()
     width = font.getlength(line) + 2 * padding
     height = ascent + descent + padding
