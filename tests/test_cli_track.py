@@ -423,7 +423,7 @@ def test_several_targets_by_repeated_flags_and_by_a_file(workplace, video, capsy
     [
         ([*BOX, "--text", "a", "--text", "b"], "there are 2 --text, but 1 --box"),
         ([*BOX, *BOX, *BOX, "--text", "a", "--text", "b"], "there are 3 --box, but 2 --text"),
-        ([*BOX, "--targets", "t.csv"], "--targets has boxes, sentences and frames"),
+        ([*BOX, "--targets", "t.csv"], "--targets holds boxes, sentences and frames"),
         (["--targets", "t.txt"], "targets are read from .csv or .json"),
         (["--targets", "t.csv"], "t.csv, line 2: "),
         (["--targets", "t.json"], "t.json, target 1: 'bbox' is unknown"),
