@@ -5,8 +5,8 @@ python -m modeling_pjvlt.evaluation.distractors my-videos --model outputs/mine
 `my-videos` holds sequences as `NAME/{img, groundtruth_rect.txt, language.txt, frames.txt}`; the last file gives the
 frame numbers in the original video. Sequences whose names differ only in the number at the end are targets of one
 video. Two of them that are close to each other in a frame make two clips from that frame on, with either as the
-target. A clip is tracked four times: with a visible template, from the target's box, and with a hidden one, from a
-box between the two; each with the target's sentence and with the distractor's. Success AUC is that of the target's boxes.
+target. A clip is tracked four times: with a visible template, from the target's box, and with a hidden one, from a box
+between the two; each with the target's sentence and with the distractor's. Success AUC is that of the target's boxes.
 """
 
 import argparse
