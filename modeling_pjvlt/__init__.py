@@ -1,9 +1,9 @@
 """PJVLT: a vision-language tracker that loads from the Hugging Face Hub like any other model.
 
 Importing this package registers its classes with transformers' Auto classes and the pipeline task
-`vision-language-tracking`: at once where transformers has been imported, else as soon as anybody imports it. torch and
-transformers take seconds to import, which what does without them, such as `pjvlt-track --help`, need not wait for.
-Without torch nothing is registered, and `modeling_pjvlt.onnx.tracker` can be used all the same.
+`vision-language-tracking`: at once if transformers is already imported, else as soon as it is imported. The package
+does not import torch and transformers itself, because that takes seconds and commands such as `pjvlt-track --help` do
+not need them. Without torch nothing is registered, but `modeling_pjvlt.onnx.tracker` still works.
 """
 
 import logging
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-DEFAULT_CHECKPOINT = str(Path(__file__).parent / "pretrained" / "pjvlt-tiny")  # the checkpoint that ships with us
+DEFAULT_CHECKPOINT = str(Path(__file__).parent / "pretrained" / "pjvlt-tiny")  # ships with the package
 
 __all__ = [
     "DEFAULT_CHECKPOINT",
@@ -64,7 +64,7 @@ _HOMES = {
 
 
 def register() -> None:
-    """Make our classes known to transformers. Done by itself (see above); doing it again changes nothing."""
+    """Register our classes with transformers. This happens automatically (see above); a second call does nothing."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -76,7 +76,7 @@ def register() -> None:
 
     AutoConfig.register("pjvlt", PJVLTConfig, exist_ok=True)
     AutoModel.register(PJVLTConfig, PJVLTModel, exist_ok=True)
-    # One class for both backends: crops are resampled by our own filter, in torch, whatever is installed.
+    # One class for both backends: our own filter in torch resamples the crops, whatever is installed.
     AutoImageProcessor.register(
         PJVLTConfig,
         image_processor_classes={"torchvision": PJVLTImageProcessor, "pil": PJVLTImageProcessor},
@@ -91,18 +91,18 @@ def register() -> None:
             default={"model": (DEFAULT_CHECKPOINT, None)},
             type="multimodal",
         )
-        # What `save_pretrained` writes into a config: the task without our default, which is a path of this machine.
+        # `save_pretrained` writes this into a config: the task without our default, which is a path of this machine.
         TrackingPipeline._registered_impl = {TASK: {"impl": TrackingPipeline, "pt": (AutoModel,)}}
         logging.getLogger("transformers.pipelines").addFilter(_is_worth_saying)
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """False for transformers' warning about a default model where that is ours: it ships with us and cannot change."""
+    """False for transformers' warning about our default model: it ships with the package, so it cannot change."""
     return not record.getMessage().startswith(f"No model was supplied, defaulted to {DEFAULT_CHECKPOINT} ")
 
 
 def __getattr__(name: str):
-    """A public class, imported when it is asked for."""
+    """A public class, imported on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""`python -m modeling_pjvlt COMMAND …`: the commands, where their scripts are not on the path."""
+"""`python -m modeling_pjvlt COMMAND …`: runs the commands when their scripts are not on the path."""
 
 import sys
 from importlib import import_module
@@ -6,18 +6,18 @@ from importlib import import_module
 from .command_parser import CommandParser, silent_when_piped
 
 COMMANDS = {
-    "track": ("track", "follow a target through a video"),
+    "track": ("track", "track targets through a video"),
     "train": ("train", "train or fine-tune a model"),
     "eval": ("evaluate", "evaluate a model on tracking datasets"),
-    "convert": ("convert", "make a tracking dataset of a benchmark's folder"),
-    "convert-weights": ("convert_weights", "make a model of the weights that others have published"),
-    "export": ("export", "write a model as ONNX"),
+    "convert": ("convert", "convert a benchmark's folder to a tracking dataset"),
+    "convert-weights": ("convert_weights", "convert the published weights of another tracker to a model"),
+    "export": ("export", "write a model as ONNX, OpenVINO or torch.export programs"),
 }
 
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int | None:
-    """Run the command that is named first; `python -m modeling_pjvlt track …` is the same as `pjvlt-track …`."""
+    """Run the command named by the first argument: `python -m modeling_pjvlt track …` is `pjvlt-track …`."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in COMMANDS:
         return import_module(f".cli.{COMMANDS[argv[0]][0]}", __package__).main(argv[1:])

@@ -1,4 +1,4 @@
-"""Doing something as soon as another package has been imported, by whomever, without importing it for that."""
+"""Run an action as soon as another package has been imported by anyone, without importing it here."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,19 +7,20 @@ from importlib.abc import MetaPathFinder
 
 
 class AfterImport(MetaPathFinder):
-    """Calls `action` once: when `awaited` has been imported, and no module of `own` is half imported.
+    """Calls `action` once: when `awaited` has been imported, and no module of `own` is partly imported.
 
-    For it belongs at the beginning of `sys.meta_path`, from where it then removes itself. It finds nothing itself; it
-    only looks on while the other finders' loaders run.
+    Insert it at the beginning of `sys.meta_path`; it removes itself afterwards. It finds no modules itself, but only
+    watches the loaders of the other finders.
 
     Args:
         awaited: the name of a package that is not imported yet.
-        own: the name of the package whose modules `action` uses. One that imports `awaited` may be what sets it off.
+        own: the name of the package whose modules `action` uses; one of them may be what imports `awaited`.
+        action: a function without arguments.
     """
 
     def __init__(self, awaited: str, own: str, action: Callable[[], None]):
         self.awaited, self.own, self.action = awaited, own, action
-        self.running = 0  # imports under way that are watched
+        self.running = 0  # watched imports in progress
 
     def find_spec(self, name, path=None, target=None):
         if name != self.awaited and not name.startswith(f"{self.own}."):
@@ -32,7 +33,7 @@ class AfterImport(MetaPathFinder):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within it nothing is done; the next watched import after it sets the action off."""
+        """In this context the action is not called; the next watched import after it may call it."""
         self.running += 1
         try:
             yield
@@ -40,14 +41,14 @@ class AfterImport(MetaPathFinder):
             self.running -= 1
 
     def look(self) -> None:
-        """A watched module has been imported: is it time?"""
+        """Call the action if its conditions hold. Runs after each watched import."""
         if self.running == 0 and self.awaited in sys.modules and self in sys.meta_path:
             sys.meta_path.remove(self)
             self.action()
 
 
 class _WatchedLoader:
-    """Another loader, which it gives its place back to as soon as it is used."""
+    """Wraps another loader and puts it back in its place when the module is loaded."""
 
     def __init__(self, loader, watcher: AfterImport):
         self._loader, self._watcher = loader, watcher

@@ -24,7 +24,7 @@ TRACKER_FIELDS = (  # what a tracker's weights mean depends on these, beside the
     "offset_activation",
 )  # fmt: skip
 UNSUPPORTED = (
-    "{name!r} is not a plain ViT: it has {part}, which PJVLT's vision layers have not. Choose another timm ViT."
+    "{name!r} is not a plain ViT: it has {part}, which PJVLT's vision layers do not have. Choose another timm ViT."
 )
 
 _BAR_LOCK = threading.RLock()

@@ -1,4 +1,4 @@
-"""The parser of all commands: an error is one line and the usage, `--version` works, and closed pipes are silent."""
+"""The parser of all commands: errors are one line and the usage, `--version` works, closed pipes give no traceback."""
 
 import argparse
 import os
@@ -13,12 +13,12 @@ from . import __version__
 from .files_pjvlt import check_new_folder
 from .streams_pjvlt import hide_secrets
 
-CLOSE = 0.75  # similarity from which on an option is suggested in place of an unknown one
-PIPE_CLOSED = 141  # what a shell expects of a command whose reader has gone
+CLOSE = 0.75  # least similarity of an option that is suggested for an unknown one
+PIPE_CLOSED = 141  # exit code that shells expect after SIGPIPE (128 + 13)
 
 
 def new_folder(text: str) -> Path:
-    """Type of an argument: a folder to write, which is not there yet or empty."""
+    """Type of an argument: a folder to write, which does not exist yet or is empty."""
     try:
         check_new_folder(text)
     except FileExistsError as error:
@@ -27,14 +27,14 @@ def new_folder(text: str) -> Path:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are short, name the option that was meant, and hold no password."""
+    """A parser whose errors are short, suggest the closest option, and hide passwords."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
     def parse_args(self, args=None, namespace=None):
-        """As usual, but an unknown option is the first error that is reported."""
+        """Like argparse, but an unknown option is the first error that is reported."""
         args = sys.argv[1:] if args is None else list(args)
         for word in args[: args.index("--")] if "--" in args else args:
             self._check_option(word)
@@ -52,11 +52,11 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str):
         """Print the error in one line and the usage in another, and exit with 2."""
         line = hide_secrets(" ".join(message.split()))
-        self.exit(2, f"{self.prog}: error: {line}\n{self.format_usage().strip()}; {self.prog} --help tells all\n")
+        self.exit(2, f"{self.prog}: error: {line}\n{self.format_usage().strip()}; see {self.prog} --help\n")
 
 
 def silent_when_piped(main: Callable) -> Callable:
-    """A command's `main` that exits silently, with code 141, when the reader of its output has closed the pipe."""
+    """Wrap a command's `main` so that it exits silently, with code 141, when the reader of its output is gone."""
 
     @wraps(main)
     def run(argv: list[str] | None = None):

@@ -1,4 +1,4 @@
-"""The configuration of PJVLT: every size, and every switch that the paper's ablations turn."""
+"""The configuration of PJVLT: all sizes, and the switches of the paper's ablations."""
 
 import math
 
@@ -21,7 +21,7 @@ POSITIVE_FIELDS = (
 class PJVLTConfig(PreTrainedConfig):
     """Sizes and switches of a [`PJVLTModel`]. The defaults are PJVLT-B of the paper: ViT-B/16 and BERT-base.
 
-    The words are encoded by the BERT that `text_config` describes; it is not built when nothing reads it
+    The sentence is encoded by the BERT that `text_config` describes. It is not built for a model without language
     (`fusion="none"` or `use_saiel=False`). Tables II to VI of the paper vary `fusion`, `num_fusion_layers`,
     `use_saiel`, `use_ccm`, `use_pim` and `saiel_fusion`.
 
@@ -41,7 +41,7 @@ class PJVLTConfig(PreTrainedConfig):
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
     attention_dropout: float | int = 0.0
-    drop_path_rate: float | int = 0.1  # of the last layer; earlier layers rise to it linearly
+    drop_path_rate: float | int = 0.1  # of the last layer; it rises linearly from 0 at the first
     initializer_range: float = 0.02
     num_channels: int = 3
     patch_size: int = 16
@@ -49,14 +49,14 @@ class PJVLTConfig(PreTrainedConfig):
     search_size: int = 256  # pixels, side of the search crop
     stem_channels: (
         list[int] | tuple[int, ...]
-    ) = ()  # 3x3 convolutions of stride 2 before the patches, for small models
+    ) = ()  # output channels of 3x3 convolutions of stride 2 before the patches, for small models
     stem_stages: (
         list[list[int]] | tuple[tuple[int, ...], ...]
     ) = ()  # stages of a convolutional stem: repeats, kernel, stride, expansion, channels of each
-    stem_fine_stage: int | None = None  # an earlier stage (0 is the first) whose finer map makes patches, too
-    position_scale: float | int = 0.0  # positions start as waves of this height, which small models need; 0: as noise
+    stem_fine_stage: int | None = None  # an earlier stage (0 is the first) whose finer map is also cut into patches
+    position_scale: float | int = 0.0  # positions start as sine waves of this amplitude (small models); 0: as noise
     attention_identity: float | int = (
-        0.0  # queries and keys start at this share of their input: alike attends to alike
+        0.0  # queries and keys start as this multiple of their input: similar tokens attend to each other
     )
 
     # fusion
@@ -67,7 +67,7 @@ class PJVLTConfig(PreTrainedConfig):
     saiel_hidden_size: int = 256  # D, latent channels
     num_saiel_heads: int = 4
     word_temperature: float | int = 1.0  # tau of the word selection
-    modulation_init: str = "identity"  # what words do to the attention at first: nothing, or "zero" as in the paper
+    modulation_init: str = "identity"  # modulation by the sentence at the start: none, or "zero" as in the paper
     use_ccm: bool = True  # Table VI, channel communication
     ccm_reduction: int = 4  # C -> C / reduction -> C
     use_pim: bool = True  # Table VI, patch interaction
@@ -77,13 +77,13 @@ class PJVLTConfig(PreTrainedConfig):
 
     # box head
     head_channels: list[int] | tuple[int, ...] = (256, 128, 64, 32)
-    offset_activation: str = "sigmoid"  # or "identity": centres may lie outside of the cell that answers
+    offset_activation: str = "sigmoid"  # or "identity": the centre may lie outside the cell that predicts it
 
     # loss, Eq. 14-17
     focal_weight: float | int = 1.0
     giou_weight: float | int = 2.0
     l1_weight: float | int = 5.0
-    box_cells: int = 1  # side of the block of cells around the target's that learn its box; the paper: its own alone
+    box_cells: int = 1  # side of the block of cells around the target's centre that learn its box (paper: 1)
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -92,12 +92,12 @@ class PJVLTConfig(PreTrainedConfig):
 
     @property
     def stem_stride(self) -> int:
-        """Pixels between neighbours in the map that the patches are cut from; 1 without a stem."""
+        """Pixels between neighbouring positions of the map that the patches are cut from; 1 without a stem."""
         return 2 ** len(self.stem_channels) * math.prod(stage[2] for stage in self.stem_stages)
 
     @property
     def stem_fine_stride(self) -> int:
-        """As `stem_stride`, of the finer map."""
+        """Like `stem_stride`, for the finer map of `stem_fine_stage`."""
         return 2 * math.prod(stage[2] for stage in self.stem_stages[: self.stem_fine_stage + 1])
 
     @property
@@ -107,7 +107,7 @@ class PJVLTConfig(PreTrainedConfig):
 
     @property
     def search_grid(self) -> int:
-        """Search patches along one side; the maps of the head are this wide and high."""
+        """Search patches along one side, which is also the side of the head's maps."""
         return self.search_size // self.patch_size
 
     @property
@@ -128,7 +128,7 @@ class PJVLTConfig(PreTrainedConfig):
         return self.use_saiel and self.num_fused > 0
 
     def validate_modes(self):
-        """`fusion`, `saiel_fusion` and `modulation_init` are known ones."""
+        """`fusion`, `saiel_fusion`, `modulation_init`, `offset_activation` and `box_cells` have valid values."""
         if self.fusion not in FUSION_MODES:
             raise ValueError(f"`fusion` must be one of {FUSION_MODES}, got {self.fusion!r}.")
         if self.saiel_fusion not in SAIEL_FUSIONS:
@@ -149,7 +149,7 @@ class PJVLTConfig(PreTrainedConfig):
             )
 
     def validate_sizes(self):
-        """Sizes are positive, shares lie between 0 and 1, crops divide into patches, channels divide into heads."""
+        """Sizes are positive, rates lie between 0 and 1, crops divide into patches, channels divide into heads."""
         for name in POSITIVE_FIELDS:
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
@@ -181,7 +181,7 @@ class PJVLTConfig(PreTrainedConfig):
             )
         if stages and len(self.stem_channels) != 1:
             raise ValueError(
-                f"With `stem_stages`, `stem_channels` must be those of the first convolution, one number; got "
+                "With `stem_stages`, `stem_channels` must hold one number, the channels of the first convolution, got "
                 f"{self.stem_channels}."
             )
         if self.patch_size % self.stem_stride:
@@ -194,7 +194,7 @@ class PJVLTConfig(PreTrainedConfig):
             raise ValueError(f"`stem_fine_stage` must be one of `stem_stages` before the last, got {fine}.")
 
     def validate_text_layers(self):
-        """Every layer of the text encoder is read by some vision layer, so that no parameter is left unused."""
+        """Every layer of the text encoder is read by a vision layer, so that no parameter is unused."""
         if self.uses_language and self.text_config.num_hidden_layers < 1:
             raise ValueError("`text_config.num_hidden_layers` must be at least 1.")
 

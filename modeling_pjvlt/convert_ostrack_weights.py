@@ -52,7 +52,7 @@ Relation Modeling for Tracking: A One-Stream Framework"), who published them und
 
 
 class Skipped:
-    """Stands for an object of a class that a checkpoint names and that is not wanted, such as a trainer's settings."""
+    """Placeholder for an object of an unneeded class that a checkpoint names, such as a trainer's settings."""
 
     def __init__(self, *arguments):
         pass
@@ -114,7 +114,7 @@ def read_network(path: Path) -> dict[str, Tensor]:
     network = content.get("net", content) if isinstance(content, dict) else {}
     weights = {name: value for name, value in network.items() if isinstance(value, Tensor)}
     if "backbone.pos_embed_z" not in weights:
-        raise ValueError(f"{path}: no OSTrack: there is no backbone.pos_embed_z among its {len(weights)} weights.")
+        raise ValueError(f"{path}: not OSTrack: there is no backbone.pos_embed_z among its {len(weights)} weights.")
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
@@ -126,7 +126,7 @@ def read_config(weights: dict[str, Tensor]) -> PJVLTConfig:
         head = [weights[f"box_head.conv{number}_ctr.0.weight"].shape[0] for number in range(1, 5)]
         intermediate = weights["backbone.blocks.0.mlp.fc1.weight"].shape[0]
     except KeyError as error:
-        raise ValueError(f"No OSTrack with a centre head: there is no {error.args[0]}.") from error
+        raise ValueError(f"Not an OSTrack with a centre head: there is no {error.args[0]}.") from error
     return PJVLTConfig(
         fusion="none",
         hidden_size=hidden,

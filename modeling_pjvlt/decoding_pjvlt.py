@@ -1,4 +1,4 @@
-"""From the maps of the box head to boxes (Eq. 12-13), and the window that the online loop lays over the scores."""
+"""From the maps of the box head to boxes (Eq. 12-13), and the window that weights the scores during tracking."""
 
 import math
 

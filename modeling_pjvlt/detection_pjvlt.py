@@ -1,5 +1,4 @@
-"""The first box from words alone: a zero-shot object detector of transformers looks for what the sentence says, or
-the tracker itself does."""
+"""The first box from the sentence alone, found by a zero-shot object detector of transformers or by the tracker."""
 
 from copy import copy
 
@@ -10,7 +9,7 @@ from .geometry_pjvlt import CORNERS
 from .session_pjvlt import Search, TargetSession, frame_tiles
 
 DETECTOR = "IDEA-Research/grounding-dino-tiny"
-OWN_DETECTOR = "own"  # what the command line calls the tracker's own weights
+OWN_DETECTOR = "own"  # name of the tracker itself on the command line
 MIN_DETECTION_SCORE = 0.3
 OWN_SIDES = (
     0.35,
@@ -27,12 +26,12 @@ def load_detector(detector: str = DETECTOR, device=None):
 
 
 class OwnDetector:
-    """Finds things with the tracker's own weights: a blank template, and regions of four sizes that cover the image.
+    """Finds objects with the tracker itself, from a blank template in regions of four sizes that cover the image.
 
-    Answers as a `zero-shot-object-detection` pipeline does, with the best box of all regions. How good that is depends
+    Returns what a `zero-shot-object-detection` pipeline returns, with the best box of all regions. Accuracy depends
     on the weights; `python -m modeling_pjvlt.evaluation.grounding` measures it.
 
-    session: any, whose model and settings are used; its targets stay as they are.
+    session: its model and settings are used; its targets do not change.
     """
 
     def __init__(self, session: TargetSession):
@@ -69,16 +68,16 @@ class OwnDetector:
 def find_target(
     frame, text: str, detector, min_score: float = MIN_DETECTION_SCORE
 ) -> tuple[tuple[float, float, float, float], float]:
-    """What a sentence is about, in one image.
+    """Find the target that a sentence describes in one image.
 
     Args:
         frame: one image (PIL, NumPy or torch, RGB).
         text: the sentence.
         detector: from [`load_detector`], or an [`OwnDetector`].
-        min_score: of the best answer, in (0, 1).
+        min_score: least score of a box that is accepted, in (0, 1).
 
-    Returns the box, x, y, w, h in frame pixels, and its score. Raises `ValueError` with the best score where none
-    reaches `min_score`, and for a sentence that is not a string.
+    Returns the best box, x, y, w, h in frame pixels, and its score. Raises `ValueError` with the best score if it is
+    below `min_score`, and for a sentence that is not a string.
     """
     from .image_processing_pjvlt import to_rgb
     from .sentences_pjvlt import check_sentence

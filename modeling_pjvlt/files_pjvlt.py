@@ -1,7 +1,7 @@
 """Files and folders that appear under their names only when they are complete.
 
-Everything is written to a hidden place beside the target and renamed at the end. Whoever reads the target finds the
-old content or the new one, whenever the program is stopped.
+Everything is written to a hidden file or folder beside the target and renamed at the end. So a reader finds either the
+old or the new content, even if the program is stopped.
 """
 
 import os
@@ -38,7 +38,7 @@ def check_new_folder(path: str | os.PathLike) -> None:
     """Raises `FileExistsError` unless a folder can be written there without the loss of anything."""
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already and not empty; choose another folder")
+        raise FileExistsError(f"{path} already exists and is not empty; choose another folder")
 
 
 def partial_folder(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Where a crop lies in its frame, which pixels it reads, and where its boxes lie: plain numbers and NumPy, no torch.
+"""Geometry of crops: their place in the frame, the pixels they read, and their boxes. Plain NumPy, no torch.
 
 Shared by the image processor and by trackers that run without torch. The convention is that of
 `image_processing_pjvlt`: pixel i covers [i, i + 1), and a crop is the triple (left, top, scale).
@@ -12,8 +12,8 @@ import numpy as np
 
 MIN_BOX_SIDE = 1.0  # pixels; a tracked box never gets thinner
 CORNERS = ("xmin", "ymin", "xmax", "ymax")  # keys of a box that is a dict, as in the pipeline's results
-BAND = 8  # rows or columns of a crop that are filtered by one matmul, too small for BLAS to wake its threads for
-OVERHANG = 0.1  # share of a box's side that may lie outside the frame before the box is doubted
+BAND = 8  # rows or columns of a crop filtered by one matmul: so small that BLAS starts no threads
+OVERHANG = 0.1  # share of a box's side that may lie outside the frame without a warning
 
 Box = tuple[float, float, float, float]  # x, y, w, h
 
@@ -50,13 +50,13 @@ def check_box(box_xywh: Sequence[float] | Mapping[str, float], frame_size: tuple
 
 def _from_corners(box: Mapping[str, float]) -> list[float]:
     if set(box) != set(CORNERS):
-        raise ValueError(f"A box that is a dict has the keys {', '.join(CORNERS)}, got {', '.join(map(str, box))}.")
+        raise ValueError(f"A box given as a dict needs the keys {', '.join(CORNERS)}, got {', '.join(map(str, box))}.")
     left, top, right, bottom = (box[name] for name in CORNERS)
     return [left, top, right - left, bottom - top]
 
 
 def check_first_box(box_xywh: Sequence[float] | Mapping[str, float], frame_size: tuple[int, int]) -> Box:
-    """[`check_box`] for a box that a user gives, with a warning where it looks like something else than x, y, w, h."""
+    """[`check_box`] for a user's box, with a warning if it looks like another format than x, y, w, h."""
     x, y, w, h = box = check_box(box_xywh, frame_size)
     height, width = frame_size
     numbers = " ".join(f"{v:g}" for v in box)
@@ -92,7 +92,7 @@ def clip_box(box_xywh: Sequence[float], frame_size: tuple[int, int]) -> Box:
 
 
 def crops_to_frames(boxes_cxcywh: np.ndarray, crops, size: int, frame_sizes) -> list[Box]:
-    """The network's boxes in pixels of their frames, inside them.
+    """Convert predicted boxes to pixels of their frames, and clip them to the frames.
 
     Args: boxes (B, 4), cx, cy, w, h in fractions of the crop; crops (B, 3), left, top, scale; `size` of the crop in
     pixels; frame_sizes (height, width), B of them or one for all. Returns B boxes xywh. Raises `ValueError` for
@@ -129,7 +129,7 @@ def _triangle_mass(centres: np.ndarray, support: float) -> np.ndarray:
 
 
 def axis_taps(start: float, scale: float, size: int, length: int) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """The source pixels [first, last) an axis reads, and for each output pixel the places (size, K) and weights."""
+    """The source pixels [first, last) that an axis reads, and each output pixel's sources (size, K) and weights."""
     centres, support, peak = axis_triangles(start, scale, size)
     first = min(max(math.floor(start - support), 0), length)
     last = min(max(math.ceil(start + size / scale + support), first), length)
@@ -162,9 +162,9 @@ def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: i
 
 
 def _bands(places: np.ndarray, weights: np.ndarray, length: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """A filter of `length` pixels, with `weights` (size, K) at `places` (size, K) that never fall, in bands.
+    """Split a filter of `length` pixels, with `weights` (size, K) at non-decreasing `places` (size, K), into bands.
 
-    For a few outputs at a time: which outputs, which pixels they read, and the weights between them as a matrix.
+    For each band of output pixels it yields their slice, the slice of pixels they read, and the matrix of weights.
     """
     size = len(places)
     dense = np.zeros((size, length), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Crops for PJVLT: from frame pixels to the network's input, and from its answer back to frame pixels.
+"""Crops for PJVLT: from frame pixels to the network's input, and from its boxes back to frame pixels.
 
 One continuous coordinate convention in both directions: pixel i covers [i, i + 1), and
 x_crop = (x_frame - left) * scale, y_crop = (y_frame - top) * scale. A crop is the triple (left, top, scale).
@@ -160,7 +160,7 @@ class PJVLTImageProcessor(BaseImageProcessor):
         self._set_attributes(**kwargs)
 
     def __call__(self, images=None, *args, **kwargs) -> BatchFeature:
-        """See [`~PJVLTImageProcessor.preprocess`]; `images` may be left out where only templates are wanted."""
+        """See [`~PJVLTImageProcessor.preprocess`]; `images` may be left out if only templates are needed."""
         return self.preprocess(images, *args, **kwargs)
 
     def crop(self, image: Tensor, box_xywh: Sequence[float] | None, factor: float, size: int):
@@ -263,7 +263,7 @@ class PJVLTImageProcessor(BaseImageProcessor):
 
 
 def hidden_template(images: PJVLTImageProcessor) -> Tensor:
-    """(3, S, S) uint8 that stands for a template that nobody has: the mean colour, nearly zero for the network."""
+    """A blank template, (3, S, S) uint8, in the mean colour, which is nearly zero after normalisation."""
     mean = torch.tensor(images.image_mean, dtype=torch.float32) * 255
     return mean.round().to(torch.uint8).view(3, 1, 1).expand(3, images.template_size, images.template_size)
 

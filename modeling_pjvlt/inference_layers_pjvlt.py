@@ -1,4 +1,4 @@
-"""The layers of the inference model: each does for a frame what the layer it is made from does, in fewer operations.
+"""The layers of the inference model: each computes the same as a layer of the model, in fewer operations.
 
 None of them changes that layer; `InferenceBuilder` says which weights they share with it. Between them, tokens are
 rows (N B, C): the first token of every target, then the second ones, and so on. So for any B a linear layer is one
@@ -15,7 +15,7 @@ from torch.nn import functional
 from .decoding_pjvlt import SCORE_EPS
 from .onednn_pjvlt import OneDNN
 
-REORDERED_WEIGHTS = 2**18  # shared weights of fewer numbers are copied into oneDNN's order all the same
+REORDERED_WEIGHTS = 2**18  # smaller shared weights are copied into oneDNN's order despite the extra memory
 
 
 class PJVLTInferenceLinear(nn.Module):
@@ -240,7 +240,7 @@ def _fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tens
 
 
 class InferenceBuilder:
-    """Takes weights over: shared where nothing changes, copied in the wanted type where it does."""
+    """Takes over the weights of the model: shared if nothing changes, else copied in the given type."""
 
     def __init__(self, config, dtype: torch.dtype, fused: bool, portable: bool):
         self.dtype, self.fused, self.portable = dtype, fused, portable
@@ -253,7 +253,7 @@ class InferenceBuilder:
         return None if tensor is None else self.cast(tensor)
 
     def module(self, module: nn.Module) -> nn.Module:
-        """A part of the model that frames run as it is: itself, or a copy in the wanted type."""
+        """A part of the model that is used unchanged: the part itself, or a copy in the given type."""
         same = all(p.dtype == self.dtype for p in module.parameters())
         return module if same else copy.deepcopy(module).to(self.dtype)
 

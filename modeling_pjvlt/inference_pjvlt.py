@@ -1,4 +1,4 @@
-"""PJVLT in the form that one frame needs: what depends on sentence and template alone is computed beforehand.
+"""PJVLT for inference, frame by frame: everything that depends on sentence and template alone is computed once.
 
 [`PJVLTInferenceModel`] is made from a loaded model by [`PJVLTModel.prepare_for_tracking`] and gives the same maps with
 fewer and larger operations; its layers are in `inference_layers_pjvlt.py`. Letters in shapes: B batch, N = N_z + N_x
@@ -31,12 +31,12 @@ from .inference_layers_pjvlt import (
 )
 from .onednn_pjvlt import OneDNN
 
-WORD_BLOCK = 8  # sentences are padded to multiples of this many words, so that there are few different shapes
+WORD_BLOCK = 8  # sentences are padded to multiples of this many tokens, so that there are few different shapes
 MASKED = -3e4  # added to the scores of padding; float16 can hold it
 
 
 class PJVLTSentence(NamedTuple):
-    """All that the frames of a video need of their sentences. Made by [`PJVLTInferenceModel.sentence`].
+    """The constants of the sentences that every frame uses. Made by [`PJVLTInferenceModel.sentence`].
 
     keys (F, B, D, H T): scaled, block-diagonal over the heads. values (F, B, H T, C), modulated and through the
     language half of W_o, or (F, B, H T, D), modulated and block-diagonal, where that is less work. mask (B, 1, H T): 0
@@ -48,7 +48,7 @@ class PJVLTSentence(NamedTuple):
     mask: Tensor
 
     def rows(self, places: Tensor) -> "PJVLTSentence":
-        """Those of some targets, by their numbers (n,)."""
+        """The constants of the targets with these row numbers (n,)."""
         return PJVLTSentence(self.keys[:, places], self.values[:, places], self.mask[places])
 
 
@@ -62,14 +62,14 @@ def _block_diagonal(heads: Tensor) -> Tensor:
 class PJVLTInferenceModel(nn.Module):
     """The per-frame half of a [`PJVLTModel`], for inference. Made by [`PJVLTModel.prepare_for_tracking`].
 
-    It is a snapshot of the model, on its device: weights that are shared follow changes in place, copied
-    ones do not. Compiled, it wants few different shapes: one number of targets, and sentences padded to one length.
+    It is a snapshot of the model, on its device: shared weights follow in-place changes of the model, copied ones do
+    not. Compiled, it is fast only with few different shapes: one number of targets, sentences padded to one length.
 
     Args:
         model: a [`PJVLTModel`] in eval mode.
-        dtype: of weights and arithmetic; default: the model's. The maps are float32 in any case.
-        compile: run through `torch.compile`; the name of one of its backends stands for itself.
-        portable: use no operation that only torch on a CPU knows, and write attention out, as exports need it.
+        dtype: type of the weights and the arithmetic; default: the model's. The maps are always float32.
+        compile: use `torch.compile`; a string names a backend.
+        portable: for exports: use no CPU-only operations of torch, and write attention out as matmuls.
 
     Example:
         >>> inference_model = model.prepare_for_tracking()  # doctest: +SKIP
@@ -123,17 +123,17 @@ class PJVLTInferenceModel(nn.Module):
         self.eval()
 
     def _folded(self, words: int) -> bool:
-        """Whether the language half of W_o goes into the values: fewer multiplications unless sentences are long."""
+        """Whether the values include the language half of W_o: fewer multiplications unless sentences are long."""
         heads, latent, channels = self.config.num_saiel_heads, self.config.saiel_hidden_size, self.config.hidden_size
         return self.config.saiel_fusion != "product" and heads * words * (channels - latent) <= latent * channels
 
     @torch.no_grad()
     def sentence(self, text_features, num_words: int | None = None) -> PJVLTSentence | None:
-        """What the frames need of the sentences.
+        """Compute the constants of the sentences for all frames.
 
         Args:
             text_features: [`PJVLTTextFeatures`] of B sentences, from [`PJVLTModel.encode_text`]; None gives None.
-            num_words: pad to so many words; by default to the next multiple of eight.
+            num_words: pad to this many tokens; by default to the next multiple of eight.
 
         Raises `ValueError` for sentences longer than `num_words`.
         """
@@ -142,7 +142,7 @@ class PJVLTInferenceModel(nn.Module):
         length = text_features.attention_mask.shape[1]
         num_words = num_words or -(-length // WORD_BLOCK) * WORD_BLOCK
         if length > num_words:
-            raise ValueError(f"The sentences have {length} words, more than `num_words` ({num_words}).")
+            raise ValueError(f"The sentences have {length} tokens, more than `num_words` ({num_words}).")
         padding = num_words - length
         keys, values = (x.float().transpose(0, 1) for x in (text_features.keys, text_features.values))
         keys, values = (functional.pad(x, (0, 0, 0, padding)) for x in (keys, values))  # (F, B, H, T, D / H)
@@ -165,7 +165,7 @@ class PJVLTInferenceModel(nn.Module):
 
     @torch.no_grad()
     def template(self, template_pixel_values: Tensor) -> Tensor:
-        """What the frames need of the templates: their tokens (B, N_z, C).
+        """Compute the tokens of the templates for all frames, (B, N_z, C).
 
         Args: `template_pixel_values` (B, 3, template_size, template_size), normalised. Raises `ValueError` for another
         size.
@@ -185,7 +185,7 @@ class PJVLTInferenceModel(nn.Module):
                 f"{tuple(template.shape)}: make them with `inference_model.template(template_pixel_values)`."
             )
         if self.config.uses_language and sentence is None:
-            raise ValueError("This model reads a sentence: make one with `inference_model.sentence(text_features)`.")
+            raise ValueError("This model needs a sentence: make it with `inference_model.sentence(text_features)`.")
 
     def _tokens(self, pixels: Tensor, position: Tensor) -> Tensor:
         """Crops to tokens (B, N_z or N_x, C)."""
@@ -204,7 +204,7 @@ class PJVLTInferenceModel(nn.Module):
     def forward(
         self, pixel_values: Tensor, template: Tensor, sentence: PJVLTSentence | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The maps of [`PJVLTOutput`].
+        """Compute the maps of [`PJVLTOutput`] for search crops.
 
         Args: `pixel_values` (B, 3, search_size, search_size), normalised, the `template` (B, N_z, C), from
         [`PJVLTInferenceModel.template`], and the `sentence`, where the model reads one. Returns score_map
@@ -241,7 +241,7 @@ class PJVLTInferenceModel(nn.Module):
     ) -> Tensor:
         """The boxes, decoded on the device: (B, 5) float32 of cx, cy, w, h in fractions of the search crop, and score.
 
-        Args: as for a call, and a `window` (G, G) that the scores are multiplied by before the cell is chosen.
+        Args: those of a call, and a `window` (G, G) that the scores are multiplied by before the cell is chosen.
         """
         self._check(pixel_values, template, sentence)
         found = self._run_locate(pixel_values, template, sentence, window)
@@ -262,7 +262,7 @@ class InferenceModels:
         self._lock, self._weights, self._made = threading.Lock(), None, {}
 
     def get(self, model: nn.Module, dtype: torch.dtype | None, compile: bool | str) -> PJVLTInferenceModel:
-        """One of this type; made anew after the model's weights were changed, moved or cast.
+        """The inference model of this type; made again after the model's weights were changed, moved or cast.
 
         Changes through `.data`, of which torch keeps no count, are not noticed.
         """

@@ -1,11 +1,12 @@
-"""PJVLT: a one-stream vision transformer that BERT's words steer, layer by layer.
+"""PJVLT: a one-stream vision transformer with BERT's text tokens fused into every layer.
 
-Read from top to bottom as data flows: patch embeddings, attention, vision layer, SAIEL (words into patches) and CCPIL
-(channels and patches talk), joint encoder, box head, model. Letters in shapes: B batch, N = N_z + N_x visual tokens
-(template first, then search), T words, C channels, D latent channels, F fused layers, H heads, G search grid.
+The file reads from top to bottom as data flows: patch embeddings, attention, vision layer, SAIEL (fuses text tokens
+into patches), CCPIL (mixes channels and patches), joint encoder, box head, model. Letters in shapes: B batch,
+N = N_z + N_x visual tokens (template first, then search), T text tokens, C channels, D latent channels, F fused
+layers, H heads, G search grid.
 
-Notable: after every vision layer the patches are aligned with the words of the BERT layer at the same relative depth;
-the words themselves are never changed by the image, so everything they contribute is computed once per sentence.
+Notable: after every vision layer the patches are aligned with the text tokens of the BERT layer at the same relative
+depth. The image never changes the text tokens, so everything that depends on the sentence is computed once.
 """
 
 import math
@@ -32,15 +33,15 @@ from .stem_pjvlt import PJVLTConvStem, PJVLTSameConv
 
 logger = logging.get_logger(__name__)
 
-SCORE_PRIOR = 0.01  # what the score branch answers everywhere before training (focal-loss prior)
+SCORE_PRIOR = 0.01  # score of every cell before training (the prior of focal loss)
 
 
 @dataclass
 class PJVLTTextFeatures(ModelOutput):
-    """All that the tracker needs of a sentence, for each fused layer. Made by [`PJVLTModel.encode_text`].
+    """The features of a sentence for each fused layer. Made by [`PJVLTModel.encode_text`].
 
-    keys (B, F, H, T, D/H); values (B, F, H, T, D/H), already selected; modulation (B, F, 3, D), the alpha, beta and
-    gamma of Eq. 5; attention_mask (B, T), 1 for words and 0 for padding.
+    keys (B, F, H, T, D/H); values (B, F, H, T, D/H), after word selection (Eq. 2); modulation (B, F, 3, D), the alpha,
+    beta and gamma of Eq. 5; attention_mask (B, T), 1 for tokens and 0 for padding.
     """
 
     keys: Tensor | None = None
@@ -49,7 +50,7 @@ class PJVLTTextFeatures(ModelOutput):
     attention_mask: Tensor | None = None
 
     def rows(self, places: Tensor) -> "PJVLTTextFeatures":
-        """Those of some sentences, by their numbers (n,)."""
+        """The features of the sentences with these row numbers (n,)."""
         return PJVLTTextFeatures(**{name: value[places] for name, value in self.items()})
 
 
@@ -59,9 +60,9 @@ class PJVLTOutput(ModelOutput):
 
     loss: scalar, with `labels`. pred_boxes: (B, 4) cx, cy, w, h in fractions of the search crop. scores: (B,) in
     (0, 1), of the chosen cell. score_map (B, 1, G, G), offset_map (B, 2, G, G) and size_map (B, 2, G, G), float32 in
-    (0, 1). last_hidden_state (B, N, C) after the final norm. loss_dict: the unweighted parts of the loss.
-    hidden_states: J + 1 of (B, N, C), with late fusion one more for each late layer. attentions: J of (B, heads, N,
-    N). cross_attentions: F of (B, H, N, T).
+    (0, 1). last_hidden_state (B, N, C), after the final norm. loss_dict: the unweighted parts of the loss.
+    hidden_states: J + 1 tensors (B, N, C); late fusion adds one for each late layer. attentions: J tensors
+    (B, heads, N, N). cross_attentions: F tensors (B, H, N, T).
     """
 
     loss: Tensor | None = None
@@ -78,7 +79,7 @@ class PJVLTOutput(ModelOutput):
 
 
 def sine_positions(grid: int, channels: int, longest: float = 50.0) -> Tensor:
-    """(1, grid * grid, channels) sines and cosines of column and row, wavelengths 2 pi to 2 pi `longest` cells."""
+    """Sines and cosines of column and row, (1, grid * grid, channels); wavelengths 2 pi to 2 pi `longest` cells."""
     frequency = longest ** -(torch.arange(channels // 4) / (channels // 4))
     rows, columns = torch.meshgrid(torch.arange(grid) + 0.5, torch.arange(grid) + 0.5, indexing="ij")
     angles = [axis.reshape(-1, 1) * frequency for axis in (columns, rows)]
@@ -86,15 +87,15 @@ def sine_positions(grid: int, channels: int, longest: float = 50.0) -> Tensor:
 
 
 class PJVLTStemConv(nn.Conv2d):
-    """A convolution before the patches; starts with standard deviation sqrt(2 / fan in) (He et al., 2015)."""
+    """A convolution before the patches, initialised with standard deviation sqrt(2 / fan in) (He et al., 2015)."""
 
 
 class PJVLTEmbeddings(nn.Module):
-    """Patches of both crops with their own learned position tables; template tokens first. No class token.
+    """Patches of both crops, each with its own learned position table; template tokens first. No class token.
 
-    With `stem_channels` a few convolutions of stride 2 come first (Xiao et al., 2021, "Early Convolutions Help
-    Transformers See Better"), and a patch is that much smaller; with `stem_stages` the stages of a published network
-    ([`PJVLTConvStem`]), whose finer map can make patches, too.
+    With `stem_channels`, a few convolutions of stride 2 come first (Xiao et al., 2021, "Early Convolutions Help
+    Transformers See Better"), and patches are cut from their smaller map. With `stem_stages`, the first stages of a
+    published network come first ([`PJVLTConvStem`]); a finer map of it can also be cut into patches.
     """
 
     def __init__(self, config: PJVLTConfig):
@@ -123,7 +124,7 @@ class PJVLTEmbeddings(nn.Module):
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
             raise ValueError(
                 f"`{name}` must be (batch, {', '.join(map(str, expected))}) as the config says, got "
-                f"{tuple(pixels.shape)}. PIM fixes the number of patches, so other crop sizes need another config."
+                f"{tuple(pixels.shape)}. PIM needs a fixed number of patches, so other crop sizes need another config."
             )
 
     def patches(self, pixels: Tensor) -> Tensor:
@@ -145,10 +146,10 @@ class PJVLTEmbeddings(nn.Module):
 
 
 class PJVLTSimilarityLinear(nn.Linear):
-    """Makes queries or keys; starts at `attention_identity` times its input, plus the usual noise.
+    """Projects to queries or keys; starts as `attention_identity` times the identity, plus the usual noise.
 
-    So attention looks for what is alike from the first step on, as matching needs it (in the spirit of Trockman and
-    Kolter, 2023, "Mimetic Initialization of Self-Attention Layers").
+    So similar tokens attend to each other from the first training step, as matching needs it (in the spirit of
+    Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention Layers").
     """
 
 
@@ -188,7 +189,7 @@ class PJVLTAttention(nn.Module):
 
 
 class PJVLTDropPath(nn.Module):
-    """Stochastic depth: while training, drops a residual branch for whole samples (Huang et al., 2016)."""
+    """Stochastic depth: in training, drops a residual branch for whole samples (Huang et al., 2016)."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -220,31 +221,31 @@ class PJVLTVisionLayer(nn.Module):
 
 
 def instance_norm(tokens: Tensor, eps: float = 1e-5) -> Tensor:
-    """Zero mean and unit variance over the tokens, per sample and channel, no affine. (B, N, D), in float32 inside."""
+    """Zero mean and unit variance over the tokens (B, N, D), per sample and channel, without affine; in float32."""
     wide = tokens.float()
     variance, mean = torch.var_mean(wide, dim=1, keepdim=True, correction=0)
     return ((wide - mean) * torch.rsqrt(variance + eps)).to(tokens.dtype)
 
 
 class PJVLTFanInLinear(nn.Linear):
-    """Starts with standard deviation 1 / sqrt(fan in), not 0.02.
+    """Linear layer initialised with standard deviation 1 / sqrt(fan in), not 0.02.
 
-    SAIEL and CCPIL stand outside any residual: with 0.02, twelve literal layers make all tokens alike. (A class of its
-    own because transformers initialises code outside its own package leaf by leaf.)
+    SAIEL and CCPIL have no residual around them: with 0.02, twelve such layers make all tokens the same. (This is a
+    class because transformers calls `_init_weights` for each module by its type.)
     """
 
 
 class PJVLTWordModulation(nn.Linear):
-    """Words (B, C_text) to alpha, beta and gamma (B, 3 D); its weight starts at zero, as in DiT.
+    """Mean text token (B, C_text) to alpha, beta and gamma (B, 3 D); its weight starts at zero, as in DiT.
 
-    `modulation_init="identity"`: alpha = beta = 0 and gamma = 1, so that nothing is modulated at first, and yet the
-    words have a gradient from the first step. `"zero"`, as in the paper: gamma = 0, which stops their gradient in that
-    step.
+    `modulation_init="identity"`: alpha = beta = 0 and gamma = 1, so that nothing is modulated at first, but the text
+    features have a gradient from the first step. `"zero"`, as in the paper: gamma = 0, so they have no gradient in the
+    first step.
     """
 
 
 class PJVLTSAIEL(nn.Module):
-    """Semantic-aware instance encoder layer (Eq. 1-7): aligns patches with words.
+    """Semantic-aware instance encoder layer (Eq. 1-7): aligns patches with text tokens.
 
     `encode_words` is the half that depends on the sentence alone; `forward` is the half that sees the image.
     """
@@ -256,8 +257,8 @@ class PJVLTSAIEL(nn.Module):
         self.num_heads = config.num_saiel_heads
         self.scaling = (latent // self.num_heads) ** -0.5
         self.is_causal = False
-        self.query = PJVLTFanInLinear(channels, latent, bias=False)  # a bias would vanish in the instance norm
-        self.key = PJVLTFanInLinear(words, latent, bias=False)  # and this one in the softmax over words
+        self.query = PJVLTFanInLinear(channels, latent, bias=False)  # the instance norm would remove a bias
+        self.key = PJVLTFanInLinear(words, latent, bias=False)  # a bias would not change the softmax over tokens
         self.value = PJVLTFanInLinear(words, latent)
         self.modulation = PJVLTWordModulation(words, 3 * latent)
         self.visual = PJVLTFanInLinear(channels, latent)
@@ -266,10 +267,10 @@ class PJVLTSAIEL(nn.Module):
         self.layer_scale = nn.Parameter(torch.full((channels,), config.layer_scale_init)) if residual else None
 
     def select_words(self, value: Tensor, word_mask: Tensor) -> Tensor:
-        """Soft word selection (Eq. 2): value times its softmax over the words, per channel. (B, T, D), mask (B, T).
+        """Soft word selection (Eq. 2): value (B, T, D) times its softmax over the tokens, per channel; mask (B, T).
 
-        While training, Gumbel noise from the global generator is added to the logits, so that gradient
-        checkpointing and a resumed run repeat it.
+        In training, Gumbel noise is added to the logits. It comes from torch's global generator, so that gradient
+        checkpointing and a resumed run draw the same noise again.
         """
         logits = value.float()
         if self.training:
@@ -278,20 +279,20 @@ class PJVLTSAIEL(nn.Module):
         return logits.softmax(dim=1).to(value.dtype) * value
 
     def encode_words(self, words: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Words (B, T, C_text) to keys (B, H, T, D/H), selected values (B, H, T, D/H) and modulation (B, 3, D)."""
+        """Tokens (B, T, C_text) to keys (B, H, T, D/H), selected values (B, H, T, D/H) and modulation (B, 3, D)."""
         mask = attention_mask.bool()
         keys, values = self.key(words), self.select_words(self.value(words), mask)
         keys, values = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (keys, values))
         weights = mask[..., None].to(words.dtype)
-        mean = (words * weights).sum(dim=1) / weights.sum(dim=1)  # mean over the real words, [CLS] and [SEP] included
+        mean = (words * weights).sum(dim=1) / weights.sum(dim=1)  # without padding, with [CLS] and [SEP]
         return keys, values, self.modulation(mean).unflatten(-1, (3, -1))
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, word_mask: Tensor | None):
-        """Patches (B, H, N, d) attend to words (B, H, T, d): (B, N, H, d) and the weights, if the kernel has them."""
+        """Patches (B, H, N, d) attend to tokens (B, H, T, d): (B, N, H, d), and weights if the kernel gives them."""
         packing = {}
         if word_mask is not None and word_mask.ndim == 2:
-            # A 2D mask is FlashAttention's contract, whose unpadding takes queries to be as long as the mask and would
-            # drop patches: give it packed words and their cumulative lengths instead.
+            # FlashAttention takes a 2D mask, but its unpadding assumes queries as long as the mask and would drop
+            # patches. So it gets packed tokens and their cumulative lengths instead.
             batch, num_patches = query.shape[0], query.shape[2]
             lengths = word_mask.sum(dim=1, dtype=torch.int32)
             keys, values = (x.transpose(1, 2)[word_mask.bool()].transpose(0, 1)[None] for x in (keys, values))
@@ -308,7 +309,7 @@ class PJVLTSAIEL(nn.Module):
         return attend(self, query, keys, values, word_mask, dropout=dropout, scaling=self.scaling, **packing)
 
     def forward(self, visual, keys, values, modulation, word_mask) -> tuple[Tensor, Tensor | None]:
-        """V (B, N, C) and what `encode_words` made of the sentence to A (B, N, C), and the attention weights."""
+        """V (B, N, C) and the outputs of `encode_words` to A (B, N, C) and the attention weights (or None)."""
         query = instance_norm(self.query(visual)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # Eq. 1
         attended, weights = self.attend(query, keys, values, word_mask)  # Eq. 3
         alpha, beta, gamma = modulation[:, :, None].unbind(dim=1)  # each (B, 1, D), Eq. 4
@@ -376,7 +377,7 @@ class PJVLTCCPIL(nn.Module):
 
 
 class PJVLTFusionLayer(nn.Module):
-    """SAIEL, then CCPIL; either can be ablated away."""
+    """SAIEL, then CCPIL; ablations leave out either."""
 
     def __init__(self, config: PJVLTConfig):
         super().__init__()
@@ -398,14 +399,14 @@ class PJVLTJointLayer(GradientCheckpointingLayer):
         self.fusion = fusion
 
     def forward(self, hidden_states: Tensor, *words: Tensor | None) -> Tensor:  # (B, N, C)
-        # `words` come one by one, because reentrant gradient checkpointing overlooks tensors inside a tuple
+        # `words` are separate arguments, because reentrant gradient checkpointing ignores tensors inside a tuple
         if self.vision is not None:
             hidden_states = self.vision(hidden_states)
         return hidden_states if self.fusion is None else self.fusion(hidden_states, words)
 
 
 class PJVLTJointEncoder(nn.Module):
-    """J vision layers with F fusion layers between them ("progressive", "early") or behind them ("late")."""
+    """J vision layers with F fusion layers between them ("progressive", "early") or after them ("late")."""
 
     def __init__(self, config: PJVLTConfig):
         super().__init__()
@@ -423,7 +424,7 @@ class PJVLTJointEncoder(nn.Module):
         return [*self.layers, *self.late_layers]
 
     def saiels(self) -> list[PJVLTSAIEL]:
-        """The SAIELs in the order in which they are run."""
+        """The SAIELs in the order in which they run."""
         fusions = [layer.fusion for layer in self.all_layers() if layer.fusion is not None]
         return [fusion.saiel for fusion in fusions if fusion.saiel is not None]
 
@@ -435,7 +436,7 @@ class PJVLTJointEncoder(nn.Module):
 
 
 class PJVLTScoreConv(nn.Conv2d):
-    """Last convolution of the score branch; starts at the focal-loss prior `SCORE_PRIOR`."""
+    """Last convolution of the score branch; its bias starts at the focal-loss prior `SCORE_PRIOR`."""
 
 
 class PJVLTBoxHead(nn.Module):
@@ -485,13 +486,13 @@ class PJVLTPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in every transformers model, but weights come from safetensors files only, never from pickle."""
+        """Like `from_pretrained` of any transformers model, but reads weights from safetensors only, never pickle."""
         with no_weights_bar():
             return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights for ViT and head; the classes above say how the others start."""
+        """Normal weights for ViT and head; the classes above document their own initialisation."""
         super()._init_weights(module)
         if isinstance(module, PJVLTEmbeddings):
             self._init_positions(module)
@@ -512,7 +513,7 @@ class PJVLTPreTrainedModel(PreTrainedModel):
             init.constant_(module.layer_scale, self.config.layer_scale_init)
 
     def _init_positions(self, module: PJVLTEmbeddings) -> None:
-        """Noise, or waves of `position_scale`; those of the template are turned, so that no place equals another's."""
+        """Noise, or waves of `position_scale`; the template's are rotated, so that no two positions are equal."""
         config = self.config
         if not config.position_scale:
             init.trunc_normal_(module.template_position, std=config.initializer_range)
@@ -546,7 +547,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
         self.text_encoder.set_input_embeddings(value)
 
     def text_layer_indices(self) -> list[int]:
-        """For each fused layer, which BERT layer it reads (1 is the first).
+        """The BERT layer (1 is the first) that each fused layer reads.
 
         Progressive: vision layer j of J reads text layer ceil(j K / J) of K. Early and late: always the last.
         """
@@ -560,16 +561,16 @@ class PJVLTModel(PJVLTPreTrainedModel):
         return [math.ceil(j * texts / depth) for j in range(depth - fused + 1, depth + 1)]
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> PJVLTTextFeatures:
-        """What the tracker needs of the sentences, once per sentence: `model(..., text_features=...)` skips BERT.
+        """Encode sentences once, so that `model(..., text_features=...)` can skip BERT in every frame.
 
-        Args: `input_ids` (B, T) and `attention_mask` (B, T), 1 for words and 0 for padding (default: all words).
+        Args: `input_ids` (B, T) and `attention_mask` (B, T), 1 for tokens and 0 for padding (default: no padding).
         Raises `ValueError` for a model without a language stream.
         """
         if self.text_encoder is None:
-            raise ValueError("This model reads no language (`fusion='none'` or `use_saiel=False`).")
+            raise ValueError("This model has no language stream (`fusion='none'` or `use_saiel=False`).")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        # All hooks at once: put on BERT first and on the whole model later, BERT's are doubled, and so are its layers.
+        # All hooks at once: hooks on BERT first and on the whole model later would record each BERT layer twice.
         maybe_install_capturing_hooks(self)
         layers = self.text_encoder(
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, return_dict=True
@@ -584,29 +585,29 @@ class PJVLTModel(PJVLTPreTrainedModel):
     def prepare_for_tracking(
         self, dtype: torch.dtype | None = None, compile: bool | str = False, portable: bool = False
     ) -> PJVLTInferenceModel:
-        """This model as it is best run frame by frame; see [`PJVLTInferenceModel`]. The model itself stays as it is.
+        """A [`PJVLTInferenceModel`]: this model in a form that is faster frame by frame. The model does not change.
 
         Args:
-            dtype: of the new form's weights and arithmetic; default: the model's. Weights that are used as they are
-                are shared, not copied, where the type is the same.
-            compile: run it through `torch.compile`, which takes its time at the first frame. A string names a backend.
-            portable: use no operation that only torch on a CPU knows, and write attention out, as exports need it.
+            dtype: type of the weights and the arithmetic; default: the model's. Weights that need no change are
+                shared with the model if the type is the same.
+            compile: use `torch.compile`, which makes the first frame slow. A string names a backend.
+            portable: for exports: use no CPU-only operations of torch, and write attention out as matmuls.
 
-        Raises `ValueError` in training mode, where batch norm and word selection are others.
+        Raises `ValueError` in training mode, where batch norm and word selection behave differently.
         """
         if self.training:
             raise ValueError("The model is in training mode: call `model.eval()` before `prepare_for_tracking`.")
         return PJVLTInferenceModel(self, dtype, compile, portable)
 
     def inference_model(self, dtype: torch.dtype | None = None, compile: bool | str = False) -> PJVLTInferenceModel:
-        """The one of [`PJVLTModel.prepare_for_tracking`] that all sessions share, made when it is first asked for."""
+        """The result of [`PJVLTModel.prepare_for_tracking`] that all sessions share, made on first use."""
         return self._inference_models.get(self, dtype, compile)
 
     def _read(self, input_ids, attention_mask, text_features) -> PJVLTTextFeatures | None:
-        """The sentence as features, or None where nothing reads it."""
+        """The features of the sentence, or None for a model without language."""
         if self.text_encoder is None:
             if input_ids is not None or text_features is not None:
-                logger.warning_once("This PJVLT reads no language: the sentence is ignored.")
+                logger.warning_once("This PJVLT has no language stream: the sentence is ignored.")
             return None
         if text_features is not None:
             return text_features
@@ -617,7 +618,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
         return self.encode_text(input_ids, attention_mask)
 
     def _words(self, visual: Tensor, text_features: PJVLTTextFeatures | None) -> list[tuple] | None:
-        """The arguments of each SAIEL, or None where nothing reads the sentence."""
+        """The arguments of each SAIEL, or None for a model without language."""
         if text_features is None:
             return None
         mask = create_bidirectional_mask(
@@ -641,17 +642,17 @@ class PJVLTModel(PJVLTPreTrainedModel):
         labels: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PJVLTOutput:
-        """Find the target of the template and of the sentence in the search crop.
+        """Find the target, given by template and sentence, in the search crop.
 
         Args:
             pixel_values: (B, 3, search_size, search_size) normalised search crops.
             template_pixel_values: (B, 3, template_size, template_size) normalised template crops.
-            input_ids, attention_mask: (B, T) the tokenised sentences and 1 for words, 0 for padding.
+            input_ids, attention_mask: (B, T) tokenised sentences, and a mask with 1 for tokens and 0 for padding.
             text_features: from [`~PJVLTModel.encode_text`], instead of `input_ids`.
-            labels: (B, 4) boxes as cx, cy, w, h in fractions of the search crop; gives `loss`. A row of zeros says
-                that the crop does not show the target.
+            labels: (B, 4) ground truth cx, cy, w, h in fractions of the search crop; the output then has a `loss`. A
+                row of zeros means that the crop does not show the target.
         """
-        # BERT captures hidden states of its own, and captures must not be nested: read the sentence first.
+        # BERT captures its own hidden states, and captures must not be nested: read the sentence first.
         text_features = self._read(input_ids, attention_mask, text_features)
         return self._track(pixel_values, template_pixel_values, text_features, labels, **kwargs)
 
@@ -690,20 +691,20 @@ class PJVLTModel(PJVLTPreTrainedModel):
         pretrained: bool = True,
         tracker: str | None = None,
     ):
-        """A PJVLT whose vision stream comes from a timm ViT or a tracker, and whose text stream comes from a BERT.
+        """Build a PJVLT with the vision stream of a timm network or a tracker, and the text stream of a BERT.
 
         Args:
-            vision: any plain timm ViT by its name, such as `"vit_base_patch16_224.mae"`.
+            vision: name of a plain timm ViT, such as `"vit_base_patch16_224.mae"`.
             text: a BERT by Hub id or folder, such as `"google-bert/bert-base-uncased"`.
             config: crop sizes, fusion and head; its stream sizes must fit the backbones. Default: the backbones' own
                 sizes and the paper's fusion; with `tracker` also `fusion_residual`, so that the model starts close to
                 the tracker.
             pretrained: False builds the same architecture with random weights and downloads nothing.
-            tracker: instead of `vision`, a PJVLT without language by Hub id or folder, such as `pjvlt-convert-weights`
-                makes of OSTrack: its vision stream and its box head.
+            tracker: instead of `vision`: Hub id or folder of a PJVLT without language, such as OSTrack converted by
+                `pjvlt-convert-weights`. Its vision stream and box head are used.
 
-        Logs which weights are new. Raises `ImportError` without timm, `ValueError` for sizes that do not fit, for a
-        ViT with parts that PJVLT has not, and unless `text` and one of `vision` and `tracker` are given.
+        Logs which weights are new. Raises `ImportError` without timm, and `ValueError` for sizes that do not fit, for
+        a ViT with parts that PJVLT does not have, and unless `text` and one of `vision` and `tracker` are given.
         """
         if text is None or (vision is None) == (tracker is None):
             raise ValueError("from_backbones needs `text` and either `vision` or `tracker`.")

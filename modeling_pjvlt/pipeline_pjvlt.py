@@ -24,22 +24,22 @@ DEFAULTS = {
     "progress": True, "detector": DETECTOR, "max_frames": None, "raw": False,
 }  # fmt: skip
 OPTIONS = ("video", *DEFAULTS)
-ONLY = "0"  # id of a target that is alone
-NOT_LIVE = ("video", "direction", "progress")  # options that `stream` has not
-MEANT = {  # by the names that other libraries use
+ONLY = "0"  # id of a single target
+NOT_LIVE = ("video", "direction", "progress")  # options that `stream` does not take
+MEANT = {  # names that other libraries use -> our names
     "frames": "video", "images": "video", "video": "frames", "bbox": "box", "bboxes": "boxes", "query": "text",
     "sentence": "text", "prompt": "text", "caption": "text", "captions": "texts", "sentences": "texts",
 }  # fmt: skip
 
 
 def _open(video) -> FrameReader:
-    """Files are decoded while the network works; what a user makes himself is asked for only when it is needed."""
+    """Files are decoded ahead, while the network runs; frames from a user's own iterable are read only when needed."""
     reader = read_frames(video)
     return read_ahead(reader) if isinstance(video, str | os.PathLike) else reader
 
 
 def _refuse(unknown: dict, known: Sequence[str]) -> None:
-    """Raises `TypeError` that names the first argument which does not exist, and the one that was meant."""
+    """Raises `TypeError` that names the first unknown argument, and the known one closest to it."""
     for name in unknown:
         if name not in known:
             close = [MEANT[name]] if MEANT.get(name) in known else get_close_matches(name, known, 1)
@@ -53,7 +53,7 @@ def _need_video(video, name: str) -> None:
 
 
 class TrackingPipeline(Pipeline):
-    """Follows one or several targets through a video.
+    """Tracks one or several targets through a video.
 
     Example:
         >>> import modeling_pjvlt  # registers the task  # doctest: +SKIP
@@ -84,37 +84,37 @@ class TrackingPipeline(Pipeline):
         raw: bool = False,
         **unknown,
     ) -> TrackingResults | TargetsResults:
-        """Track through a whole video.
+        """Track one or several targets through a whole video.
 
         Args:
             video: a video file, a folder of images, a camera's index, a stream's address (rtsp://, http://,
-                rtmp://, https://, udp://, …), a decoder of torchcodec or decord (such as `datasets` gives for a
-                video), or frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
+                rtmp://, https://, udp://, …), a torchcodec or decord decoder (`datasets` returns one for a video),
+                or frames (PIL, NumPy or torch, RGB, or paths of images). A list is one video.
             box: x, y, w, h of the target in the first frame, in pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
-                Without it the sentence has to do: `detector` finds what it says in the first frame.
-            text: a sentence about the target; empty or missing reads as "the target", with a warning.
-            boxes, texts: instead of these two for several targets: a list for each, or dicts by the targets' ids.
-                `texts` alone, too: the detector finds each.
-            frame: number of the frame, from 0, in which the box is given; of several targets one for all, or a list
-                or a dict as the boxes.
-            direction: from that frame on "forward", "backward" to the video's first frame, or "both".
-            redetect: where a target that was lost is searched. None: where it was last seen. "local": there, in a
-                region that grows. "frame": in the whole frame, too.
+                Without a box, `detector` finds the target in the first frame from `text`.
+            text: a sentence about the target. If it is empty or missing, "the target" is used, with a warning.
+            boxes, texts: for several targets, instead of `box` and `text`: a list each, or a dict from target id to
+                value. With `texts` alone, `detector` finds each target.
+            frame: number of the frame, from 0, in which the box is given. For several targets: one number for all,
+                or a list or dict like `boxes`.
+            direction: track from that frame "forward", "backward" to the video's first frame, or "both".
+            redetect: where a lost target is searched. None: where it was last seen. "local": there, in a region that
+                grows. "frame": also in the whole frame.
             progress: show a progress bar.
             detector: checkpoint for transformers' `zero-shot-object-detection`, folder or Hub id; loaded when first
-                needed, and kept. None: the tracker itself looks, which needs no download and finds less.
-            max_frames: look at no more than so many frames.
-            raw: boxes and scores as the network gives them: neither rounded nor clipped to the frame.
+                needed, and kept. None: the tracker itself searches; this needs no download but finds fewer targets.
+            max_frames: read at most this many frames.
+            raw: return boxes and scores as the network gives them, neither rounded nor clipped to the frame.
 
-        Returns one dict for each frame in which the target was tracked: `frame` (its number in the video, from 0; a
-        live source may drop some), `box` (`xmin`, `ymin`, `xmax`, `ymax` in frame pixels, inside the frame, to 2
-        decimals), `score` in (0, 1], to 4, `time` (seconds since the video's first frame; 30 frames a second where
-        nobody says), `lost` and `redetected`. In the target's own frame it is the given box with score 1. The list is
-        a [`TrackingResults`], which saves itself as JSON, CSV or text. With `boxes` or `texts`: [`TargetsResults`], a
-        dict of them by the targets' ids ("0", "1", … where they have none).
+        Returns a [`TrackingResults`]: a list with one dict for each tracked frame. Its `save` writes JSON, CSV or
+        text. Each dict has `frame` (its number in the video, from 0; a live source may drop some), `box` (`xmin`,
+        `ymin`, `xmax`, `ymax` in frame pixels, inside the frame, 2 decimals), `score` in (0, 1] (4 decimals), `time`
+        (seconds since the video's first frame; 30 frames per second are assumed if the rate is unknown), `lost` and
+        `redetected`. In the frame where the box was given, the result is that box with score 1. With `boxes` or
+        `texts`: a [`TargetsResults`], a dict from target id to results (ids are "0", "1", … unless you give them).
 
-        Raises `ValueError` for a bad box, sentence, frame or file, and where the detector finds nothing, and `OSError`
-        for a camera or a stream that cannot be read.
+        Raises `TypeError` for a missing or unknown argument, `ValueError` for a bad box, sentence, frame or file, or
+        if the detector finds nothing, and `OSError` for a camera or a stream that cannot be read.
         """
         _refuse(unknown, OPTIONS)
         _need_video(video, "video")
@@ -149,8 +149,11 @@ class TrackingPipeline(Pipeline):
         raw: bool = False,
         **unknown,
     ) -> Iterator[dict]:
-        """The same for live frames: yields one result as soon as its frame is in; with `boxes` or `texts`, a dict of
-        results by the targets' ids."""
+        """Track through live frames: yields the result of each frame as soon as the frame arrives.
+
+        Arguments and results are those of a call; with `boxes` or `texts`, each item is a dict from target id to
+        result.
+        """
         _refuse(unknown, ("frames", *(name for name in OPTIONS if name not in NOT_LIVE)))
         _need_video(frames, "frames")
         starts = self._starts(box, text, boxes, texts, frame, detector)
@@ -171,7 +174,7 @@ class TrackingPipeline(Pipeline):
     def _forward(
         self, reader, box, text, boxes, texts, frame, direction, redetect, progress: bool, detector, raw, max_frames
     ) -> dict[str, tuple[str | None, list[dict]]]:
-        """The sentence and the results of each target, by its id."""
+        """Target id -> sentence and results."""
         starts = self._starts(box, text, boxes, texts, frame, detector)
         reader = reader.first(max_frames)
         tracked = self._track(reader, starts, direction, redetect, raw)
@@ -185,13 +188,13 @@ class TrackingPipeline(Pipeline):
         return results
 
     def _starts(self, box, text, boxes, texts, frame, detector: str | None) -> list[TargetStart]:
-        """The targets. Raises before anything is read."""
+        """The targets. Raises `ValueError` before any frame is read."""
         if boxes is None and texts is None:
             boxes, texts = {ONLY: box}, {ONLY: text}
             if isinstance(frame, Sequence | Mapping):
-                raise ValueError(f"`frame` is a number where there is one target, got {frame!r}.")
+                raise ValueError(f"`frame` must be one number when there is one target, got {frame!r}.")
         elif box is not None or text is not None:
-            raise ValueError("Give either `box` and `text`, of one target, or `boxes` and `texts`, of several.")
+            raise ValueError("Give either `box` and `text` for one target, or `boxes` and `texts` for several.")
         elif boxes is None:
             texts = [texts] if isinstance(texts, str) else texts
             boxes = dict.fromkeys(texts) if isinstance(texts, Mapping) else [None] * len(texts)
@@ -217,7 +220,7 @@ class TrackingPipeline(Pipeline):
         return find_target(frame, text, loaded[1])[0]
 
     def _track(self, reader: FrameReader, starts, direction: str, redetect, raw: bool) -> Iterator[dict[str, dict]]:
-        """Results by the targets' ids, frame after frame."""
+        """For each frame, a dict from target id to result."""
 
         def session() -> TrackingSession:
             return TrackingSession(self.model, self.processor, redetect=redetect)
@@ -233,8 +236,8 @@ class TrackingPipeline(Pipeline):
     def save_pretrained(self, save_directory, **kwargs) -> None:
         """Save model, processor and the code of this pipeline; the folder loads with `from_pretrained`.
 
-        `pipeline("vision-language-tracking", model=folder)` then asks for `trust_remote_code=True`, because the folder
-        brings its own code; with this package installed, `pipeline_class=TrackingPipeline` does without.
+        `pipeline("vision-language-tracking", model=folder)` then needs `trust_remote_code=True`, because the folder
+        contains its own code. Where this package is installed, `pipeline_class=TrackingPipeline` avoids that.
         """
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)

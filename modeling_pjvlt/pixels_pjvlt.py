@@ -1,4 +1,4 @@
-"""Images of any type as RGB of 8 bits, upright, without torch.
+"""Converts images of any type to upright 8-bit RGB, without torch.
 
 What a value means is decided by its type alone, never by the brightest pixel, so that all frames of a source are
 scaled alike: uint8 and wider integers hold 0 to 255, uint16 0 to 65535, floats 0 to 1, and booleans are black and

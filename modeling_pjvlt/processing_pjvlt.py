@@ -13,14 +13,14 @@ logger = logging.get_logger(__name__)
 
 
 class PJVLTProcessor(ProcessorMixin):
-    """Wraps a [`PJVLTImageProcessor`] and a BERT tokenizer, and holds how a session reads the network's answers.
+    """Wraps a [`PJVLTImageProcessor`] and a BERT tokenizer, and stores the tracking settings of the checkpoint.
 
     Sentences are cut to 40 tokens, with a warning; `token_type_ids` are dropped, because a tracker reads one sentence.
 
     Args:
-        image_processor, tokenizer: as above.
-        window_weight, size_smoothing, lost_score: of a session with this checkpoint, unless it is given others; see
-            [`TargetSession`]. None: the session's own defaults, which are the paper's.
+        image_processor, tokenizer: the two that it wraps.
+        window_weight, size_smoothing, lost_score: what a session with this checkpoint uses unless it is given other
+            values; see [`TargetSession`]. None: the session's own defaults, which are the paper's.
     """
 
     # Defaults of a call, which transformers merges with the caller's arguments.
@@ -40,8 +40,8 @@ class PJVLTProcessor(ProcessorMixin):
         self.window_weight, self.size_smoothing, self.lost_score = window_weight, size_smoothing, lost_score
 
     def tracking_settings(self, config) -> dict[str, float]:
-        """What a session uses by default: our settings, or those that older checkpoints have in the
-        model's `config`, or the paper's."""
+        """A session's default settings: the processor's, else those in the `config` of an older checkpoint, else the
+        paper's."""
         return {
             name: next(v for v in (getattr(self, name), getattr(config, name, None), default) if v is not None)
             for name, default in TRACKING_DEFAULTS.items()
@@ -61,16 +61,16 @@ class PJVLTProcessor(ProcessorMixin):
         return_crops: bool | None = None,
         **kwargs,
     ) -> BatchFeature:
-        """Everything `PJVLTModel` takes.
+        """Make the inputs of [`PJVLTModel`].
 
         Args:
             images, boxes, template_images, template_boxes, return_crops: see [`PJVLTImageProcessor.preprocess`].
             text: one sentence, or one for each image. Empty or missing sentences become "the target", with a warning.
-            kwargs: of the tokenizer and of the image processor; `return_tensors` is `"pt"` (default), `"np"` or None
-                for lists.
+            kwargs: options of the tokenizer and of the image processor; `return_tensors` is `"pt"` (default), `"np"`
+                or None for lists.
 
-        Returns `pixel_values`, `template_pixel_values`, `input_ids` (B, T), `attention_mask` (B, T) and, if asked
-        for, `crops` (B, 3), as far as their inputs were given.
+        Returns those entries whose inputs were given: `pixel_values`, `template_pixel_values`, `input_ids` (B, T),
+        `attention_mask` (B, T) and, with `return_crops`, `crops` (B, 3).
         """
         text_kwargs, image_kwargs = self._split_kwargs(kwargs)
         data = {}
@@ -93,14 +93,14 @@ class PJVLTProcessor(ProcessorMixin):
         return merged["text_kwargs"], merged["images_kwargs"]
 
     def _count(self, text, data: dict) -> int:
-        """Rows of the batch: as many as crops, or as sentences where there is no image."""
+        """Rows of the batch: the number of crops or, without images, of sentences."""
         for name in ("pixel_values", "template_pixel_values"):
             if name in data:
                 return len(data[name])
         return len(text) if isinstance(text, (list, tuple)) else 1
 
     def encode_text(self, text: str | list[str], **kwargs) -> BatchFeature:
-        """Sentences to `input_ids` and `attention_mask`, (B, T) with T of at most 40 tokens."""
+        """Sentences to `input_ids` and `attention_mask`, both (B, T) with T at most 40 tokens."""
         kwargs = {**self.text_kwargs, **kwargs}
         sentences = [text] if isinstance(text, str) else text
         if kwargs["truncation"] and kwargs["max_length"]:
@@ -116,7 +116,7 @@ class PJVLTProcessor(ProcessorMixin):
             logger.warning(cut_warning(max(lengths), limit))
 
     def post_process_tracking(self, outputs, crops, frame_sizes) -> Tensor:
-        """The model's boxes in pixels of their frames.
+        """The predicted boxes in pixels of their frames.
 
         Args:
             outputs: [`PJVLTOutput`], or its `pred_boxes` (B, 4).

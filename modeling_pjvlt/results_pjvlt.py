@@ -1,4 +1,4 @@
-"""What tracking one target gives: a list of boxes and scores that saves itself, and shows itself as table and plot."""
+"""The results of tracking: lists of boxes and scores, with methods to save them and to show them as table or plot."""
 
 import base64
 import csv
@@ -19,32 +19,32 @@ from .streams_pjvlt import DEFAULT_FPS
 from .video_pjvlt import refuse_outputs_over
 from .video_writer_pjvlt import VideoWriter
 
-# Of the first target, the second, and so on: apart for people who do not see red and green, too (Okabe and Ito, 2008).
+# One colour per target, also distinct for people who cannot tell red from green (Okabe and Ito, 2008).
 TARGET_COLORS = [(255, 196, 0), (86, 180, 233), (230, 80, 160), (0, 200, 140), (240, 120, 0), (150, 120, 255)]
 FLAGS = ("lost", "redetected")
-MAX_SHOWN = 900  # frames of a video that a notebook keeps in itself
+MAX_SHOWN = 900  # longest video, in frames, that is embedded in a notebook
 COLUMNS = ["frame", "x", "y", "w", "h", "score", "time", "lost", "redetected"]  # of a table
-FORMATS = {"json": ".json", "csv": ".csv", "txt": ".txt", "mot": ".txt"}  # and the suffix that each is given
+FORMATS = {"json": ".json", "csv": ".csv", "txt": ".txt", "mot": ".txt"}  # format -> default suffix
 
 
 class TrackingResults(list):
-    """One dict for each frame: `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` (0 to 1), `time`,
-    `lost` and `redetected`.
+    """The results of one target: a list with one dict for each frame.
 
-    `frame` is the number of the frame in its source, from 0, where those that a live source dropped count, too; `time`
-    is in seconds since the source's first frame. While `lost` is True, the box is a guess; `redetected` is True where
-    a lost target was found again elsewhere in the frame.
+    Each dict has `frame`, `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), `score` (0 to 1), `time`, `lost` and
+    `redetected`. `frame` is the number of the frame in its source, from 0, where frames that a live source dropped
+    also count; `time` is in seconds since the source's first frame. While `lost` is True, the box is a guess;
+    `redetected` is True where a lost target was found again elsewhere in the frame.
 
     Args:
         results: the dicts.
-        fps: frames per second of the video; None where nobody knows.
+        fps: frames per second of the video; None if unknown.
         text: the sentence that described the target.
         source: the video: a path, an address or "camera 0"; None for frames from memory.
         model: the checkpoint, as it was named.
-        frames: the frames again, for [`TrackingResults.save_video`]: something that can be iterated more than once.
-        lost_score: a target whose score stays below it is lost; None where nobody knows, 0 where no target ever is.
+        frames: the frames, for [`TrackingResults.save_video`]; it must be possible to iterate over them again.
+        lost_score: a target whose score stays below it is lost; None if unknown, 0 if targets are never lost.
 
-    In a notebook it shows itself as a video that plays, where the frames can be read again, and as a table.
+    A notebook shows the results as a table and, if the frames can be read again, as a video.
 
     Example:
         >>> results = tracker("clip.mp4", box=[120, 64, 90, 70], text="white dog")  # doctest: +SKIP
@@ -67,33 +67,32 @@ class TrackingResults(list):
         self._html: str | None = None
 
     def __getitem__(self, place):
-        """One result; or, for a slice, `TrackingResults` of the same video."""
+        """One result, or for a slice the `TrackingResults` of those frames."""
         found = super().__getitem__(place)
         if not isinstance(place, slice):
             return found
         return TrackingResults(found, self.fps, self.text, self.source, self.model, self.frames, self.lost_score)
 
     def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
-        """Write the boxes to a file, which appears under its name only once it is complete. Returns its path.
+        """Write the boxes to a file. Returns its path.
 
-        A pipe or a device such as /dev/stdout is written into, not replaced.
-
-        Boxes are x, y, width, height in pixels (the upper left corner of the image is 0, 0), with 3 decimals; scores
-        have 4. Missing parent folders are made.
+        The file appears under its name only once it is complete; a pipe or a device such as /dev/stdout is written
+        directly. Missing parent folders are made. Boxes are x, y, width, height in pixels (the upper left corner of
+        the image is 0, 0), with 3 decimals; scores have 4.
 
         Args:
-            path: where the file goes.
-            format: by default what the suffix says.
+            path: the file to write.
+            format: one of these; by default chosen by the suffix.
                 "json": {"video", "model", "text", "fps", "frames": [{"frame", "box", "score", "time"}, ...]}, with
-                    "lost": true and "redetected": true in the frames where that is so.
-                "csv": a line for each frame under the header frame,x,y,w,h,score,time,lost,redetected; frames count
+                    "lost": true and "redetected": true in the frames where they hold.
+                "csv": the header frame,x,y,w,h,score,time,lost,redetected and a line for each frame; frames count
                     from 0, and the last two are 0 or 1.
                 "txt": x,y,w,h, a line for each frame.
                 "mot": frame,id,x,y,w,h,score,-1,-1,-1; frames count from 1, the id is 1.
 
         Raises:
             ValueError: neither the suffix nor `format` names one of these, or the file is the video itself.
-            OSError: the file cannot be written; what was there before is left as it was.
+            OSError: the file cannot be written; an existing file stays as it was.
         """
         path = Path(path).expanduser()
         refuse_outputs_over(self.source, path)
@@ -115,8 +114,8 @@ class TrackingResults(list):
     def plot(self):
         """A matplotlib `Figure` of the score and of the size of the box (square root of its area, pixels) over time.
 
-        Time is in seconds where the fps are known, in frames otherwise. A dashed line marks `lost_score`, where it is
-        known. The frame whose box was given has a score of 1 and is left out.
+        Time is in seconds if `fps` is known, in frames otherwise. A dashed line marks `lost_score`, if it is known.
+        The frame whose box was given has a score of 1 and is left out.
         """
         try:
             from matplotlib.figure import Figure
@@ -124,7 +123,7 @@ class TrackingResults(list):
             raise ImportError("plots are made with matplotlib: pip install matplotlib") from error
 
         class ShownFigure(Figure):
-            """A notebook shows it by itself, without pyplot."""
+            """A figure that notebooks show without pyplot."""
 
             def _repr_png_(self) -> bytes:
                 file = io.BytesIO()
@@ -147,10 +146,10 @@ class TrackingResults(list):
         return figure
 
     def save_video(self, path: str | os.PathLike) -> Path:
-        """Write the frames with the box and the score drawn on them, as a video that appears once it is complete.
+        """Write a video of the frames with box and score drawn on them. Returns its path.
 
-        Raises `ValueError` where the frames cannot be read again, as those of a camera or a generator, or where `path`
-        is the video itself, and what [`VideoWriter`] raises.
+        The file appears under its name only once it is complete. Raises `ValueError` if the frames cannot be read
+        again (those of a camera or a generator) or if `path` is the video itself, and what [`VideoWriter`] raises.
         """
         return _save_video({"": self}, self, path)
 
@@ -162,7 +161,7 @@ class TrackingResults(list):
         return self._html
 
     def _video_html(self) -> str:
-        """The video itself, or why there is none: a file may have gone since, and the table is worth showing."""
+        """The video, or the reason why there is none: the file may be gone by now, and the table is still useful."""
         with tempfile.TemporaryDirectory() as folder:
             try:
                 data = base64.b64encode(self.save_video(Path(folder) / "shown.mp4").read_bytes()).decode()
@@ -216,10 +215,10 @@ class TrackingResults(list):
 
 
 class TargetsResults(dict):
-    """What tracking several targets gives: [`TrackingResults`] by their ids, in the order in which they were given.
+    """The results of several targets: a dict from target id to [`TrackingResults`], in the order of the targets.
 
     Args:
-        results: by id; all of one video.
+        results: the dict; all results are of one video.
 
     Example:
         >>> results = tracker("clip.mp4", boxes={"dog": [120, 64, 90, 70], "cat": [10, 20, 40, 30]})  # doctest: +SKIP
@@ -227,30 +226,30 @@ class TargetsResults(dict):
     """
 
     def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
-        """Write all the boxes to one file; see [`TrackingResults.save`].
+        """Write the boxes of all targets to one file; see [`TrackingResults.save`]. Returns its path.
 
         Args:
-            path: where the file goes.
-            format: by default what the suffix says.
+            path: the file to write.
+            format: one of these; by default chosen by the suffix.
                 "json": {"video", "model", "fps", "targets": [{"id", "text", "frames": [...]}, ...]}.
                 "csv": id,frame,x,y,w,h,score,time,lost,redetected, target after target.
                 "mot": as for one target; the ids are numbers from 1, in the order of the targets.
 
-        Raises `ValueError` for "txt", which has room for one target, and as there.
+        Raises `ValueError` for "txt", which holds one target only, and whatever [`TrackingResults.save`] raises.
         """
         path, one = Path(path).expanduser(), next(iter(self.values()), TrackingResults())
         refuse_outputs_over(one.source, path)
         picked = pick_format(path, format)
         if picked == "txt":
-            raise ValueError(f"{path}: txt has room for one target; choose json, csv or mot, or save each by itself")
+            raise ValueError(f"{path}: txt holds one target only; choose json, csv or mot, or save each by itself")
         return _write_lines(path, {"json": self._json, "csv": self._csv, "mot": self._mot}[picked](one))
 
     def save_video(self, path: str | os.PathLike) -> Path:
-        """One video with every target in its own colour, with its id and score; see [`TrackingResults.save_video`]."""
+        """Write a video with all targets, each in its colour with id and score; see [`TrackingResults.save_video`]."""
         return _save_video(self, next(iter(self.values()), TrackingResults()), path)
 
     def to_pandas(self):
-        """One table as of [`TrackingResults.to_pandas`], with a column `id` in front."""
+        """One table for all targets, like that of [`TrackingResults.to_pandas`], with `id` as its first column."""
         tables = {target_id: results.to_pandas() for target_id, results in self.items()}
         import pandas
 
@@ -286,10 +285,10 @@ class TargetsResults(dict):
 
 
 def _save_video(results: Mapping[str, TrackingResults], one: TrackingResults, path: str | os.PathLike) -> Path:
-    """Draw targets on their frames. one: any of the results, for what they share."""
+    """Draw targets on their frames. one: any of the results, for the fields that they share."""
     refuse_outputs_over(one.source, path)
     if one.frames is None:
-        raise ValueError("These frames cannot be read again; draw the boxes while they come, as `pjvlt-track` does.")
+        raise ValueError("These frames cannot be read again: draw the boxes during tracking, as `pjvlt-track` does.")
     boxes: dict[int, dict[str, dict]] = {}
     for target_id, found in results.items():
         for result in found:
@@ -309,14 +308,14 @@ def _save_video(results: Mapping[str, TrackingResults], one: TrackingResults, pa
 
 
 def _write_lines(path: Path, lines: Iterator[str]) -> Path:
-    """Write a text file beside its place and rename it; into a pipe or a device. Raises `OSError`."""
+    """Write a text file under another name and rename it; write directly to a pipe or a device. Raises `OSError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (path.is_file() or path.is_dir()):
             path.write_text("".join(lines), encoding="utf-8", newline="")
             return path
         with replacing(path) as partial:
-            # The name of a video may not be UTF-8; as \\udce9 it is valid JSON, and read back as the same name.
+            # A video's name may not be valid UTF-8; \\udce9 is valid JSON, and is read back as the same name.
             partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -324,13 +323,13 @@ def _write_lines(path: Path, lines: Iterator[str]) -> Path:
 
 
 def pick_format(path: str | os.PathLike, format: str | None = None) -> str:
-    """The format of a file of boxes: the one that is named, or else that of the suffix. Raises `ValueError`."""
+    """The format of a file of boxes: `format`, else that of the suffix. Raises `ValueError` for an unknown one."""
     picked = format if format is not None else Path(path).suffix.lower().removeprefix(".")
     if picked not in FORMATS or (format is None and picked == "mot"):
         raise ValueError(
-            f"{format!r} is no format of boxes; known are {', '.join(FORMATS)}"
+            f"{format!r} is not a format of boxes; choose one of {', '.join(FORMATS)}"
             if format is not None
-            else f"{path}: boxes are written as .json, .csv or .txt; for another name, say which format"
+            else f"{path}: boxes are written as .json, .csv or .txt; for another suffix, also give the format"
         )
     return picked
 
@@ -342,7 +341,7 @@ def _open_image(frame) -> Image.Image:
 
 
 def _draw(image: Image.Image, result: dict, name: str, color: tuple[int, int, int]) -> None:
-    """Draw the box, and name and score inside its upper left corner; a lost target's box is thin."""
+    """Draw the box, with name and score inside its upper left corner; the box of a lost target is thin."""
     draw, line = ImageDraw.Draw(image), max(2, min(image.size) // 150)
     x, y, w, h = xywh(result)
     width = 1 if result.get("lost") else line
@@ -354,7 +353,7 @@ def _draw(image: Image.Image, result: dict, name: str, color: tuple[int, int, in
 def xywh(result: dict) -> tuple[float, float, float, float]:
     """x, y, width, height of one result."""
     left, top, right, bottom = (result["box"][name] for name in CORNERS)
-    return left, top, round(right - left, 9), round(bottom - top, 9)  # a difference of hundredths is one again
+    return left, top, round(right - left, 9), round(bottom - top, 9)  # removes the noise of the subtraction
 
 
 def make_result(
@@ -366,10 +365,10 @@ def make_result(
     lost: bool = False,
     redetected: bool = False,
 ) -> dict:
-    """The result of frame `number` of its source, from x, y, width, height; `time` in seconds, where it is known.
+    """Make the result dict of frame `number` from a box (x, y, width, height); `time` is in seconds, None if unknown.
 
-    With `frame_size` (height, width) as people want it: the box clipped to the frame and rounded to hundredths of a
-    pixel, the score to 4 decimals. Without, everything as the network gave it.
+    With `frame_size` (height, width), the box is clipped to the frame and rounded to hundredths of a pixel, and the
+    score to 4 decimals. Without it, both stay as the network gave them.
     """
     x, y, w, h = (float(value) for value in (box_xywh if frame_size is None else clip_box(box_xywh, frame_size)))
     corners, score = (x, y, x + w, y + h), float(score)

@@ -1,4 +1,4 @@
-"""Where a run keeps its checkpoints, and how they are called. Imports nothing that takes time."""
+"""Places and names of a run's checkpoints. Fast to import."""
 
 import os
 import re
@@ -11,7 +11,7 @@ BUNDLED = Path(__file__).parent / "pretrained"  # its folders are known by their
 
 
 def find_checkpoint(name_or_path: str) -> str:
-    """What `from_pretrained` loads: a checkpoint's folder or a Hub id as it is, of a run's folder its last checkpoint.
+    """The argument for `from_pretrained`: a checkpoint's folder or Hub id as it is, or the last checkpoint of a run.
 
     "pjvlt-tiny" is the checkpoint that ships with the package, unless there is a folder of this name.
 
@@ -41,7 +41,7 @@ def find_checkpoint(name_or_path: str) -> str:
 
 
 def checkpoint_name(name_or_path: str) -> str:
-    """A short name: RUN-STEP of a run's checkpoint, else that of its folder, or the Hub id as it is."""
+    """A short name: RUN-STEP for a run's checkpoint, else the folder's name or the Hub id."""
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
         return name_or_path

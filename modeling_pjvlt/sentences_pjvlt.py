@@ -1,4 +1,4 @@
-"""What becomes of a sentence before it is tokenised, with torch and without."""
+"""Checks and cleans sentences before they are tokenised. Needs no torch."""
 
 import logging
 
@@ -9,9 +9,9 @@ MAX_WORDS = 40  # tokens, [CLS] and [SEP] included
 
 
 def clean_sentences(text: str | list[str] | None, count: int) -> list[str]:
-    """`count` sentences without needless blanks; empty and missing ones become "the target", with one warning.
+    """`count` sentences without extra spaces; empty and missing ones become "the target", with one warning.
 
-    One sentence serves all rows. Raises `ValueError` where the numbers do not fit and for things that are not text.
+    One sentence is used for all rows. Raises `ValueError` if the numbers differ, and for anything but valid text.
     """
     sentences = list(text) if isinstance(text, (list, tuple)) else [text] * count
     if len(sentences) != count:

@@ -1,4 +1,4 @@
-"""The targets of one video and what is known of them, without torch: shared by all sessions."""
+"""The targets of one video and their state: the part of a session that needs no torch and that all sessions share."""
 
 import math
 import time
@@ -9,19 +9,19 @@ from typing import Any
 
 from .geometry_pjvlt import Box, check_first_box, crop_geometry, crops_to_frames
 
-# What a session does where neither it nor its checkpoint says otherwise.
+# Defaults where neither the session nor its checkpoint gives a value.
 TRACKING_DEFAULTS = {"window_weight": 1.0, "size_smoothing": 0.0, "lost_score": 0.2}
 LOST_AFTER = 5  # frames
 MAX_SHOWN = 5  # targets that `repr` names
-GROWTH, MAX_GROWTH = 1.1, 2.0  # of a lost target's search region: per frame, and at most
-REDETECT = (None, "local", "frame")  # where a lost target is looked for
-TILE_SCALES = (1.0, 1.5)  # sides of the tiles that a frame is searched in, over that of the usual search region
-# Of a candidate: its score over the target's usual one, how much better it is than the last place's, and in how many
-# frames in a row it has to win.
+GROWTH, MAX_GROWTH = 1.1, 2.0  # factor for a lost target's search region: per frame, and at most
+REDETECT = (None, "local", "frame")  # where a lost target is searched
+TILE_SCALES = (1.0, 1.5)  # sides of the tiles that cover a frame, over the side of the usual search region
+# For a candidate: its least score over the target's usual score, its least lead over the score where the target was
+# last seen, and the number of frames in a row that it has to win.
 FOUND_SHARE, FOUND_MARGIN, FOUND_AFTER = 0.8, 0.1, 3
-USUAL_RATE = 0.05  # with which a target's usual score follows those of its frames
-SAME_OVERLAP = 0.3  # IoU of a candidate's boxes in two frames that are one thing
-MAX_RESIZE = 2.5  # by which a target's side may have changed while it was away
+USUAL_RATE = 0.05  # rate at which a target's usual score follows its scores (exponential moving average)
+SAME_OVERLAP = 0.3  # least IoU of the boxes in two frames that count as the same candidate
+MAX_RESIZE = 2.5  # factor by which a target's side may have changed while it was lost
 
 
 @dataclass
@@ -30,8 +30,8 @@ class TrackedTarget:
 
     target_id: as given to [`TrackingSession.add_target`]. box: x, y, w, h in frame pixels. score: confidence in
     (0, 1), the model's score before the window; 1.0 in the frame where the box was given. lost: whether the score has
-    been low for some frames; the box is then no more than the best guess. redetected: whether the target was lost, and
-    is found again in this frame, elsewhere.
+    been low for some frames; the box is then only the best guess. redetected: whether a lost target was found again in
+    this frame, at another place.
     """
 
     target_id: str
@@ -43,7 +43,7 @@ class TrackedTarget:
 
 @dataclass
 class Candidate:
-    """Where a lost target may be. wins: in how many frames in a row it looked like it."""
+    """Where a lost target may be. wins: in how many frames in a row this place won."""
 
     box: Box
     wins: int = 1
@@ -56,13 +56,13 @@ class Target:
     template: Any
     text: str | None
     frame_size: tuple[int, int]  # height, width
-    box: Box  # around which it is searched
-    seen: Box  # the last one with a score that was not low
-    text_features: Any = None  # of its sentence, where the session keeps some
-    usual: float | None = None  # its mean score over the last frames that showed it
-    low: int = 0  # frames in a row whose score was
-    growth: float = 1.0  # of the search region
-    tile: int = 0  # number of the tile of the frame that is searched next, while it is lost
+    box: Box  # the search region lies around it
+    seen: Box  # the last box whose score was not low
+    text_features: Any = None  # of its sentence, if the session keeps them
+    usual: float | None = None  # running mean of its score over the frames that showed it
+    low: int = 0  # number of the last frames in a row with a low score
+    growth: float = 1.0  # factor for the side of the search region
+    tile: int = 0  # index of the tile of the frame that is searched next, while it is lost
     candidate: Candidate | None = None
 
     @property
@@ -73,7 +73,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Search:
-    """One region of a frame that the network looks at. row: of the target among all. growth: over its usual side."""
+    """One region of a frame to run the network on. row: index of the target. growth: factor for the region's side."""
 
     row: int
     box: Box
@@ -83,7 +83,7 @@ class Search:
 def check_settings(
     window_weight: float | None = None, size_smoothing: float | None = None, lost_score: float | None = None
 ) -> None:
-    """Raises `ValueError` for a setting of [`TargetSession`] that is out of its range; None is in it."""
+    """Raises `ValueError` for a setting of [`TargetSession`] that is out of its range; None is allowed."""
     if window_weight is not None and not 0 <= window_weight <= 1:
         raise ValueError(f"`window_weight` must lie between 0 and 1, got {window_weight}.")
     if size_smoothing is not None and not 0 <= size_smoothing < 1:
@@ -93,28 +93,28 @@ def check_settings(
 
 
 def weighted(window, weight: float):
-    """A window that counts with a weight from 0 to 1; None where it does not count at all."""
+    """The window with a weight from 0 to 1: 1 - weight + weight * window. None for a weight of 0."""
     return None if weight == 0 else weight * window + (1 - weight)
 
 
 class TargetSession(ABC):
-    """Targets by their ids, and what a frame's boxes and scores mean for each. Subclasses run the network.
+    """Keeps the targets by their ids, and updates each from a frame's boxes and scores. Subclasses run the network.
 
     Args:
         search_factor, search_size: of the search region, as in the image processor.
-        window_weight: from 0 to 1, how much a Hann window counts that the scores are multiplied by: of two equal
-            answers the nearer one wins. 0: not at all.
-        size_smoothing: from 0 to below 1, how much of a target's width and height (their logarithms) is kept from one
-            frame to the next, against boxes that jump.
-        lost_score, lost_after: a target whose score stays below `lost_score` for `lost_after` frames is lost, until
-            its score is not low any more. With a `lost_score` of 0 no target is ever lost.
-        redetect: where a lost target is searched. None: where it was last seen. "local": there, in a region that grows
-            by a tenth a frame up to twice its side. "frame": as "local", and beside it one tile a frame of the whole
-            frame, until something there looks like it in some frames in a row.
+        window_weight: from 0 to 1, the weight of the Hann window that the scores are multiplied by: of two equal
+            scores the nearer one wins. 0: no window.
+        size_smoothing: from 0 to below 1, the share of a target's width and height (of their logarithms) that is kept
+            from one frame to the next, so that sizes do not jump.
+        lost_score, lost_after: a target whose score stays below `lost_score` for `lost_after` frames is lost until
+            its score reaches `lost_score` again. With a `lost_score` of 0, no target is ever lost.
+        redetect: where a lost target is searched. None: where it was last seen. "local": there, in a region whose side
+            grows by 10 % per frame, up to twice its size. "frame": as "local", and also in one tile of the whole frame
+            per frame, until a candidate has won in several frames in a row.
 
     Attributes:
-        seconds: spent in `step` so far: `crop`, until the network's input is there, and `network`, until the boxes
-            are.
+        seconds: time spent in `step` so far, in seconds: `crop` for preparing the network's input, `network` for
+            computing the boxes.
     """
 
     def __init__(
@@ -135,15 +135,15 @@ class TargetSession(ABC):
         self.lost_score, self.lost_after, self.redetect = lost_score, lost_after, redetect
         self.seconds = {"crop": 0.0, "network": 0.0}
         self._targets: dict[str, Any] = {}
-        self._batch = None  # what the network needs of all the targets; made anew where they change
+        self._batch = None  # templates and sentences of all targets; made again when the targets change
 
     @abstractmethod
     def _read(self, frame) -> tuple[Any, tuple[int, int]]:
-        """The frame as `_crop` takes it, and its height and width. Raises `ValueError` for a bad one."""
+        """The frame as `_crop` takes it, and its height and width. Raises `ValueError` for a bad image."""
 
     @abstractmethod
     def _crop(self, image, crops: list[tuple[float, float, float]]):
-        """The network's input: what the crops (left, top, scale) show of the image."""
+        """The network's input: these crops (left, top, scale) of the image."""
 
     @abstractmethod
     def _run(self, pixel_values, rows: list[int]) -> tuple[Any, list[float]]:
@@ -155,24 +155,24 @@ class TargetSession(ABC):
 
     @abstractmethod
     def _read_text(self, text: str | None) -> dict[str, Any]:
-        """Fields of the target that a sentence sets: `text`, and what the subclass keeps of it."""
+        """The fields of the target that depend on its sentence: `text`, and features if the subclass keeps them."""
 
     @abstractmethod
     def _model_name(self) -> str:
-        """How `repr` calls the model."""
+        """The model's name in `repr`."""
 
     def add_target(
         self, frame, box, text: str | None = None, target_id: str | None = None, hide_template: bool = False
     ) -> str:
-        """Start to track what `box` shows in `frame`.
+        """Start to track the target that `box` shows in `frame`.
 
         Args:
             frame: one image (PIL, NumPy or, for a [`TrackingSession`], torch, RGB).
             box: x, y, w, h in frame pixels, or a dict of `xmin`, `ymin`, `xmax`, `ymax`.
-            text: a sentence about the target. Empty or missing: "the target", with a warning.
+            text: a sentence about the target. If it is empty or missing, "the target" is used, with a warning.
             target_id: a name for it; by default "0", "1", and so on.
-            hide_template: `box` only says where to look first, and how large the target is; the model sees a blank
-                template, and the sentence alone says what to find. For models that were trained with such pairs.
+            hide_template: use a blank template, so that only the sentence describes the target. `box` then only says
+                where to search first, and how large the target is. For models trained with such pairs.
 
         Returns the target's id. Raises `ValueError` for a bad box, image or sentence, or an id that is in use.
         """
@@ -185,11 +185,11 @@ class TargetSession(ABC):
         return target_id
 
     def correct(self, target_id: str, frame, box, new_template: bool = False) -> None:
-        """Say where a target is in `frame`, the one that was just tracked; it is searched from there on.
+        """Correct the box of a target in `frame`, the frame that was just tracked. The search goes on from there.
 
         Args:
             box: as in [`TargetSession.add_target`].
-            new_template: also show the model the target as it looks here, from now on.
+            new_template: also replace the template by the target's image in this frame.
 
         Raises `KeyError` for an unknown id and `ValueError` for a bad box, or a frame of another size.
         """
@@ -202,7 +202,7 @@ class TargetSession(ABC):
         self._put(target, box)
 
     def set_text(self, target_id: str, text: str | None) -> None:
-        """Give a target another sentence, from the next frame on.
+        """Change the sentence of a target, from the next frame on.
 
         Raises `KeyError` for an unknown id and `ValueError` for a sentence that is not a string.
         """
@@ -214,8 +214,8 @@ class TargetSession(ABC):
     def step(self, frame) -> list[TrackedTarget]:
         """Find every target in the next frame.
 
-        Returns one [`TrackedTarget`] for each, in the order in which they were added. Raises `ValueError` for an image
-        of another size than the first; the session can go on with the next frame then.
+        Returns one [`TrackedTarget`] for each target, in the order in which they were added. Raises `ValueError` for
+        an image of another size than the first one; the session can then go on with the next frame.
         """
         if not self._targets:
             return []
@@ -241,16 +241,16 @@ class TargetSession(ABC):
         return tracked
 
     def look(self, frame, searches: Sequence[Search]) -> list[tuple[Box, float]]:
-        """What the network finds in some regions of a frame, and its score; the targets stay where they are.
+        """Run the network on some regions of a frame, without changing the targets.
 
-        searches: `row` is the number of the target, in the order in which they were added, whose template and sentence
-        are looked for. Returns a box (x, y, w, h in frame pixels) and a score in (0, 1) for each region.
+        searches: the regions. `row` is the index of the target, in the order in which they were added, whose template
+        and sentence are used. Returns a box (x, y, w, h in frame pixels) and a score in (0, 1) for each region.
         """
         image, size = self._read(frame)
         return list(zip(*self._locate(image, size, searches), strict=True))
 
     def _locate(self, image, size: tuple[int, int], searches: Sequence[Search]) -> tuple[list[Box], list[float]]:
-        """Boxes (xywh, frame pixels) and scores that the network finds in each region of a frame (height, width)."""
+        """The predicted box (xywh, frame pixels) and score in each region of a frame of this size (height, width)."""
         started = time.perf_counter()
         crops = [crop_geometry(s.box, self.search_factor * s.growth, self.search_size) for s in searches]
         pixel_values = self._crop(image, crops)
@@ -262,7 +262,7 @@ class TargetSession(ABC):
         return boxes, scores
 
     def _looks(self, target: Target) -> bool:
-        """Whether a target is looked for in the whole frame."""
+        """Whether the target is searched in the whole frame."""
         return self.redetect == "frame" and target.low >= self.lost_after
 
     def _elsewhere(self, row: int, target: Target, size: tuple[int, int]) -> Search:
@@ -275,7 +275,7 @@ class TargetSession(ABC):
         return Search(row, *search)
 
     def _believe(self, target: Target, box: Box, score: float, score_here: float) -> bool:
-        """Weigh what was found elsewhere. Returns whether it is the target: it has won often enough."""
+        """Update the candidate with the box of the second region. Returns whether it is accepted as the target."""
         resize = math.sqrt(box[2] * box[3]) / target.side
         if (
             score < max(FOUND_SHARE * (target.usual or 0), self.lost_score)
@@ -289,12 +289,12 @@ class TargetSession(ABC):
         return target.candidate.wins >= FOUND_AFTER
 
     def _put(self, target: Target, box: Box) -> None:
-        """The target is here."""
+        """Set the target's box, and mark it as seen there."""
         target.box = target.seen = box
         target.low, target.growth, target.tile, target.candidate = 0, 1.0, 0, None
 
     def _smoothed(self, before: Box, box: Box) -> Box:
-        """The box around the same middle, its sides nearer to those of the box before."""
+        """The box with the same centre, its sides smoothed towards those of the previous box."""
         x, y, w, h = box
         kept = self.size_smoothing
         width, height = before[2] ** kept * w ** (1 - kept), before[3] ** kept * h ** (1 - kept)
@@ -333,7 +333,7 @@ class TargetSession(ABC):
         return f"{type(self).__name__}({self._model_name()}; {listed})"
 
     def __copy__(self) -> "TargetSession":
-        """A session that goes on from here by itself. The model, which is only read, is the same."""
+        """An independent session with the same state. It shares the model, which sessions do not change."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._targets = {target_id: replace(target) for target_id, target in self._targets.items()}
@@ -345,7 +345,7 @@ class TargetSession(ABC):
 
     @property
     def target_ids(self) -> list[str]:
-        """The targets that are tracked now, in the order in which they were added."""
+        """The ids of the targets that are tracked now, in the order in which they were added."""
         return list(self._targets)
 
     def box_of(self, target_id: str) -> Box:
@@ -377,10 +377,10 @@ class TargetSession(ABC):
 
 
 def frame_tiles(size: tuple[int, int], seen: Box, search_factor: float) -> list[tuple[Box, float]]:
-    """Regions that together show a frame (height, width), so that a target as large as `seen` lies whole in one.
+    """Regions that cover a frame (height, width), so that a target as large as `seen` lies completely in one of them.
 
-    Returns boxes of the target's size, around which the regions lie, and the growth of each region; those near the
-    place where it was seen come first.
+    Returns, for each region, a box of the target's size at its centre, and the growth of its side. Regions near `seen`
+    come first.
     """
     x, y, w, h = seen
     centre, tiles = (x + w / 2, y + h / 2), []
@@ -393,7 +393,7 @@ def frame_tiles(size: tuple[int, int], seen: Box, search_factor: float) -> list[
 
 
 def _tile_centres(length: float, side: float, target: float) -> list[float]:
-    """Centres of tiles of one side along an axis, as far apart as shows a target of this size whole in one of them."""
+    """Centres of tiles along one axis, so close that one of them shows a target of this size completely."""
     if side >= length:
         return [length / 2]
     count = math.ceil((length - side) / max(side - target, side / 4)) + 1

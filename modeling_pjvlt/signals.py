@@ -1,4 +1,4 @@
-"""Signals that end a command, raised as Ctrl-C is, so that what is half written can be finished or removed."""
+"""Signals that end a command, raised like Ctrl-C, so that partly written files can be completed or removed."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the work. `number` is the signal's."""
+    """A signal ended the command. `number` is the number of the signal."""
 
     def __init__(self, message: str = "", number: int = signal.SIGINT):
         super().__init__(message)
@@ -20,7 +20,7 @@ def signal_of(stop: KeyboardInterrupt) -> int:
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """What a shell expects of a command that a signal ended: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+    """Exit code that a shell expects after a signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + signal_of(stop)
 
 

@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from .configuration_pjvlt import PJVLTConfig
 
-CACHED_CROPS = 4  # crops that a CPU takes at once: more of them do not fit its caches, and cost half as much again
+CACHED_CROPS = 4  # crops that a CPU processes at once: more do not fit its caches, and take 1.5 times as long each
 
 
 class PJVLTSameConv(nn.Conv2d):
-    """A convolution that pads as TensorFlow's "same": where the padding is odd, right and bottom get the larger part.
+    """A convolution with TensorFlow's "same" padding: if it is odd, right and bottom get the larger part.
 
     Takes maps whose sides are multiples of the stride, as all maps of a stem are.
     """

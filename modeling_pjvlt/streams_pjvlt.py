@@ -32,11 +32,11 @@ except ImportError:
 
 DEFAULT_FPS = 30.0
 TIMEOUT = 10.0  # seconds without a frame after which a source counts as stalled
-CLOCK_RATE = 1000  # and more "frames" a second are the ticks of a clock, as browsers and some cameras say
-AHEAD = 8  # frames that are decoded before they are asked for
+CLOCK_RATE = 1000  # from this many "frames" per second on, the rate is that of a clock
+AHEAD = 8  # frames that are decoded in advance
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp")
 ADDRESS = re.compile(rf"({'|'.join(SCHEMES)})://", re.IGNORECASE)
-ANY_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]*", re.IGNORECASE)  # in a text, of a scheme that we read or not
+ANY_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]*", re.IGNORECASE)  # in a text, of any scheme
 SECRET_VALUE = re.compile(r"([?&;][^=&;#]*(?:pass|pw|token|secret|key|auth|sig)[^=&;#]*=)[^&;#]*", re.IGNORECASE)
 
 # Little analysis before the first frame; RTSP over TCP where the camera can, because lost packets tear images.
@@ -47,16 +47,16 @@ PLAYLISTS = {"hls", "dash"}  # whose own length says nothing about that of the v
 
 @dataclass
 class Tally:
-    """What a source has done so far; read it through `FrameReader`."""
+    """Counts of a source so far; read them through `FrameReader`."""
 
     dropped: int = 0
 
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """A frame, and where it stands in its source.
+    """A frame with its number and time in the source.
 
-    image: as the source gives it. number: from 0; dropped frames count, too. time: seconds since the source's first
+    image: as the source gives it. number: from 0; dropped frames also count. time: seconds since the source's first
     frame.
     """
 
@@ -66,12 +66,12 @@ class TimedFrame:
 
 
 class Clock:
-    """Numbers the frames of one source and says when each is shown; the time never stands still or goes back.
+    """Gives each frame of one source its number and time; the times always increase.
 
     Args:
-        fps: of frames that do not say their time.
-        max_gap: seconds between two frames beyond which it was the clock that jumped, as cameras' clocks do.
-        by_arrival: the times of the source cannot be trusted, so the time of arrival counts.
+        fps: frames per second, for frames without a time.
+        max_gap: a longer gap between two frames, in seconds, counts as a jump of the clock, as cameras have them.
+        by_arrival: use the time of arrival, because the times of the source are unreliable.
     """
 
     def __init__(self, fps: float, max_gap: float = math.inf, by_arrival: bool = False):
@@ -102,12 +102,12 @@ class FrameReader:
     Attributes:
         open_frames: returns a fresh iterator over the frames: each a `TimedFrame`, or an image where they are evenly
             spaced in time.
-        fps: frames per second of the source; 30 where it does not say.
-        num_frames: how many frames the source says it has, for a progress bar; None where it does not say.
-        is_live: frames that come while nobody takes them are dropped.
-        is_repeatable: iterating again gives the same frames again, as far as anybody can know.
+        fps: frames per second of the source; 30 if unknown.
+        num_frames: how many frames the source says it has, for a progress bar; None if unknown.
+        is_live: whether frames are dropped when the consumer is too slow.
+        is_repeatable: whether iterating again gives the same frames again.
         num_dropped: how many frames were dropped so far.
-        open_from: the same as `open_frames` from a number on, where that takes less than reading all that come before.
+        open_from: like `open_frames`, from a frame number on, if that is cheaper than reading all earlier frames.
     """
 
     open_frames: Callable[[], Iterator]
@@ -174,12 +174,12 @@ def is_address(source) -> bool:
 
 
 def ffmpeg_name(path: str | os.PathLike) -> str:
-    """The absolute path, for FFmpeg: what stands before a colon is a protocol to it, unless a slash comes first."""
+    """The absolute path, because FFmpeg takes text before a colon as a protocol, unless a slash comes first."""
     return os.path.abspath(path)
 
 
 def public_name(source: int | str | os.PathLike) -> str:
-    """How messages and result files call a source: an address comes without user, password and tokens."""
+    """The name of a source in messages and result files: an address without user, password and tokens."""
     return f"camera {source}" if isinstance(source, int) else hide_secrets(os.fspath(source))
 
 
@@ -255,7 +255,7 @@ class Handoff:
 
     Args:
         size: how many frames may wait.
-        tally: given, a full queue drops its oldest frame and counts that; otherwise the decoding thread waits.
+        tally: if given, a full queue drops its oldest frame and counts it here; otherwise the decoding thread waits.
 
     Attributes:
         closed: the consumer wants no more frames.
@@ -270,7 +270,7 @@ class Handoff:
         self._error = None
 
     def put(self, frame) -> bool:
-        """Hand a frame over. False: nobody wants any more."""
+        """Hand a frame over. Returns False if the consumer wants no more."""
         with self._change:
             if self.tally is None:
                 self._change.wait_for(lambda: self.closed or len(self._waiting) < self.size)
@@ -340,7 +340,7 @@ def _decode_into(handoff: Handoff, open_frames: Callable[[], Iterator]) -> None:
 
 
 def _open_source(name: str, connect: Callable, timeout: float, is_camera: bool = False) -> FrameReader:
-    """Open a source now, so that its first iteration goes on from here; each later one opens it again."""
+    """Open a source now for its first iteration; each later iteration opens it again."""
     if not timeout > 0:
         raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}")
     tally, opened = Tally(), [_connect(name, connect, timeout)]
@@ -376,7 +376,7 @@ def _connect(name: str, connect: Callable, timeout: float):
 
 
 def told_fps(stream) -> float:
-    """Frames per second as the stream says; `DEFAULT_FPS` where it says nothing or tells the rate of its clock."""
+    """Frames per second of the stream; `DEFAULT_FPS` if it gives none, or gives the rate of its clock."""
     fps = float(stream.average_rate or DEFAULT_FPS)
     return fps if fps < CLOCK_RATE else DEFAULT_FPS
 
@@ -439,7 +439,7 @@ def _packets(container, stream, handoff: Handoff) -> Iterator:
 
 
 def _decoded(packet) -> list:
-    # Who joins a stream in its middle, or loses a packet, gets a few that cannot be decoded.
+    # After joining a stream in its middle, or losing a packet, a few packets cannot be decoded.
     try:
         return packet.decode()
     except (av.error.InvalidDataError, av.error.EOFError):
@@ -483,7 +483,7 @@ def main_video(container):
 
 
 def upright(frame) -> np.ndarray:
-    """RGB uint8 (height, width, 3) of a PyAV frame, turned and mirrored as its display matrix says."""
+    """RGB uint8 (height, width, 3) of a PyAV frame, rotated and mirrored by its display matrix."""
     pixels, matrix = frame.to_ndarray(format="rgb24"), frame.side_data.get(SideData.DISPLAYMATRIX)
     if matrix is None:
         return pixels

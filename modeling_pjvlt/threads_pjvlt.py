@@ -1,7 +1,7 @@
-"""How many threads a tracker runs on, on a CPU.
+"""How many threads a tracker uses on a CPU.
 
-A small model gains little from a second thread, and loses much where other programs run: OpenMP's threads wait for
-each other by spinning, so that one that has to wait for a core holds up all the others.
+A small model gains little from a second thread, and loses much while other programs run: OpenMP's threads wait for
+each other by spinning, so one thread that waits for a core delays all the others.
 """
 
 import os
@@ -9,7 +9,7 @@ import os
 import torch
 from torch import nn
 
-SMALL = 30_000_000  # parameters that a frame runs through; a model with fewer takes one thread
+SMALL = 30_000_000  # a model with fewer parameters in its per-frame part uses one thread
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # of the environment, by which users choose
 _FIRST = torch.get_num_threads()  # when this module was imported
 _DEFAULTS = {os.cpu_count(), (os.cpu_count() or 1) // 2}  # torch takes one thread for each core, or physical core
@@ -17,7 +17,7 @@ _ours: int | None = None  # what `set_threads` has set for a model
 
 
 def users_choice() -> int | None:
-    """The number of threads that the user has set, in the environment or in torch; None where neither is set."""
+    """The number of threads that the user has set, in the environment or in torch; None if neither is set."""
     threads = torch.get_num_threads()
     if any(name in os.environ for name in SETTINGS):
         return threads
@@ -36,9 +36,9 @@ def tracking_threads(model: nn.Module) -> int:
 
 
 def set_threads(model: nn.Module) -> None:
-    """Let torch run on as many threads as suit this model. A number that the user has set stays.
+    """Set torch's number of threads for this model. A number that the user has set stays.
 
-    For the whole process, and not for each frame: torch forgets what it has prepared whenever the number changes.
+    It is set for the whole process, not for each frame: torch drops prepared data whenever the number changes.
     """
     global _ours
     threads = tracking_threads(model)

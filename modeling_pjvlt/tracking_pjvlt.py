@@ -1,6 +1,6 @@
 """The online loop: a session holds the targets of one video and steps through its frames.
 
-What runs per frame is the model's [`PJVLTInferenceModel`], made once per model and shared by all its sessions and
+Each frame runs the model's [`PJVLTInferenceModel`], which is made once per model and shared by all its sessions and
 threads.
 """
 
@@ -24,11 +24,11 @@ from .session_pjvlt import (
 )
 from .threads_pjvlt import set_threads
 
-STATE = ("text", "frame_size", "box", "seen", "low", "growth")  # of a target, beside its template
+STATE = ("text", "frame_size", "box", "seen", "low", "growth")  # saved of each target, besides its template
 
 
 def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
-    """One batch out of single sentences, padded to the longest."""
+    """Batch the features of single sentences, padded to the longest."""
     longest = max(f.attention_mask.shape[1] for f in features)
 
     def pad(tensor: Tensor, axis: int) -> Tensor:
@@ -46,22 +46,23 @@ def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
 
 
 class TrackingSession(TargetSession):
-    """Tracks any number of targets through one video, all in one batch per frame.
+    """Tracks any number of targets through one video, in one batch per frame.
 
-    The model is only read, so many sessions can share one. Each sentence is encoded once, when its target is added.
+    Sessions do not change the model, so many can share one. Each sentence is encoded once, when its target is added.
 
     Args:
         model: a [`PJVLTModel`]; it is put into eval mode.
         processor: its [`PJVLTProcessor`].
-        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first three
-            are the checkpoint's own, which its processor holds, where they are None.
+        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; for None, the first
+            three take the checkpoint's values, which the processor stores.
 
-    On a CPU a small model takes one thread, which runs beside other programs without being held up: unless you have
-    set a number yourself (`torch.set_num_threads`, `OMP_NUM_THREADS`), the session sets torch's to 1.
+    For a small model on a CPU the session sets torch's number of threads to 1, because more threads help little and
+    slow down when other programs run. It does not if you set a number yourself (`torch.set_num_threads`,
+    `OMP_NUM_THREADS`).
 
     Attributes:
-        seconds: spent in [`TrackingSession.step`] so far: `crop`, until the network's input is there, and `network`,
-            until the boxes are.
+        seconds: time spent in [`TrackingSession.step`] so far, in seconds: `crop` for preparing the network's input,
+            `network` for computing the boxes.
 
     Example:
         >>> session = TrackingSession(model, processor)  # doctest: +SKIP
@@ -106,7 +107,7 @@ class TrackingSession(TargetSession):
         self._batch: tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None] | None = None  # of all the targets
 
     def __getstate__(self) -> dict:
-        """With the model's config and weights: hooks of transformers, and the model's fast form, cannot be pickled."""
+        """Replaces the model by config and weights: transformers' hooks and the inference model cannot be pickled."""
         model = self.model.config, self.model.dtype, self.model.state_dict(), self.model.name_or_path
         return {**self.__dict__, "model": model, "inference_model": None, "_batch": None}
 
@@ -140,10 +141,10 @@ class TrackingSession(TargetSession):
         return {"text": text, "text_features": self.model.encode_text(**encoded)}
 
     def state_dict(self) -> dict[str, dict]:
-        """Everything that the session knows of its targets: numbers, sentences and one small tensor each.
+        """The state of all targets, as a dict by target id: numbers, a sentence and one small tensor each.
 
-        Without the model and without the sentences' features, which [`TrackingSession.load_state_dict`] makes anew. It
-        can be kept with `torch.save` and read with `torch.load(..., weights_only=True)`.
+        It does not hold the model, nor the features of the sentences, which [`TrackingSession.load_state_dict`]
+        computes again. Save it with `torch.save` and read it with `torch.load(..., weights_only=True)`.
         """
         return {
             target_id: {**{name: getattr(target, name) for name in STATE}, "template": target.template.cpu().clone()}
@@ -152,9 +153,9 @@ class TrackingSession(TargetSession):
 
     @torch.inference_mode()
     def load_state_dict(self, state: dict[str, dict]) -> None:
-        """Go on where another session was, with the same model: the targets of this one are replaced.
+        """Continue from the state of another session with the same model. Replaces the targets of this one.
 
-        Raises `ValueError` for a state that lacks an entry, or whose templates have another size than the model's.
+        Raises `ValueError` if an entry is missing, or if a template has another size than the model takes.
         """
         size, targets = self.model.config.template_size, {}
         for target_id, saved in state.items():
@@ -189,11 +190,11 @@ class TrackingSession(TargetSession):
             maps = self.model(pixel_values=pixel_values, template_pixel_values=template, text_features=words)
             boxes, scores = decode_boxes(maps.score_map, maps.offset_map, maps.size_map, self.window)
             located = torch.cat([boxes, scores[:, None]], dim=1)
-        located = located[: len(rows)].cpu()  # the one time that the device is waited for
+        located = located[: len(rows)].cpu()  # the only wait for the device
         return located[:, :4].double().numpy(), located[:, 4].tolist()
 
     def _rows(self, rows: list[int]) -> tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None]:
-        """Templates and sentences for these targets, by their number."""
+        """Templates and sentences of the targets with these row numbers."""
         if rows == list(range(len(self._targets))):
             return self._batched()
         template, words = self._batched()
@@ -201,13 +202,13 @@ class TrackingSession(TargetSession):
         return template[places], None if words is None else words.rows(places)
 
     def _padded(self, targets: list) -> list:
-        """So many targets that there are few different numbers of them, where each would be compiled anew."""
+        """With `compile`, pads the list to a power of two, because every new batch size would be compiled again."""
         if self.inference_model is None or not self.inference_model.compiled:
             return targets
         return targets + targets[-1:] * ((1 << (len(targets) - 1).bit_length()) - len(targets))
 
     def _batched(self) -> tuple[Tensor, PJVLTTextFeatures | PJVLTSentence | None]:
-        """Templates and sentences of all the targets, as the network takes them."""
+        """Templates and sentences of all targets, as the network takes them."""
         if self._batch is None:
             targets = self._padded(list(self._targets.values()))
             words = [t.text_features for t in targets]

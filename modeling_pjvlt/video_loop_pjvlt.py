@@ -1,6 +1,6 @@
-"""The one loop over a video: targets that are given in some of its frames, found in all the others. Needs no torch.
+"""The loop over a video: targets are given in some frames and tracked through the others. Needs no torch.
 
-Whoever tracks a whole video goes through `track_video`: pipeline, command line, web page, evaluation, comparisons.
+Everything that tracks a whole video uses `track_video`: pipeline, command line, web page, evaluation, comparisons.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from .session_pjvlt import TargetSession, TrackedTarget
 from .streams_pjvlt import FrameReader, TimedFrame
 
 DIRECTIONS = ("forward", "backward", "both")
-BLOCK_BYTES = 2**28  # of frames that the way back keeps in memory at a time
+BLOCK_BYTES = 2**28  # bytes of frames that backward tracking keeps in memory at a time
 
 
 class TrackedFrame(NamedTuple):
@@ -28,9 +28,9 @@ class TrackedFrame(NamedTuple):
 class TargetStart:
     """Where a target is given; given again in another frame, it is corrected there.
 
-    target_id: its name. box: x, y, w, h in frame pixels or a dict of corners; or what finds it in the frame's image, a
-    function of that. text: a sentence about it; that of a correction is not read. frame: number of the frame, from 0;
-    of a live source, the first one from that number on.
+    target_id: its name. box: x, y, w, h in frame pixels or a dict of corners; or a function that takes the frame's
+    image and returns the box. text: a sentence about it; ignored in a correction. frame: number of the frame, from 0;
+    in a live source, the first frame from that number on.
     """
 
     target_id: str
@@ -40,15 +40,15 @@ class TargetStart:
 
 
 def target_starts(boxes, texts=None, frames: int | Sequence[int] | Mapping[str, int] = 0) -> list[TargetStart]:
-    """Targets as people write them.
+    """Make the targets from a user's boxes, sentences and frames.
 
     Args:
-        boxes: a list of boxes, whose targets are then called "0", "1" and so on, or a dict of them by id. Instead of a
-            box there may be what finds it; see [`TargetStart`].
-        texts, frames: of each target, in the same order or by the same ids; or one for all.
+        boxes: a list of boxes, whose targets are named "0", "1" and so on, or a dict from id to box. A function that
+            finds the box may stand in place of a box; see [`TargetStart`].
+        texts, frames: one for each target, in the same order or by the same ids; or one for all.
 
-    Raises `ValueError` for another number of them than of boxes, or other ids, and `TypeError` for boxes that are
-    neither.
+    Raises `ValueError` if their number or their ids differ from those of the boxes, and `TypeError` for boxes that
+    are neither a list nor a dict.
     """
     if not isinstance(boxes, Mapping):
         if not isinstance(boxes, Sequence) or isinstance(boxes, str):
@@ -78,7 +78,7 @@ def _for_each(boxes: Mapping, values, name: str) -> dict:
 
 
 def check_starts(starts: Sequence[TargetStart]) -> None:
-    """Raises `ValueError` for no target, two boxes of one name in one frame, or a number of a frame below 0."""
+    """Raises `ValueError` for no target, two boxes with one id in one frame, or a frame number below 0."""
     if not starts:
         raise ValueError("There is no target to track.")
     places = [(start.target_id, start.frame) for start in starts]
@@ -91,7 +91,7 @@ def check_starts(starts: Sequence[TargetStart]) -> None:
 
 
 def first_starts(starts: Sequence[TargetStart]) -> dict[str, TargetStart]:
-    """Of each target the earliest of its places, by its name, in the order in which they are listed."""
+    """The earliest start of each target, by its id, in the order of `starts`."""
     first: dict[str, TargetStart] = {}
     for start in starts:
         if start.target_id not in first or start.frame < first[start.target_id].frame:
@@ -102,16 +102,17 @@ def first_starts(starts: Sequence[TargetStart]) -> dict[str, TargetStart]:
 def track_video(
     session: TargetSession, frames: Iterable[TimedFrame], starts: Sequence[TargetStart], backward: bool = False
 ) -> Iterator[TrackedFrame]:
-    """Follow targets through frames, and yield each frame with its targets, in the order in which they were added.
+    """Track targets through frames, and yield each frame with its targets, in the order in which they were added.
 
-    A target is there from its own frame on. There, and where it is corrected, its box is the given one, with score 1.
+    A target is tracked from its own frame on. In that frame, and where it is corrected, its box is the given one, with
+    score 1.
 
     Args:
-        session: without targets.
-        frames: of a reader's `timed`, or of [`backward_frames`].
-        starts: the targets. backward: the frames come in falling order.
+        session: a session without targets.
+        frames: from a reader's `timed`, or from [`backward_frames`].
+        starts: the targets. backward: whether the frame numbers decrease.
 
-    Raises `ValueError` for an unusable box, one that is not found, a frame of another size, and a video that ends
+    Raises `ValueError` for an invalid box, a box that is not found, a frame of another size, and a video that ends
     before the frame of a target.
     """
     check_starts(starts)
@@ -143,12 +144,12 @@ def track_video(
 def track_both_ways(
     make_session: Callable[[], TargetSession], reader: FrameReader, starts: Sequence[TargetStart], direction: str
 ) -> Iterator[TrackedFrame]:
-    """[`track_video`] forward, backward, or first one and then the other: `direction` is one of `DIRECTIONS`.
+    """[`track_video`] forward, backward, or forward and then backward: `direction` is one of `DIRECTIONS`.
 
-    On the way back frames are decoded again in blocks, from the last target's frame down to the first frame of the
-    video; that of a target's own frame is left out where the way forward gave it.
+    Backward, frames are decoded again in blocks, from the last target's frame down to the first frame of the video.
+    The result of a target's own frame is left out if the forward pass gave it.
 
-    Raises `ValueError` for another direction, and for frames that cannot be read twice where they have to.
+    Raises `ValueError` for another direction, and for frames that cannot be read twice if that is needed.
     """
     check_direction(direction, reader)
     check_starts(starts)
@@ -166,7 +167,7 @@ def track_both_ways(
 
 
 def check_direction(direction: str, reader: FrameReader) -> None:
-    """Raises `ValueError` for a direction that is none, or one that these frames cannot be read in."""
+    """Raises `ValueError` for an unknown direction, or one in which these frames cannot be read."""
     if direction not in DIRECTIONS:
         raise ValueError(f"`direction` must be one of {', '.join(DIRECTIONS)}, got {direction!r}.")
     if direction != "forward" and (reader.is_live or not reader.is_repeatable):

@@ -43,7 +43,7 @@ except ImportError:
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _DECIMAL = re.compile(r"(\d+)\.(\d+)(?:\.[A-Za-z]\w*)?")  # a number with a point, and the suffix of a file
-MEASURED_FRAMES = 200  # of a file that has not counted its frames
+MEASURED_FRAMES = 200  # frames whose times give the frame rate of a file without a frame count
 MAX_DECODING_THREADS = 16  # FFmpeg advises against more; each holds a frame
 
 
@@ -54,8 +54,8 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
         source: path of a video file; path of a folder of images, read in natural order (2.jpg before 10.jpg); index
             of a camera, 0 the first, or path of its device (/dev/video0, or a link to it); address of a stream (rtsp,
             rtsps, rtmp, rtmps, http, https, udp, tcp) or of a file (file://); frames that can be iterated over or
-            indexed (a list, a generator, a decoder of torchcodec or decord), whose items are passed through as they
-            are, or paths of images, which are read in the order given; or a `FrameReader`, which is returned.
+            indexed (a list, a generator, a torchcodec or decord decoder), which are returned unchanged; paths of
+            images, which are read in the given order; or a `FrameReader`, which is returned.
         timeout: seconds without a frame after which a camera or a stream counts as stalled, above 0.
 
     Returns:
@@ -69,7 +69,7 @@ def read_frames(source: int | str | os.PathLike | Iterable | FrameReader, timeou
         ValueError: the folder holds no images, the file or stream is no readable video, or the source is a single
             frame. While iterating: an image cannot be decoded, the video breaks off with an error, or the frames of
             a live source change in size. (A video that just ends before the frames it announces gives a warning.)
-        TypeError: the source is neither of these.
+        TypeError: the source is none of these.
         ImportError: PyAV is needed and not installed.
     """
     if isinstance(source, FrameReader):
@@ -140,7 +140,7 @@ def _open_iterable(frames) -> FrameReader:
     if getattr(frames, "ndim", 4) < 4:
         raise ValueError(f"expected many frames, got a single array of shape {tuple(frames.shape)}; put it in a list")
     if is_iterable:
-        # Only what has a length is taken for a collection; all else may be used up by reading it once.
+        # Only an iterable with a length counts as repeatable; others may be used up after one pass.
         return FrameReader(
             lambda: map(_read_if_path, frames),
             num_frames=num_frames,
@@ -156,7 +156,7 @@ def _open_iterable(frames) -> FrameReader:
 
 
 def _length(frames) -> int | None:
-    """How many frames there are, where that is known: `len` of a wrapper raises where what it wraps has no length."""
+    """The number of frames, or None if unknown: `len` of a wrapper raises if the wrapped iterable has no length."""
     try:
         return len(frames)
     except (TypeError, NotImplementedError):
@@ -164,12 +164,12 @@ def _length(frames) -> int | None:
 
 
 def _decoded(frame):
-    """A frame of a decoder: decord wraps its arrays, all others are as sessions take them."""
+    """A frame of a decoder: decord wraps its arrays, other decoders return arrays that sessions take."""
     return frame.asnumpy() if hasattr(frame, "asnumpy") else frame
 
 
 def _decoder_fps(decoder) -> float:
-    """Frames per second as torchcodec (`metadata.average_fps`) and decord (`get_avg_fps()`) say it."""
+    """Frames per second of a torchcodec (`metadata.average_fps`) or decord (`get_avg_fps()`) decoder."""
     if hasattr(decoder, "get_avg_fps"):
         return float(decoder.get_avg_fps()) or DEFAULT_FPS
     return float(getattr(getattr(decoder, "metadata", None), "average_fps", None) or DEFAULT_FPS)
@@ -191,7 +191,7 @@ def _read_if_path(frame):
 
 
 def _open_folder(folder: Path) -> FrameReader:
-    # Names that begin with a dot are the bookkeeping of a file system (macOS leaves "._1.jpg"), not images.
+    # Files whose names begin with a dot ("._1.jpg" of macOS) hold metadata, not images.
     names = [name for name in os.listdir(folder) if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != "."]
     if not names:
         raise ValueError(f"{folder}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -204,7 +204,7 @@ def _open_folder(folder: Path) -> FrameReader:
 
 
 def natural_key(name: str) -> tuple[list, str]:
-    """For sorting names: a-2 comes before a-10, and upper and lower case are the same."""
+    """Sort key for names: a-2 comes before a-10, and case is ignored."""
     # Splitting on digits alternates text and number, so that two keys never compare a text with a number.
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())], name
 
@@ -227,7 +227,7 @@ def sort_frames(names: Iterable[str]) -> list[str]:
 
 
 def _are_decimals(fractions: list[str]) -> bool:
-    """Whether digits behind a point are parts of a number, and no counter: one that counts to 10 has a final zero."""
+    """Whether the digits after a point are decimals, not a counter: a counter that reaches 10 has a final zero."""
     lengths = set(map(len, fractions))
     no_final_zero = not any(len(f) > 1 and f.endswith("0") for f in fractions)
     leading_zero = any(len(f) > 1 and f.startswith("0") for f in fractions)
@@ -246,7 +246,7 @@ def _read_picture(path: Path) -> np.ndarray:
 def _open_video(path: Path) -> FrameReader:
     _require_av()
     if not path.is_file():
-        # FFmpeg would wait for ever, or read for ever; and frames are read twice, which a pipe does not allow.
+        # FFmpeg could wait or read without end, and frames are read twice, which a pipe does not allow.
         what = "a pipe or a socket" if path.is_fifo() or path.is_socket() else "a device"
         raise ValueError(
             f"{path}: this is {what}, not a video file; save the video to a file, or stream it to an address"
@@ -256,7 +256,7 @@ def _open_video(path: Path) -> FrameReader:
     with _open_container(path) as container:
         stream = _video_stream(container, path)
         num_frames = stream.frames or None
-        # Who has counted the frames knows their rate; all else is what the file says of itself, or a guess of FFmpeg.
+        # A file with a frame count has a reliable rate; otherwise it is only the file's claim or a guess of FFmpeg.
         fps = float(stream.average_rate or DEFAULT_FPS) if num_frames else _measured_fps(container, stream)
     return FrameReader(
         lambda: _decode(path, fps), fps=fps, num_frames=num_frames, open_from=lambda start: _decode(path, fps, start)
@@ -264,7 +264,7 @@ def _open_video(path: Path) -> FrameReader:
 
 
 def _measured_fps(container, stream) -> float:
-    """What the stream says, unless the times of its first frames say otherwise. The container is read on."""
+    """The stream's frame rate, or that of its first frames' times if they differ. Advances the container."""
     try:
         times = [packet.pts for packet in islice(container.demux(stream), MEASURED_FRAMES) if packet.pts is not None]
     except av.error.FFmpegError:  # reported when the frames are decoded
@@ -282,12 +282,12 @@ def available_cores() -> int:
 
 
 def _decode(path: Path, fps: float, start: int = 0) -> Iterator[TimedFrame]:
-    """Frames from number `start` on; those before are decoded, and no more than that."""
+    """Frames from number `start` on; earlier ones are decoded, but not converted to arrays."""
     num_decoded, clock = 0, Clock(fps)
     with _open_container(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
-        # The other cores have a network to run.
+        # Leave the other cores to the network.
         stream.codec_context.thread_count = min(max(1, available_cores() // 2), MAX_DECODING_THREADS)
         try:
             for frame in container.decode(stream):

@@ -54,5 +54,5 @@ def test_a_checkpoint_is_never_written_over_itself(saved, tmp_path, capsys):
     before = (folder / "model.safetensors").read_bytes()
     with pytest.raises(SystemExit):
         main([str(folder), "--output_dir", str(folder)])
-    assert "is there already and not empty" in capsys.readouterr().err
+    assert "already exists and is not empty" in capsys.readouterr().err
     assert (folder / "model.safetensors").read_bytes() == before

@@ -126,7 +126,7 @@ def test_wrong_arguments_are_one_line_and_how_the_command_is_called(workplace, c
         track.main(argv)
     error, usage, nothing = capsys.readouterr().err.split("\n")
     assert error.startswith("pjvlt-track: error: ") and argv[-1 if argv[0] == "a" else 0] in error and nothing == ""
-    assert usage == "usage: pjvlt-track VIDEO --box X Y W H --text SENTENCE [options]; pjvlt-track --help tells all"
+    assert usage == "usage: pjvlt-track VIDEO --box X Y W H --text SENTENCE [options]; see pjvlt-track --help"
 
 
 def test_negative_seed_is_refused(workplace, capsys):
@@ -423,12 +423,12 @@ def test_several_targets_by_repeated_flags_and_by_a_file(workplace, video, capsy
     [
         ([*BOX, "--text", "a", "--text", "b"], "there are 2 --text, but 1 --box"),
         ([*BOX, *BOX, *BOX, "--text", "a", "--text", "b"], "there are 3 --box, but 2 --text"),
-        ([*BOX, "--targets", "t.csv"], "--targets has boxes, sentences and frames"),
+        ([*BOX, "--targets", "t.csv"], "--targets holds boxes, sentences and frames"),
         (["--targets", "t.txt"], "targets are read from .csv or .json"),
         (["--targets", "t.csv"], "t.csv, line 2: "),
         (["--targets", "t.json"], "t.json, target 1: 'bbox' is unknown"),
         (["--targets", "gone.csv"], "gone.csv"),
-        ([*BOX, *BOX, "--text", "it", "--boxes", "b.txt"], "txt has room for one target"),
+        ([*BOX, *BOX, "--text", "it", "--boxes", "b.txt"], "txt holds one target only"),
         ([*BOX, "--frame", "-1"], "--frame must be 0 or more"),
         ([*BOX, "--text", "a", "--frame", "9"], "the video ends at frame 3, before frame 9"),
     ],

@@ -322,7 +322,7 @@ def test_report_of_another_protocol_goes_beside_and_each_says_why(command, tmp_p
     assert "not named after a benchmark: boxes that begin at x or y 0" in first.decode()
     assert main([*command, "--protocol", "otb"]) == 0
     assert (tmp_path / "out" / "clips" / "pytracking" / "report.md").read_bytes() == first
-    assert "as it was asked for" in (tmp_path / "out" / "clips" / "otb" / "report.md").read_text()
+    assert "as given by --protocol" in (tmp_path / "out" / "clips" / "otb" / "report.md").read_text()
     assert "Protocol `otb`, as it was asked for." in capsys.readouterr().out
 
 

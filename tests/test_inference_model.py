@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_refused():
         inference_model.template(search)
     with pytest.raises(ValueError, match=r"inference_model\.template"):
         inference_model.locate(search, search, sentence)
-    with pytest.raises(ValueError, match="reads a sentence"):
+    with pytest.raises(ValueError, match="needs a sentence"):
         inference_model(search, template)
 
 

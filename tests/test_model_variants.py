@@ -179,7 +179,7 @@ def test_no_bert_is_built_where_nothing_reads_it(variant, tiny_model, tiny_input
     inputs = tiny_inputs(model.config)
     with torch.no_grad():
         assert_outputs_equal(model(**inputs, input_ids=torch.ones(2, 3, dtype=torch.long)), model(**inputs))
-    with pytest.raises(ValueError, match="reads no language"):
+    with pytest.raises(ValueError, match="has no language stream"):
         model.encode_text(torch.ones(2, 3, dtype=torch.long))
 
 

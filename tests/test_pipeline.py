@@ -301,11 +301,11 @@ def test_several_targets_come_back_by_their_ids_each_as_if_it_were_alone(tracker
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"boxes": [BOX], "box": BOX}, "either `box` and `text`, of one target, or `boxes` and `texts`"),
+        ({"boxes": [BOX], "box": BOX}, "either `box` and `text` for one target, or `boxes` and `texts`"),
         ({"boxes": [BOX, BOX], "texts": ["a"]}, "`texts` has 1 items, but there are 2 boxes"),
         ({"boxes": {"a": BOX}, "texts": {"b": "x"}}, "`texts` names 'b', but the targets are 'a'"),
         ({"boxes": [], "texts": []}, "no target"),
-        ({"box": BOX, "frame": [1]}, "`frame` is a number"),
+        ({"box": BOX, "frame": [1]}, "`frame` must be one number"),
         ({"box": BOX, "frame": -1}, "counted from 0"),
         ({"box": BOX, "frame": 9}, "ends at frame 3, before frame 9"),
         ({"box": BOX, "frame": 9, "direction": "backward"}, "ends at frame 3, before frame 9"),

@@ -90,5 +90,5 @@ def test_a_checkpoint_is_never_written_over_itself(tmp_path, capsys):
     build_tiny_model().save_pretrained(tmp_path / "old")
     with pytest.raises(SystemExit):
         main([str(tmp_path / "old"), "--search_size", "48", "--output_dir", str(tmp_path / "old")])
-    assert "is there already and not empty" in capsys.readouterr().err
+    assert "already exists and is not empty" in capsys.readouterr().err
     assert PJVLTModel.from_pretrained(tmp_path / "old").config.search_size == 32

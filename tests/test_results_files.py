@@ -99,7 +99,7 @@ def test_no_results_are_files_without_rows(tmp_path):
 def test_unknown_suffix_is_refused(results, tmp_path, name):
     with pytest.raises(ValueError, match=rf"{name}: boxes are written as \.json, \.csv or \.txt"):
         results.save(tmp_path / name)
-    with pytest.raises(ValueError, match="'xls' is no format of boxes; known are json, csv, txt, mot"):
+    with pytest.raises(ValueError, match="'xls' is not a format of boxes; choose one of json, csv, txt, mot"):
         results.save(tmp_path / "boxes.csv", format="xls")
     assert list(tmp_path.iterdir()) == []
     assert pick_format("boxes.csv", "mot") == "mot"
@@ -310,7 +310,7 @@ def test_several_targets_share_a_file(two, tmp_path):
     ]  # fmt: skip
     mot = np.loadtxt(two.save(tmp_path / "a.txt", "mot"), delimiter=",")
     assert mot[:, 0].tolist() == [1, 2, 3, 3] and mot[:, 1].tolist() == [1, 1, 1, 2]
-    with pytest.raises(ValueError, match="txt has room for one target"):
+    with pytest.raises(ValueError, match="txt holds one target only"):
         two.save(tmp_path / "b.txt")
     pytest.importorskip("pandas")
     table = two.to_pandas()

@@ -62,5 +62,5 @@ def test_folder_in_use_is_left_alone(sources, tmp_path, capsys):
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(SystemExit):
         main([*sources, "--output_dir", str(tmp_path / "mine")])
-    assert "is there already and not empty" in capsys.readouterr().err
+    assert "already exists and is not empty" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]

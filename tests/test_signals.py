@@ -55,11 +55,11 @@ def test_commands_say_that_they_were_stopped(name, tmp_path, monkeypatch, capsys
     monkeypatch.setattr("modeling_pjvlt.onnx.export.export", partial(raise_now, number))
     monkeypatch.setattr("modeling_pjvlt.data.converters.convert", partial(raise_now, number))
     assert evaluate.main(["--dataset_name", "clips"]) == 128 + number
-    assert "repeat the command to go on" in capsys.readouterr().err
+    assert "repeat the command to continue" in capsys.readouterr().err
     assert export.main(["--output_dir", str(tmp_path / "out")]) == 128 + number
     assert "interrupted; nothing was written" in capsys.readouterr().err
     assert convert_command.main(["lasot", str(tmp_path)]) == 128 + number
-    assert "run it again to go on" in capsys.readouterr().err
+    assert "run it again to continue" in capsys.readouterr().err
 
 
 def test_a_conversion_that_is_stopped_leaves_nothing_half_written(tmp_path, monkeypatch):

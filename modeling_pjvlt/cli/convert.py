@@ -26,8 +26,8 @@ def build_parser() -> CommandParser:
         prog="pjvlt-convert",
         usage="pjvlt-convert BENCHMARK ROOT [--output FOLDER] [options]",
         description="Convert a benchmark's folder, as its authors distribute it, to a tracking dataset: one row per\n"
-        "frame, in Parquet files that `load_tracking_dataset` and `pjvlt-train --dataset_name` read. Killed and\n"
-        "started again, it goes on where it was.",
+        "frame, in Parquet files that `load_tracking_dataset` and `pjvlt-train --dataset_name` read. If killed,\n"
+        "repeat the command: it continues where it stopped.",
         epilog=f"layouts:\n{layouts}\n\nexample:\n  pjvlt-convert lasot LaSOTBenchmark --output lasot --num_proc 8",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -36,33 +36,37 @@ def build_parser() -> CommandParser:
     parser.add_argument("--output", help="folder for the dataset (default: converted/BENCHMARK)")
     parser.add_argument("--push_to_hub", metavar="REPO", help="also upload it to this dataset repository")
     parser.add_argument("--private", action="store_true", help="make that repository private")
-    parser.add_argument("--license", default="unknown", help="for the card, as the Hub names it (default: unknown)")
+    parser.add_argument(
+        "--license", default="unknown", help="the Hub's id of the licence, for the card (default: unknown)"
+    )
     parser.add_argument(
         "--splits",
         nargs="+",
         metavar="SPLIT",
-        help="such as train or test (default: all there are; `folders`: one, train)",
+        help="splits to convert, such as train or test (default: all that exist; `folders`: train only)",
     )
-    parser.add_argument("--num_proc", type=int, default=1, help="processes that write files (default: 1)")
-    parser.add_argument("--sequences_per_shard", type=int, help="sequences in a file (default: a few hundred MB)")
+    parser.add_argument("--num_proc", type=int, default=1, help="number of processes that write files (default: 1)")
+    parser.add_argument(
+        "--sequences_per_shard", type=int, help="sequences in each file (default: as many as fill a few hundred MB)"
+    )
     parser.add_argument(
         "--class_map",
         metavar="FILE",
-        help="classes that the benchmark does not ship; TrackingNet's training parts need it",
+        help="lines ID<TAB>class, where the benchmark ships no classes; TrackingNet's training parts need it",
     )
     parser.add_argument(
         "--sentences", metavar="FILE", help="lines SEQUENCE<TAB>SENTENCE, instead of the benchmark's own"
     )
     parser.add_argument(
         "--check", choices=("fast", "full"), default="fast",
-        help="fast: look at the ends of every image; full: decode it (default: fast)",
+        help="fast: check the first and last bytes of every image; full: decode every image (default: fast)",
     )  # fmt: skip
     return parser
 
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int:
-    """Convert, report, perhaps push. Returns the exit code: 2 for a user's mistake, 128 + its number for a signal."""
+    """Convert, report, push if asked. Returns the exit code: 2 for a user's mistake, 128 + its number for a signal."""
     print_any_name()
     args = build_parser().parse_args(argv)
     output = args.output or f"converted/{args.benchmark}"
@@ -88,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pjvlt-convert: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print("\npjvlt-convert: interrupted; finished files are kept, run it again to go on", file=sys.stderr)
+        print("\npjvlt-convert: interrupted; finished files are kept, run it again to continue", file=sys.stderr)
         return exit_code(stop)
     return 0
 
@@ -103,7 +107,7 @@ def _print_reports(reports: dict) -> None:
                 file=sys.stderr,
             )
     if any(report.skipped for report in reports.values()):
-        print("left out, or worth a look:")
+        print("left out, or to be checked:")
     for split, report in reports.items():
         for what, why in report.skipped:
             print(f"  {split}: {what}: {why}")

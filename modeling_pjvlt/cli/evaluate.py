@@ -16,7 +16,7 @@ PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot", "go
 TEXT_KINDS = ("own", "shuffled", "empty", "class")
 SERVERS = ("got10k", "trackingnet")
 DEFAULT_PROTOCOL = "pytracking"
-BENCHMARKS = {  # what is in the name of a benchmark's data, and its protocol
+BENCHMARKS = {  # part of the name of a benchmark's data -> its protocol
     r"lasot": "lasot",
     r"got[-_ ]?10k": "got10k",
     r"tnl[-_ ]?2k": "tnl2k",
@@ -31,7 +31,7 @@ def build_parser() -> CommandParser:
         description="Track every sequence of one or several datasets from its first box, score the boxes by the "
         "rules\n"
         "of a benchmark, and write a report (HTML, Markdown, JSON) beside the raw results. Finished sequences are\n"
-        "kept: killed and started again, it goes on where it was. With several processes:\n"
+        "kept: if it is killed, repeat the command, and it continues where it stopped. With several processes:\n"
         "accelerate launch -m modeling_pjvlt.cli.evaluate …",
         epilog="examples:\n"
         "  pjvlt-eval --dataset_name my-name/lasot --protocol lasot --text own shuffled empty\n"
@@ -43,7 +43,7 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--model",
         default=DEFAULT_CHECKPOINT,
-        help="checkpoint, or a run whose last one counts: folder or Hub id (default: bundled)",
+        help="checkpoint: folder, Hub id, or folder of a run (its last checkpoint) (default: bundled)",
     )
     parser.add_argument(
         "--dataset_name",
@@ -60,8 +60,8 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--protocol",
         choices=PROTOCOL_NAMES,
-        help="whose rules count (default: the benchmark's that the data are named after, else `pytracking`, which "
-        "scores boxes that begin at 0 like all others); `pytracking` is what most papers print for TNL2K and others, "
+        help="scoring rules (default: those of the benchmark in the name of the data, else `pytracking`, which scores "
+        "boxes that begin at 0 like all others); most papers report `pytracking` for TNL2K and others, and "
         "`pytracking_lasot` for LaSOT",
     )
     parser.add_argument(
@@ -83,33 +83,33 @@ def build_parser() -> CommandParser:
         type=float,
         default=0.0,
         metavar="SCORE",
-        help="track a second time, searching targets again whose score stays below this, and report both where it "
-        "makes a difference; 0.2 is what a session does by default (default: 0, not at all, as in the paper)",
+        help="track a second time with a search for lost targets, whose score stays below this, and report both "
+        "results if they differ; a session's default is 0.2 (default: 0, no second run, as in the paper)",
     )
     parser.add_argument(
         "--output_dir",
-        help="for reports and raw results (default: evaluations/MODEL); a report goes into "
-        "DATASET/PROTOCOL in it, raw results into DATASET/raw",
+        help="for reports and raw results (default: evaluations/MODEL): reports go to its DATASET/PROTOCOL, raw "
+        "results to DATASET/raw",
     )
-    parser.add_argument("--max_sequences", type=int, metavar="N", help="only the first N of each dataset")
+    parser.add_argument("--max_sequences", type=int, metavar="N", help="only the first N sequences of each dataset")
     parser.add_argument("--attributes", metavar="FILE", help="JSON: attribute -> list of sequence names")
     parser.add_argument(
-        "--others", nargs="+", default=[], metavar="NAME=FOLDER", help="results of other trackers, ranked beside"
+        "--others", nargs="+", default=[], metavar="NAME=FOLDER", help="results of other trackers, for the same table"
     )
     parser.add_argument(
         "--published",
         nargs="?",
         const="",
         metavar="FILE",
-        help="print what the paper reports for this dataset beside; or the rows of a JSON file, each with tracker, "
-        "source, protocol, scores and perhaps the dataset it is about",
+        help="also print the paper's scores for this dataset; or the rows of a JSON file, each with tracker, source, "
+        "protocol, scores and optionally the dataset",
     )
     parser.add_argument("--submission", choices=SERVERS, help="also write the archive that this server takes")
     parser.add_argument(
         "--push_to_hub",
         metavar="REPO",
-        help="also add the scores with own sentences to this model on the Hub: to its card (model-index) and, where "
-        "the data are a repository there, to .eval_results",
+        help="also add the scores with own sentences to this model on the Hub: to its card (model-index) and, if the "
+        "data are a Hub repository, to .eval_results",
     )
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
@@ -117,9 +117,9 @@ def build_parser() -> CommandParser:
 
 
 def choose_protocol(asked: str | None, name: str) -> tuple[str, str]:
-    """The protocol for a dataset, and why it is this one, as a sentence."""
+    """The protocol for a dataset, and a sentence that says why."""
     if asked is not None:
-        return asked, f"Protocol `{asked}`, as it was asked for."
+        return asked, f"Protocol `{asked}`, as given by --protocol."
     for pattern, protocol in BENCHMARKS.items():
         if re.search(pattern, _short(name).lower()):
             return protocol, f"Protocol `{protocol}`, because the data are called {_short(name)!r}."
@@ -131,7 +131,7 @@ def choose_protocol(asked: str | None, name: str) -> tuple[str, str]:
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate and report. Returns the exit code: 2 for a mistake of the user's, 128 + its number for a signal."""
+    """Evaluate and report. Returns the exit code: 2 for a user's mistake, 128 + its number for a signal."""
     print_any_name()
     args = build_parser().parse_args(argv)
     try:
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
-        return _fail("interrupted; finished sequences are kept, repeat the command to go on", exit_code(stop))
+        return _fail("interrupted; finished sequences are kept, repeat the command to continue", exit_code(stop))
     return 0
 
 
@@ -165,7 +165,7 @@ def _run(args: argparse.Namespace) -> None:
     published = [] if args.published is None else _read_published(args.published)
     columns = dict(_split_word(word, "--columns takes OURS=THEIRS, such as box=bbox") for word in args.columns)
     args.model = find_checkpoint(args.model)
-    # On a machine without an accelerator too: several processes would each take themselves for the only one.
+    # Also without an accelerator: otherwise each of several processes would act as the only one.
     state = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device or state.device)
     processor = PJVLTProcessor.from_pretrained(args.model)
@@ -182,11 +182,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check_push(args: argparse.Namespace) -> None:
-    """Raises `ValueError` for scores that should not stand in a card, `OSError` for a model that is not on the Hub."""
+    """Raises `ValueError` for scores that do not belong in a card, `OSError` for a model that is not on the Hub."""
     from ..hub.publishing import find_model
 
     if args.max_sequences is not None:
-        raise ValueError("--push_to_hub: scores of some sequences only are no result; leave --max_sequences out.")
+        raise ValueError("--push_to_hub: scores on a part of the sequences are no result; leave --max_sequences out.")
     if "own" not in args.text:
         raise ValueError("--push_to_hub adds the scores with own sentences: add own to --text.")
     find_model(args.push_to_hub)
@@ -221,7 +221,7 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     if args.submission:
         _submit(args.submission, first, folder)
     if not truth.known:
-        print(f"{folder.name}: the ground truth is not public; the boxes are in {first.folder}")
+        print(f"{folder.name}: the ground truth is not public, so nothing is scored; the boxes are in {first.folder}")
         return
     sizes = {key: done.frame_size for key, done in first.finished().items()}
     results = [result_of(run, text, truth, checkpoint_name(args.model)) for text, run in runs.items()]
@@ -276,8 +276,8 @@ def _notes(args, truth) -> list[str]:
     border = truth.at_border() if args.protocol in ("otb", "lasot", "tnl2k") else 0
     if border:
         notes.append(
-            f"{border} frames have a target whose x or y is not positive. `{args.protocol}` was written for frames "
-            "that begin at 1 and counts none of them as overlapped; `pytracking` scores them like all others."
+            f"{border} frames have a target whose x or y is not positive. `{args.protocol}` expects coordinates that "
+            "begin at 1 and scores these frames as missed; `pytracking` scores them like all others."
         )
     if args.dtype != "float32":
         notes.append(f"The model ran in {args.dtype}.")
@@ -307,7 +307,7 @@ def _environment(model, state) -> dict[str, str]:
 
 
 def _print(report, paths: dict[str, Path]) -> None:
-    """The overall scores, what the sentences change, and where the report is."""
+    """Print the overall scores, the effect of the sentences, and the report's path."""
     from ..evaluation.language import language_table
 
     print(f"\n{report.dataset} ({len(report.results[0].scores.sequences)} sequences, protocol {report.protocol})")
@@ -340,7 +340,7 @@ def _read_published(path: str) -> list[dict]:
 
 
 def _rows_of(published: list[dict], name: str) -> list[dict]:
-    """Those about this dataset, and those that do not say what they are about."""
+    """The rows about this dataset, and those that name no dataset."""
     from ..evaluation.published import dataset_key
 
     rows = [row for row in published if row.get("dataset") in (None, name, dataset_key(name))]
@@ -351,7 +351,7 @@ def _rows_of(published: list[dict], name: str) -> list[dict]:
 
 
 def _short(name: str) -> str:
-    """A Hub id as it is, a folder by its own name."""
+    """A Hub id as it is, or the last part of a folder's path."""
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 

@@ -1,4 +1,4 @@
-"""`pjvlt-export`: a checkpoint as files that track without torch (ONNX, OpenVINO) or programs of `torch.export`."""
+"""`pjvlt-export`: exports a checkpoint to ONNX or OpenVINO, to track without torch, or to `torch.export` programs."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="pjvlt-export",
         usage="pjvlt-export --output_dir FOLDER [--model PATH_OR_REPO] [options]",
-        description="Write a checkpoint as a folder that runs elsewhere. ONNX: tracker.onnx (search crop and the "
+        description="Export a checkpoint to a folder. ONNX: tracker.onnx (search crop and the "
         "constants\n"
         "of template and sentence in, three maps out), template.onnx (template crop in, its constants out), "
         "text.onnx\n"
@@ -38,7 +38,7 @@ def build_parser() -> CommandParser:
     )
     add = parser.add_argument
     add("--model", default=DEFAULT_CHECKPOINT, help="checkpoint: folder or Hub id (default: bundled)")
-    add("--output_dir", required=True, help="folder to write; it must not be there yet")
+    add("--output_dir", required=True, help="folder to write; it must not exist yet")
     add("--overwrite_output_dir", action="store_true", help="replace an earlier export in that folder")
     add(
         "--format",
@@ -48,11 +48,11 @@ def build_parser() -> CommandParser:
     )
     add(
         "--dtype", choices=DTYPES, default="float32",
-        help="of the per-frame graph; 16 bits are for GPUs, bfloat16 for torch_export only (default: float32)",
+        help="type of the per-frame graph; 16 bits are for GPUs, bfloat16 for torch_export only (default: float32)",
     )  # fmt: skip
     add(
         "--int8", action="store_true",
-        help="ONNX: eight-bit matmuls in tracker.onnx; prints what that costs in success AUC",
+        help="ONNX: 8-bit matmuls in tracker.onnx; prints how much success AUC this costs",
     )  # fmt: skip
     add(
         "--eval_clips", type=int, metavar="N",
@@ -60,16 +60,16 @@ def build_parser() -> CommandParser:
     )  # fmt: skip
     add(
         "--eval_dataset_name", nargs="+", default=[], metavar="NAME",
-        help="also on real ones: Hub id or folder of a tracking dataset, or a folder of sequences; needs pjvlt[eval]",
+        help="measure AUC also on a tracking dataset (Hub id or folder) or a folder of sequences; needs pjvlt[eval]",
     )  # fmt: skip
-    add("--eval_split", help="of those datasets (default: test, or the only one)")
-    add("--num_threads", type=int, help="of onnxruntime, for the measured speed and AUC (default: one for each core)")
+    add("--eval_split", help="split of those datasets (default: test, or the only one)")
+    add("--num_threads", type=int, help="threads of onnxruntime for measuring speed and AUC (default: one per core)")
     return parser
 
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int:
-    """Export, check, measure. Returns the exit code: 2 for a mistake of the user's, 128 + its number for a signal."""
+    """Export, check, measure. Returns the exit code: 2 for a user's mistake, 128 + its number for a signal."""
     print_any_name()
     args = build_parser().parse_args(argv)
     try:
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises `ValueError` for arguments that do not go together, before anything is loaded."""
+    """Raises `ValueError` for arguments that exclude each other, before anything is loaded."""
     if args.format == "onnx" and args.dtype == "bfloat16":
         raise ValueError(
             "--dtype bfloat16: onnxruntime has no bfloat16 on a CPU; take float32, or --format torch_export."

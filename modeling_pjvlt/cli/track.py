@@ -1,4 +1,4 @@
-"""`pjvlt-track`: follow targets through a video, and write an annotated video and their boxes."""
+"""`pjvlt-track`: track targets through a video, and write their boxes and an annotated video."""
 
 import argparse
 import os
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_session(model: str, device: str, dtype: str, redetect: str | None = "local"):
-    """Load a checkpoint into a `TrackingSession`, or what `pjvlt-export` made of one into an `OnnxTracker`.
+    """Load a checkpoint into a `TrackingSession`, or an export of `pjvlt-export` into an `OnnxTracker`.
 
     Args:
         model: folder or Hub repository.
@@ -65,7 +65,7 @@ def load_session(model: str, device: str, dtype: str, redetect: str | None = "lo
         redetect: where a lost target is searched; see `TargetSession`.
 
     Raises:
-        ValueError: this machine lacks the device, or an export is asked for another device or type than its own.
+        ValueError: this machine lacks the device, or an export has another device or type than the one given.
         OSError: there is no checkpoint.
     """
     from ..onnx.tracker import SETTINGS_FILE, OnnxTracker
@@ -90,7 +90,7 @@ def load_session(model: str, device: str, dtype: str, redetect: str | None = "lo
 
 
 class _Highlights:
-    """A few annotated frames, evenly spread over a video whose length nobody has to know."""
+    """A few annotated frames, evenly spread over a video of unknown length."""
 
     def __init__(self, count: int = 5):
         self.count = count
@@ -99,7 +99,7 @@ class _Highlights:
         self.kept: list[tuple[int, np.ndarray]] = []
 
     def offer(self, number: int, frame: np.ndarray) -> None:
-        """Keep every `step`-th frame; when there are twice too many, every other one goes and the step doubles."""
+        """Keep every `step`-th frame; at twice too many, drop every other one and double the step."""
         if self.offered % self.step == 0:
             self.kept.append((number, frame))
         self.offered += 1
@@ -179,9 +179,9 @@ def _run(args: argparse.Namespace) -> None:
 
 
 class _Interrupts:
-    """While this context lasts, Ctrl-C, SIGTERM and SIGHUP are raised only where the next frame is waited for.
+    """In this context, Ctrl-C, SIGTERM and SIGHUP are raised only while it waits for the next frame.
 
-    So no frame is written half, and the files of what was tracked so far can be finished. A second Ctrl-C is at once.
+    So no frame is half written, and the files of the frames so far can be completed. A second Ctrl-C stops at once.
     """
 
     def __init__(self):
@@ -201,7 +201,7 @@ class _Interrupts:
             signal.signal(number, handler)
 
     def next(self, frames: Iterator):
-        """The next item of an iterator. Raises `Stopped` for a signal that came since the one before, too."""
+        """The next item of an iterator. Also raises `Stopped` for a signal that came since the item before."""
         self.is_waiting = True
         try:
             if self.count:
@@ -212,15 +212,15 @@ class _Interrupts:
 
     def _handle(self, number, frame) -> None:
         self.count, self.number = self.count + 1, number
-        # A terminal that closes may send SIGHUP twice, which is no impatience.
+        # A terminal that closes may send SIGHUP twice: that is no second request to stop.
         if self.is_waiting or (self.count > 1 and number == signal.SIGINT):
             raise Stopped(number=number)
 
 
 class _Tracked:
-    """What was tracked so far, and where it goes. output: None where no video is written.
+    """The results so far, and the files they are written to. output: None if no video is written.
 
-    The box of a target's own frame was given, so that one frame alone is nothing to keep.
+    The box in a target's first frame was given, so a single frame is not worth saving.
     """
 
     def __init__(
@@ -246,7 +246,7 @@ class _Tracked:
         self.num_frames, self.highlights = 0, _Highlights()
 
     def add(self, found: TrackedFrame, raw: bool) -> None:
-        """Keep what was found in one frame."""
+        """Add the results of one frame."""
         frame, targets, size = found
         for t in targets:
             result = make_result(frame.number, t.box, t.score, frame.time, None if raw else size, t.lost, t.redetected)
@@ -254,12 +254,12 @@ class _Tracked:
         self.num_frames += bool(targets)
 
     def sort(self) -> None:
-        """Put the frames in order, after a way back."""
+        """Sort the frames by their numbers, after backward tracking."""
         for results in self.results.values():
             results.sort(key=lambda result: result["frame"])
 
     def image(self, frame: TimedFrame, targets: list[TrackedTarget], clip) -> np.ndarray:
-        """The frame with its targets, each in its colour; with `clip`, also where the target really is."""
+        """The frame with its targets, each in its colour; with `clip`, also the ground truth box."""
         image = frame.image
         if clip is not None and clip.visible[frame.number]:
             image = draw_box(image, clip.boxes[frame.number], color=TRUTH_COLOR, line_width=1)
@@ -271,7 +271,7 @@ class _Tracked:
         return image
 
     def draw(self, writer: VideoWriter, clip) -> None:
-        """Write the video from the frames read again, where they were not tracked in their order."""
+        """Write the video from frames that are read again, because they were not tracked in order."""
         targets: dict[int, list[TrackedTarget]] = {}
         for target_id, results in self.results.items():
             for result in results:
@@ -288,9 +288,9 @@ class _Tracked:
         (TargetsResults(results) if len(self.results) > 1 else results).save(self.path, self.format)
 
     def save(self) -> None:
-        """Write the boxes and the few frames beside a video that is complete.
+        """Write the boxes and the image of a few frames, once the video is complete.
 
-        Raises `OSError` that names all three.
+        Raises an `OSError` that names all three files.
         """
         try:
             self.save_boxes()
@@ -307,17 +307,17 @@ class _Tracked:
             raise OSError(f"{image}: cannot be written ({error.strerror or error}); {self.what_is_kept()}") from error
 
     def what_is_kept(self) -> str:
-        """Where everything is that was tracked so far."""
+        """A phrase that says where the results so far are."""
         if self.output is None:
             return f"the boxes of {self.num_frames} frames so far are in {self.path}"
         return f"the {self.num_frames} frames so far are in {self.output} and {self.path}"
 
     def skipped(self) -> str:
-        """How many live frames nobody had time for, as the end of a sentence; empty where there are none."""
+        """How many live frames were skipped, as the end of a sentence; empty if none were."""
         return f"; {self.reader.num_dropped} came too fast and were skipped" if self.reader.num_dropped else ""
 
     def rescue(self) -> str:
-        """Save the boxes where the video cannot be, if there are any, and say whether that worked."""
+        """Save the boxes, if there are any, when the video cannot be saved; returns a phrase that says the result."""
         if self.num_frames < 2:
             return "nothing written"
         try:
@@ -330,7 +330,7 @@ class _Tracked:
 def _find_by_words(
     args: argparse.Namespace, starts: list[TargetStart], session: TargetSession, say: Callable
 ) -> list[TargetStart]:
-    """The targets with what finds their boxes; the detector is loaded now, so a mistake in its name shows at once."""
+    """The targets, each with a function that finds its box. Loads the detector now, so a wrong name fails at once."""
     from ..detection_pjvlt import OWN_DETECTOR, OwnDetector, find_target, load_detector
 
     if args.detector == OWN_DETECTOR:
@@ -402,7 +402,7 @@ def _output_paths(args: argparse.Namespace, name: str, num_targets: int) -> tupl
     if boxes.resolve() == image.resolve():
         raise ValueError(f"--boxes names {boxes}, where a few annotated frames go; choose another name")
     if pick_format(boxes, args.format) == "txt" and num_targets > 1:
-        raise ValueError(f"{boxes}: txt has room for one target; choose json, csv or mot")
+        raise ValueError(f"{boxes}: txt holds one target only; choose json, csv or mot")
     return None if args.no_video else output, boxes
 
 

@@ -1,4 +1,4 @@
-"""The arguments of `pjvlt-track`, and the targets they name."""
+"""The arguments of `pjvlt-track`, and how targets are read from them."""
 
 import argparse
 import csv
@@ -15,7 +15,7 @@ from ..video_loop_pjvlt import DIRECTIONS, TargetStart, check_starts, target_sta
 
 EPILOG = """\
 examples:
-  follow the dog whose box in the first frame has its upper left corner at (120, 64), 90 wide and 70 high:
+  track the dog whose box in the first frame has its upper left corner at (120, 64), is 90 wide and 70 high:
     pjvlt-track clip.mp4 --box 120 64 90 70 --text "white dog"
 
   a folder of images instead of a video (2.jpg comes before 10.jpg), results where you want them:
@@ -29,36 +29,37 @@ examples:
     pjvlt-track clip.mp4 --box 120 64 90 70 --text "white dog" --box 300 80 60 40 --text "the red ball"
     pjvlt-track clip.mp4 --targets targets.csv
 
-  the box is given in frame 120 (the first is 0), and the target followed from there in both directions:
+  the box is given in frame 120 (the first is 0), and the target is tracked from there in both directions:
     pjvlt-track clip.mp4 --box 120 64 90 70 --text "white dog" --frame 120 --direction both
 
-  no box: a detector looks for what the sentence says in the first frame:
+  no box: a detector finds the target in the first frame from the sentence:
     pjvlt-track clip.mp4 --text "the white dog"
 
-  see it live, and keep nothing but the boxes:
+  watch it live, and save only the boxes:
     pjvlt-track 0 --box 120 64 90 70 --text "white dog" --show --no_video
 
-  no video at hand: the program draws a clip, follows its target and says how well that went:
+  no video at hand: the program draws a clip, tracks its target and prints the mean overlap:
     pjvlt-track --seed 3
 
-Ctrl-C, SIGTERM, SIGHUP, or a video that breaks off, keep what was tracked so far. Live frames that come too fast are
-skipped.
+After Ctrl-C, SIGTERM, SIGHUP, or if the video breaks off, the results so far are saved. Live frames that come too fast
+are skipped.
 
 targets, by the suffix of --targets: csv has the header id,frame,x,y,w,h,text, of which id, frame and text may be
-missing; json is a list of {"id": "dog", "frame": 0, "box": [120, 64, 90, 70], "text": "white dog"}. The same id again
-in another frame corrects the target there.
+missing; json is a list of {"id": "dog", "frame": 0, "box": [120, 64, 90, 70], "text": "white dog"}. If an id is given
+again in another frame, the target is corrected there.
 
-boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score,time,lost,redetected (of several
-targets with id in front); txt has x,y,w,h, a line for each frame, of one target; mot has frame (from 1),id (from
-1),x,y,w,h,score,-1,-1,-1. The JSON file:
+boxes, by the suffix of --boxes or by --format: csv has the header frame,x,y,w,h,score,time,lost,redetected (for
+several targets, id comes first); txt has x,y,w,h, a line for each frame, for one target; mot has frame (from 1),id
+(from 1),x,y,w,h,score,-1,-1,-1. The JSON file:
   {"video": "clip.mp4", "model": "...", "text": "white dog", "fps": 30.0,
    "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0, "time": 0.0}, ...]}
-  box is x, y, width, height in pixels, inside the frame and to hundredths (--raw: as found); score is the confidence
-  in [0, 1]; the first box is the one you gave. frame and time (seconds) are those of the source, from 0: skipped
-  frames of a live one count, too. "lost": true marks boxes that are guesses, "redetected": true where it was found
-  again. Of several targets there is "targets": [{"id": "0", "text": "white dog", "frames": [...]}, ...] instead.
+  box is x, y, width, height in pixels, inside the frame, rounded to hundredths (not with --raw); score is the
+  confidence in [0, 1]; the first box is the one you gave. frame and time (seconds) are those of the source, from 0:
+  skipped frames of a live source also count. "lost": true marks boxes that are guesses, "redetected": true a target
+  that was found again. For several targets there is "targets": [{"id": "0", "text": "white dog", "frames": [...]},
+  ...] instead of "text" and "frames".
 """
-VIDEO_HELP = "video file, folder of images, index of a camera, or address of a stream; without it a clip is made"
+VIDEO_HELP = "video file, folder of images, index of a camera, or address of a stream; without it, a clip is drawn"
 
 
 TARGET_FIELDS = {"id", "frame", "box", "text"}
@@ -68,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="pjvlt-track",
         usage="pjvlt-track VIDEO --box X Y W H --text SENTENCE [options]",
-        description="Follow targets through a video, from a box in one frame and a sentence about each.",
+        description="Track targets through a video, from a box in one frame and a sentence for each.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -76,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("video", nargs="?", metavar="VIDEO", help=VIDEO_HELP)
     add(
         "--box", nargs=4, type=float, action="append", metavar=("X", "Y", "W", "H"),
-        help="the target in the first frame: left, top, width, height in pixels, apart by blanks or commas; once for "
-        "each target (default: --detector finds it)",
+        help="the target's box in the first frame: left, top, width, height in pixels, separated by spaces or commas; "
+        "repeat it for each target (default: --detector finds the box)",
     )  # fmt: skip
     add(
         "--text",
@@ -92,27 +93,27 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="number of the frame of --box (default: %(default)s, the first)",
+        help="number of the frame in which --box is given (default: %(default)s, the first)",
     )
     add(
         "--direction",
         choices=DIRECTIONS,
         default="forward",
-        help="from that frame on: to the end, back to the first frame, or both (default: %(default)s)",
+        help="track from that frame to the end, back to the first frame, or both (default: %(default)s)",
     )
     add(
         "--redetect",
         choices=["none", "local", "frame"],
         default="local",
-        help="where a lost target is searched: where it was last seen, around there, or in the whole frame (default: "
-        "%(default)s)",
+        help="where a lost target is searched: where it was last seen, in a growing region there, or in the whole "
+        "frame (default: %(default)s)",
     )
     add(
         "--detector",
         metavar="PATH_OR_REPO",
         default=DETECTOR,
-        help=f'finds the box if none is given; "{OWN_DETECTOR}": the tracker itself looks, which needs no download '
-        "and finds less (default: %(default)s)",
+        help=f'finds the box if none is given; "{OWN_DETECTOR}": the tracker itself, which needs no download but '
+        "finds fewer targets (default: %(default)s)",
     )
     add(
         "--model",
@@ -127,24 +128,24 @@ def build_parser() -> argparse.ArgumentParser:
         help="annotated video (default: outputs/<name>_tracked.mp4); a .png of a few frames goes beside it",
     )
     add("--boxes", type=Path, metavar="FILE", help="boxes and scores (default: beside the video, as .json)")
-    add("--format", choices=list(FORMATS), help="of the boxes (default: what the suffix of --boxes says)")
+    add("--format", choices=list(FORMATS), help="format of the boxes (default: by the suffix of --boxes)")
     add("--no_video", action="store_true", help="write the boxes only, which is faster")
     add(
         "--show",
         action="store_true",
-        help="show each frame in a window; q, Escape or closing it stops, as Ctrl-C does",
+        help="show each frame in a window; q, Escape or closing it stops the command, as Ctrl-C does",
     )
-    add("--quiet", action="store_true", help="say nothing unless something goes wrong")
-    add("--max_frames", type=int, metavar="N", help="look at the first N frames (default: the whole video)")
+    add("--quiet", action="store_true", help="print errors only")
+    add("--max_frames", type=int, metavar="N", help="read only the first N frames (default: the whole video)")
     add("--raw", action="store_true", help="boxes as the network gives them: neither rounded nor clipped to the frame")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: %(default)s")
-    add("--seed", type=int, default=0, help="of the clip made when there is no VIDEO (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the clip drawn when there is no VIDEO (default: %(default)s)")
     return parser
 
 
 def spread_box(argv: list[str]) -> list[str]:
-    """The command line with a box that was written with commas as four words."""
+    """The command line, with boxes written with commas split into four arguments."""
     words: list[str] = []
     for word in argv:
         of_box = words[-1:] == ["--box"] or (words[-1:] and "--box" in words[-4:-1] and "," in word)
@@ -211,14 +212,14 @@ def _json_rows(path: Path, content: str) -> list[tuple[str, dict]]:
 
 
 def given_targets(args: argparse.Namespace) -> list[TargetStart]:
-    """The targets of --box, --text and --targets; a box is None where a detector has to find it.
+    """The targets of --box, --text and --targets; a box is None if a detector has to find it.
 
-    Raises `ValueError` for arguments that do not go together.
+    Raises `ValueError` for arguments that exclude each other.
     """
     boxes, texts = args.box or [], args.text or []
     if args.targets is not None:
         if boxes or texts or args.frame:
-            raise ValueError("--targets has boxes, sentences and frames; leave --box, --text and --frame out")
+            raise ValueError("--targets holds boxes, sentences and frames; leave --box, --text and --frame out")
         return read_targets(args.targets)
     if args.frame < 0:
         raise ValueError(f"--frame must be 0 or more, got {args.frame}")
@@ -230,8 +231,8 @@ def given_targets(args: argparse.Namespace) -> list[TargetStart]:
         )
     if not boxes and not any(text.strip() for text in texts):
         raise ValueError(
-            "--box X Y W H is missing: the box in the first frame picks the target; with --text alone a detector "
-            "looks for what it says"
+            "--box X Y W H is missing: give the target's box in the first frame, or --text alone, from which a "
+            "detector finds the target"
         )
     texts = texts * len(boxes) if boxes and len(texts) == 1 else texts
     starts = target_starts(boxes or [None] * len(texts), texts or None, args.frame)

@@ -1,11 +1,11 @@
-"""Is a target found again? Clips made of annotated videos in which it is gone for a while, and comes back elsewhere.
+"""Is a lost target found again? Clips from annotated videos: the target is absent, then comes back elsewhere.
 
     python -m modeling_pjvlt.evaluation.absence my-videos --split val
     python -m modeling_pjvlt.evaluation.absence --procedural 20
 
-A clip has three parts, all from frames of one video: the target in view; the target cut out, its place filled with
-what lies half a frame beside it; and the target back, the whole frame turned round by half its width, so that it is
-elsewhere. With `--lookalike` another video's target stands in the frame meanwhile.
+A clip has three parts, all from frames of one video. First the target is in view. Then it is cut out, and the hole is
+filled with the region half a frame away. Then it is back, and the frame is rolled by half its width, so that the
+target is elsewhere. With `--lookalike`, another video's target crosses the frame while the target is absent.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from .metrics import iou
 from .sequences import load_sequences
 
 BEFORE, ABSENT, AFTER = 20, (20, 60), 30  # frames of each part; ABSENT: at least, at most
-CUT = 1.3  # side of what is cut out, over that of the box
-FOUND_IOU = 0.5  # with which a box counts as found
-LATEST = 10  # last frames of a clip, in most of which a target that was found has to be held
-PATIENCE = 10  # absent frames in which a tracker need not have noticed
+CUT = 1.3  # side of the region that is cut out, over the side of the box
+FOUND_IOU = 0.5  # least IoU of a box that counts as found
+LATEST = 10  # number of last frames of a clip, in most of which the target must be tracked to count as found
+PATIENCE = 10  # first absent frames, in which a tracker may still report the target
 
 
 @dataclass
 class AbsenceClip:
-    """A clip like a sequence: frames made when they are asked for.
+    """A clip with the interface of a sequence; frames are made on request.
 
-    boxes: (n, 4) xywh; where the target is absent they mean nothing. absent: frames [start, stop) without it.
+    boxes: (n, 4) xywh, undefined where the target is absent. absent: frames [start, stop) without it.
     """
 
     sequence: object
@@ -78,7 +78,7 @@ def _region(box, factor: float, size: tuple[int, int]) -> tuple[slice, slice]:
 
 
 def _paste(frame: np.ndarray, patch: np.ndarray, box, progress: float) -> None:
-    """Show a patch, as large as the box, that crosses the frame at the height of the box."""
+    """Paste a patch as large as the box; with `progress` it crosses the frame at the height of the box."""
     height, width = frame.shape[:2]
     w, h = (max(min(int(side), limit), 1) for side, limit in zip(box[2:], (width, height), strict=True))
     left = int(progress * (width - w))
@@ -95,7 +95,7 @@ def absence_clips(sequences: list, texts: list[str], lookalike: bool = False, se
         width = np.asarray(sequence.frame(0)).shape[1]
         if len(frames) < BEFORE + AFTER or np.median(sequence.boxes[frames, 2]) > width / 3:
             continue
-        # Back and forth through the video, so that there are frames enough and none jumps.
+        # Back and forth through the video, so that there are enough frames and no jumps.
         pace = np.concatenate([frames, frames[-2:0:-1]])
         numbers = pace[np.arange(BEFORE + gone + AFTER) % len(pace)]
         boxes = sequence.boxes[numbers].astype(np.float64)
@@ -112,15 +112,15 @@ def absence_clips(sequences: list, texts: list[str], lookalike: bool = False, se
 
 @dataclass
 class Absences:
-    """What became of the clips: found (n,), whether each was found again, and false, the share of absent frames in
-    which a target was claimed."""
+    """Results of n clips. found (n,): whether the target was found again. false (n,): share of absent frames in which
+    the tracker reported it."""
 
     found: list[bool]
     false: list[float]
 
 
 def track_clip(session: TrackingSession, clip: AbsenceClip, texts: dict[str, str]) -> dict[str, tuple[bool, float]]:
-    """Whether the target was found again, and the share of absent frames in which it was claimed, by sentence."""
+    """Whether the target was found again, and the share of absent frames in which it was reported, by sentence."""
     frames = (TimedFrame(clip.frame(i), i, i / 30) for i in range(len(clip)))
     starts = [TargetStart(name, clip.boxes[0], text) for name, text in texts.items()]
     tracked = [targets for _, targets, _ in track_video(session, frames, starts)]
@@ -158,11 +158,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("dataset", nargs="?", metavar="FOLDER_OR_REPO", help="annotated videos, as pjvlt-eval takes them")
-    add("--procedural", type=int, metavar="N", help="instead: so many procedural clips")
+    add("--procedural", type=int, metavar="N", help="instead of a dataset: use N procedural clips")
     add("--split", default="val", help="default: %(default)s")
     add("--model", metavar="FOLDER_OR_REPO", help="checkpoint (default: the bundled one)")
-    add("--lookalike", action="store_true", help="show another video's target meanwhile")
-    add("--lost_score", type=float, help="below which a target counts as lost (default: the tracker's)")
+    add("--lookalike", action="store_true", help="show another video's target while the target is absent")
+    add("--lost_score", type=float, help="score below which a target counts as lost (default: the tracker's)")
     add("--max_clips", type=int, help="default: all")
     args = parser.parse_args(argv)
     if (args.dataset is None) == (args.procedural is None):

@@ -2,11 +2,11 @@
 
 python -m modeling_pjvlt.evaluation.distractors my-videos --model outputs/mine
 
-`my-videos` holds sequences as `NAME/{img, groundtruth_rect.txt, language.txt, frames.txt}`; the last file numbers the
-frames in the original video. Sequences whose names differ only in the number at the end are targets of one video. Each
-two of them that lie near each other in some frame make a clip from that frame on, seen from either side. It is tracked
-four times: with the template clear, from the target's box, and with it hidden, from a box between the two; each with
-the target's sentence and with the distractor's. Success AUC is that of the target's boxes.
+`my-videos` holds sequences as `NAME/{img, groundtruth_rect.txt, language.txt, frames.txt}`; the last file gives the
+frame numbers in the original video. Sequences whose names differ only in the number at the end are targets of one
+video. Two of them that are close to each other in a frame make two clips from that frame on, with either as the
+target. A clip is tracked four times: with a visible template, from the target's box, and with a hidden one, from a box
+between the two; each with the target's sentence and with the distractor's. Success AUC is that of the target's boxes.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from ..processing_pjvlt import PJVLTProcessor
 from ..tracking_pjvlt import TrackingSession
 from .metrics import iou, success_auc
 
-MIN_FRAMES = 8  # that two sequences have in common
-REACH = 0.4  # of the search region's side: how far from its middle both may lie at first
+MIN_FRAMES = 8  # least number of frames that two sequences have in common
+REACH = 0.4  # greatest distance of both targets from the centre of the first search region, over its side
 
 
 @dataclass(frozen=True)

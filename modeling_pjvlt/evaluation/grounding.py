@@ -2,9 +2,9 @@
 
     python -m modeling_pjvlt.evaluation.grounding --images flickr8k_entities --videos my-videos
 
-`--images` is a folder of boxed images (`boxes.jsonl`): of each phrase that means one object, the box that is found has
-to overlap the object's by an IoU of 0.5. Two answers that know nothing stand beside it: the whole image, and the
-largest labelled box of the image. `--videos` is a tracking dataset; its sentences are looked for in the first frames.
+`--images` is a folder of boxed images (`boxes.jsonl`). For each phrase that means one object, the predicted box counts
+as correct if its IoU with the object's box is above 0.5. Two baselines do not use the phrase: the whole image, and its
+largest labelled box. `--videos` is a tracking dataset; the target of each sentence is searched in the first frame.
 """
 
 import argparse
@@ -25,7 +25,7 @@ HIT = 0.5  # IoU with which an object counts as found
 
 
 class Question(NamedTuple):
-    """image: (H, W, 3) uint8. box: (4,) xywh of what `text` says. largest: of the labelled boxes in the image."""
+    """image: (H, W, 3) uint8. box: (4,) xywh of the object of `text`. largest: the largest labelled box."""
 
     image: np.ndarray
     box: np.ndarray
@@ -56,7 +56,7 @@ def overlaps(detector: Callable, questions: Iterator[Question], total: int | Non
     for image, box, text, largest in tqdm(questions, desc="phrases", total=total):
         try:
             found = find_target(image, text, detector, min_score=0.0)[0]
-        except ValueError:  # the detector answers nothing at all
+        except ValueError:  # the detector returns no box
             found = (0, 0, 0, 0)
         whole = (0, 0, image.shape[1], image.shape[0])
         rows.append(iou(np.array([found, whole, largest], float), np.repeat(box[None].astype(float), 3, 0)))
@@ -64,7 +64,7 @@ def overlaps(detector: Callable, questions: Iterator[Question], total: int | Non
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the shares that are found."""
+    """Print the shares of objects that are found."""
     parser = argparse.ArgumentParser(
         prog="python -m modeling_pjvlt.evaluation.grounding",
         description=__doc__,
@@ -73,10 +73,10 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--images", metavar="FOLDER", help="boxed images")
     add("--videos", metavar="FOLDER_OR_REPO", help="annotated videos, as pjvlt-eval takes them")
-    add("--split", default="val", help="of both (default: %(default)s)")
+    add("--split", default="val", help="split of images and videos (default: %(default)s)")
     add("--model", metavar="FOLDER_OR_REPO", help="checkpoint (default: the bundled one)")
     add("--detector", default=OWN_DETECTOR, metavar="PATH_OR_REPO", help="another detector (default: that checkpoint)")
-    add("--count", type=int, help="phrases, and videos (default: all)")
+    add("--count", type=int, help="number of phrases, and of videos (default: all)")
     args = parser.parse_args(argv)
     if not (args.images or args.videos):
         parser.error("give --images, --videos or both")

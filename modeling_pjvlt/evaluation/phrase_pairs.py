@@ -23,7 +23,7 @@ from ..image_processing_pjvlt import hidden_template
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
 
-MARGIN = 1.25  # of the search region's side, over the longer side of what holds both boxes
+MARGIN = 1.25  # side of the search region over the longer side of the rectangle around both boxes
 BATCH = 16
 
 

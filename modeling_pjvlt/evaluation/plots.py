@@ -1,4 +1,4 @@
-"""What the page of a report shows beside text: curves as inline SVG, frames as JPEG data URIs, and their colours."""
+"""The graphics of a report: curves as inline SVG, frames as JPEG data URIs, and their colours."""
 
 import base64
 import io

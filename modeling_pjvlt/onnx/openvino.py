@@ -1,4 +1,4 @@
-"""The graphs of an export in OpenVINO's own format, run as onnxruntime runs the others."""
+"""Runs the graphs of an export in OpenVINO's format, with the interface of an onnxruntime session."""
 
 import threading
 from pathlib import Path

@@ -67,7 +67,7 @@ def describe_machine(device: torch.device) -> dict:
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """While this lasts, so many other processes compute without a pause."""
+    """In this context, this many other processes compute without a pause."""
     started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
         yield
