@@ -219,7 +219,10 @@ def test_nothing_in_the_file_is_executed(tmp_path, capsys):
     [
         (None, "no such file"),
         (b"nothing", "not a checkpoint that torch reads"),
-        ({"net": {"conv.weight": torch.zeros(2)}}, "not OSTrack: there is no backbone.pos_embed_z among its 1 weights"),
+        (
+            {"net": {"conv.weight": torch.zeros(2)}},
+            "not OSTrack: there is no backbone.pos_embed_z among its 1 weights",
+        ),
         ("no head", "there is no box_head.conv1_ctr.0.weight"),
         ("more", "for backbone.scale it has (3,), and nothing was expected"),
         ("less", "for norm.bias it has nothing, and (128,) was expected"),
