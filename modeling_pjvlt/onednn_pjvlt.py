@@ -1,4 +1,4 @@
-"""oneDNN's fused operations. torch has them under private names only; no other file uses those names."""
+"""oneDNN's fused operations. torch has them under internal names only; no other file uses those names."""
 
 import torch
 from torch import Tensor

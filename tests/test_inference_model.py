@@ -164,7 +164,7 @@ def test_low_precision_answers_in_float32_and_close(dtype, fusion):
 def test_a_sentence_too_long_for_its_place_is_refused():
     model = build_tiny_model()
     words = features(model, build_tiny_inputs(model.config, words=12))
-    with pytest.raises(ValueError, match="12 words, more than `num_words` \\(8\\)"):
+    with pytest.raises(ValueError, match="12 tokens, more than `num_words` \\(8\\)"):
         model.prepare_for_tracking().sentence(words, 8)
 
 

@@ -5,7 +5,6 @@ the sequence as finished and records its run.
 """
 
 import json
-import re
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -36,8 +35,8 @@ class Finished:
 
 
 def file_stem(name: str) -> str:
-    """The name of a sequence as a file name that every system takes."""
-    return re.sub(r'[\\/:*?"<>|]', "-", name)
+    """The name of a sequence as a file name."""
+    return name.replace("/", "-").replace("\\", "-")
 
 
 def _files_of(name: str) -> tuple[str, str, str]:

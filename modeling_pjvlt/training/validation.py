@@ -59,8 +59,9 @@ class Validation:
         """Mean success AUC in [0, 1] with the right and the shuffled sentence, and whether the right one is the best.
 
         With phrase pairs also the share of them in which the phrase chooses its box. Sequences and pairs are shared
-        among the processes. Random states are left as they were.
+        among the processes. Random states and the number of threads are left as they were.
         """
+        threads = torch.get_num_threads()  # a session may set another
         plain = accelerator.unwrap_model(model, keep_torch_compile=False)
         plain.eval()
         scores = torch.zeros(len(self.sequences), 2, device=accelerator.device)
@@ -69,6 +70,7 @@ class Validation:
                 scores[number] = torch.tensor(self._score(plain, number), device=scores.device)
             mine = self.phrases[accelerator.process_index :: accelerator.num_processes]
             chosen = torch.tensor(sum(choices(plain, self.processor, mine)), dtype=torch.float32, device=scores.device)
+        torch.set_num_threads(threads)
         plain.train()
         right, shuffled = accelerator.reduce(scores, "sum").mean(dim=0).tolist()
         chosen = float(accelerator.reduce(chosen, "sum"))
