@@ -15,6 +15,7 @@ from modeling_pjvlt.evaluation.metrics import iou
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "benchmarks"))
 
 import compare_opencv as script
+import opencv_trackers as trackers
 
 FRAMES = 40  # more than a chunk, so that the trackers take turns
 
@@ -188,7 +189,7 @@ def test_vittrack_as_trained_sees_normalised_pixels(tmp_path):
     if not hasattr(cv2, "TrackerVit"):
         pytest.skip("this OpenCV has no VitTrack")
     colour, mean = np.array([200, 100, 50]), np.array([0.485, 0.456, 0.406])
-    expected = (colour / 255 - mean) / script.IMAGENET_STD
+    expected = (colour / 255 - mean) / trackers.IMAGENET_STD
     frame = np.tile(colour.astype(np.uint8), (200, 200, 1))
 
     def score(weights):
