@@ -156,7 +156,11 @@ def _open_iterable(frames) -> FrameReader:
 
 
 def _length(frames) -> int | None:
-    """The number of frames, or None if unknown: `len` of a wrapper raises if the wrapped iterable has no length."""
+    """The number of frames, or None if unknown.
+
+    `len` raises `TypeError` for a wrapper (tqdm, torch's DataLoader) of something without a length, and
+    `NotImplementedError` for a class that leaves `__len__` to its subclasses.
+    """
     try:
         return len(frames)
     except (TypeError, NotImplementedError):

@@ -5,9 +5,9 @@
     python scripts/contact_sheet.py --dataset_name my-data --output_file sheet.png --rows 4 --columns 6
 
 Every flag of pjvlt-train about data is accepted (--dataset_name, --photograph_difficulty, --centre_jitter,
---seed, …), and --config reads the data of a recipe. The left image of a pair is the template, the right one the search
-region with its label; black is outside the frame. Brightness is that of the network's input. Some sentences may be
-wrong on purpose: the line at the foot of the sheet says how many, and why.
+--seed, ...), and --config reads the data of a recipe. The left image of a pair is the template, the right one the
+search region with its label; black is outside the frame. Brightness is that of the network's input. Some sentences may
+be wrong on purpose: the line at the foot of the sheet says how many, and why.
 """
 
 import argparse

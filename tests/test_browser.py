@@ -160,11 +160,13 @@ def sentences():
     own = list(json.loads((Path(DEFAULT_CHECKPOINT) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
     chance = random.Random(0)
     listed = [
-        "white dog on the left", "The WHITE Dog's tail, isn't it?", "", "   ", "a\tb\nc\rd", "café Ünïcode İstanbul",
-        "dog " * 60, "a" * 101, "a" * 100, "人 a 狗 dog", "犬を追う", "ΣΑΣ ΌΔΟΣ", "e\u0301te\u0301", "half-done_thing",
+        "white dog on the left", "The WHITE Dog's tail, isn't it?", "", "   ", "a\tb\nc\rd",
+        "café Ünïcode İstanbul", "dog " * 60, "a" * 101, "a" * 100, "人 a 狗 dog", "犬を追う",
+        "ΣΑΣ ΌΔΟΣ", "e\u0301te\u0301", "half-done_thing",
         "[MASK] the [CLS]dog[SEP] [mask]", "price: $5+3=8 ~`^|<>", "zero\u200bwidth\u00adsoft",
         "non\u00a0breaking\u3000blank", "tab\x0bvertical\x0cform\x1cfile\x85next", "\ufffdodd\x00null",
-        "emoji 🐶 dog 👩‍👧", "हिन्दी शब्द", "ไทย ภาษา", "עִבְרִית", "한국어 개",
+        "emoji 🐶 dog 👩‍👧", "हिन्दी शब्द", "ไทย ภาษา",
+        "עִבְרִית", "한국어 개",
     ]  # fmt: skip
     for _ in range(400):
         words = [chance.choice(own).removeprefix("##") for _ in range(chance.randint(1, 12))]

@@ -297,6 +297,8 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 class NoLength(list):
+    """As a base class that leaves `__len__` to its subclasses."""
+
     def __len__(self):
         raise NotImplementedError
 

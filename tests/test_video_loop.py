@@ -77,22 +77,23 @@ def test_a_target_that_is_given_again_is_corrected_there_in_both_directions(tiny
     def boxes_of(tracked):
         return {found.frame.number: found.targets[0].box for found in tracked if found.targets}
 
-    by_hand = session()
-    by_hand.add_target(images[2], boxes[2], "a disc")
-    expected = {2: boxes[2], **{i: by_hand.step(images[i])[0].box for i in (3, 4)}, 5: boxes[5]}
-    by_hand.step(images[5])
-    by_hand.correct("0", images[5], boxes[5])
-    expected |= {i: by_hand.step(images[i])[0].box for i in (6, 7)}
+    def by_hand(first, other, last):
+        """From one given frame over the other, in which the target is corrected, to the last one."""
+        tracker, step = session(), 1 if first < other else -1
+        tracker.add_target(images[first], boxes[first], "a disc")
+        expected = {first: boxes[first]}
+        for number in range(first + step, last + step, step):
+            expected[number] = tracker.step(images[number])[0].box
+            if number == other:
+                tracker.correct("0", images[other], boxes[other])
+                expected[other] = boxes[other]
+        return expected
+
+    expected = by_hand(2, 5, 7)
     forward = boxes_of(track_both_ways(session, frames, starts, "forward"))
     assert forward == expected
     turned = read_frames(images[2::-1])
     before = boxes_of(track_video(session(), turned.timed(), [TargetStart("it", boxes[2], "a disc")]))
     both = boxes_of(track_both_ways(session, frames, starts, "both"))
     assert both == expected | {2 - i: box for i, box in before.items()}
-    by_hand = session()
-    by_hand.add_target(images[5], boxes[5], "a disc")
-    expected = {5: boxes[5], **{i: by_hand.step(images[i])[0].box for i in (4, 3)}, 2: boxes[2]}
-    by_hand.step(images[2])
-    by_hand.correct("0", images[2], boxes[2])
-    expected |= {i: by_hand.step(images[i])[0].box for i in (1, 0)}
-    assert boxes_of(track_both_ways(session, frames, starts, "backward")) == expected
+    assert boxes_of(track_both_ways(session, frames, starts, "backward")) == by_hand(5, 2, 0)

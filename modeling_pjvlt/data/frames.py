@@ -42,7 +42,7 @@ class Frames(Protocol):
 
 
 def read_encoded(encoded: Mapping) -> bytes:
-    """Bytes of an image or video as `datasets` keeps it: `{"bytes": …, "path": …}`, the path a file or an address."""
+    """Bytes of an image or video as `datasets` keeps it: a dict of `bytes` and `path`, a file or an address."""
     if encoded["bytes"] is not None:
         return encoded["bytes"]
     path = encoded["path"]

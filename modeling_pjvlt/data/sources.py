@@ -21,7 +21,7 @@ SIDES = ("x", "y", "w", "h")
 LARGE = 1 << 30  # bytes of Parquet files that several processes copy into the cache
 SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-# What others call our columns.
+# What others call our columns, in their words.
 ALIASES = {
     "image": ("img", "picture", "frame_image", "images"),
     "box": ("bbox", "bboxes", "boxes", "bounding_box", "rect", "xywh", "groundtruth"),
