@@ -11,10 +11,8 @@ from .session_pjvlt import Search, TargetSession, frame_tiles
 DETECTOR = "IDEA-Research/grounding-dino-tiny"
 OWN_DETECTOR = "own"  # name of the tracker itself on the command line
 MIN_DETECTION_SCORE = 0.3
-OWN_SIDES = (
-    0.35,
-    0.7,
-)  # of the regions in which the tracker looks, over the frame's longer side; and 1.5 times as much
+# Sides of the regions in which the tracker looks, over the frame's longer side; `frame_tiles` adds 1.5 times as much.
+OWN_SIDES = (0.35, 0.7)
 BATCH = 8
 
 
