@@ -99,7 +99,7 @@ class BenchmarkScores(dict):
 
     protocol: its name. sequences: name -> the same scores of one sequence. attributes: name -> scores over the
     sequences that have it, and `sequences`, their number. curves: name -> mean curve in percent. thresholds: name ->
-    where that curve was sampled. per_sequence_curves: sequence -> name -> curve in percent.
+    where that curve was sampled.
     """
 
     protocol: str
@@ -107,7 +107,6 @@ class BenchmarkScores(dict):
     attributes: dict[str, dict[str, float]]
     curves: dict[str, np.ndarray]
     thresholds: dict[str, np.ndarray]
-    per_sequence_curves: dict[str, dict[str, np.ndarray]]
 
 
 def score_benchmark(
@@ -317,10 +316,6 @@ def _summary(rules: Protocol, curves: dict[str, dict[str, np.ndarray]], attribut
     scores.curves = {name: curve * 100 for name, curve in overall.items() if name in rules.thresholds}
     alone = {name: combine(rules, [one]) for name, one in curves.items()}
     scores.sequences = {name: _read(rules, one) for name, one in alone.items()}
-    scores.per_sequence_curves = {
-        name: {key: curve * 100 for key, curve in one.items() if key in rules.thresholds}
-        for name, one in alone.items()
-    }
     scores.attributes = {}
     for attribute, names in attributes.items():
         unknown = sorted(set(names) - set(curves))

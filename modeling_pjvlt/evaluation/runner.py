@@ -196,7 +196,7 @@ class _Bar:
             total=sum(lengths.values()), initial=self.base, desc=label, unit="frame", disable=None if shown else True
         )
         self.scores: list[float] = []
-        self.mine, self.own_done, self.looked, self.seconds, self.frames = 0, 0, 0.0, 0.0, 0
+        self.mine, self.looked, self.seconds, self.frames = 0, 0.0, 0.0, 0
         for number in finished:
             self._add(number)
 
