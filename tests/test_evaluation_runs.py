@@ -385,7 +385,7 @@ def test_wrong_arguments_are_said(command, clips, capsys, tmp_path):
 
 def test_sequences_of_one_name_are_refused(clips):
     sequences = load_sequences(str(clips))
-    with pytest.raises(ValueError, match="several times"):
+    with pytest.raises(ValueError, match="more than once"):
         ground_truth([*sequences, sequences[0]])
 
 

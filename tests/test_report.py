@@ -346,7 +346,7 @@ def test_missing_parts_break_nothing(bare):
 
 def test_one_sequence_has_no_interval():
     markdown = to_markdown(report(sequences=1))
-    assert "so few sequences give no interval" in markdown and "excludes zero" not in markdown
+    assert "too few sequences for an interval" in markdown and "excludes zero" not in markdown
 
 
 def test_results_of_different_protocols_are_refused():

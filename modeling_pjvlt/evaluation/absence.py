@@ -28,10 +28,10 @@ from .metrics import iou
 from .sequences import load_sequences
 
 BEFORE, ABSENT, AFTER = 20, (20, 60), 30  # frames of each part; ABSENT: at least, at most
-CUT = 1.3  # side of the region that is cut out, over the side of the box
+CUT = 1.3  # side of the region that is cut out, as a multiple of the side of the box
 FOUND_IOU = 0.5  # least IoU of a box that counts as found
-LATEST = 10  # number of last frames of a clip, in most of which the target must be tracked to count as found
-PATIENCE = 10  # first absent frames, in which a tracker may still report the target
+LATEST = 10  # last frames of a clip; the target counts as found again if it is tracked in most of them
+PATIENCE = 10  # absent frames at the start that are not scored: a tracker needs a few to call a target lost
 
 
 @dataclass
@@ -87,19 +87,22 @@ def _paste(frame: np.ndarray, patch: np.ndarray, box, progress: float) -> None:
 
 
 def absence_clips(sequences: list, texts: list[str], lookalike: bool = False, seed: int = 0) -> Iterator[AbsenceClip]:
-    """One clip of each sequence that is long enough and whose target leaves room for another place to come back to."""
+    """One clip of each sequence with enough visible frames whose target is at most a third as wide as the frame.
+
+    A wider target has no other place to come back to.
+    """
     rng = np.random.default_rng(seed)
     for place, (sequence, text) in enumerate(zip(sequences, texts, strict=True)):
-        gone = int(rng.integers(ABSENT[0], ABSENT[1] + 1))
+        num_absent = int(rng.integers(ABSENT[0], ABSENT[1] + 1))
         frames = np.flatnonzero(sequence.visible)
         width = np.asarray(sequence.frame(0)).shape[1]
         if len(frames) < BEFORE + AFTER or np.median(sequence.boxes[frames, 2]) > width / 3:
             continue
         # Back and forth through the video, so that there are enough frames and no jumps.
         pace = np.concatenate([frames, frames[-2:0:-1]])
-        numbers = pace[np.arange(BEFORE + gone + AFTER) % len(pace)]
+        numbers = pace[np.arange(BEFORE + num_absent + AFTER) % len(pace)]
         boxes = sequence.boxes[numbers].astype(np.float64)
-        back = slice(BEFORE + gone, None)
+        back = slice(BEFORE + num_absent, None)
         centre = (boxes[back, 0] + boxes[back, 2] / 2 + width // 2) % width
         boxes[back, 0] = centre - boxes[back, 2] / 2
         patch = None
@@ -107,35 +110,38 @@ def absence_clips(sequences: list, texts: list[str], lookalike: bool = False, se
             other = sequences[(place + 1) % len(sequences)]
             image = np.asarray(other.frame(0))
             patch = np.ascontiguousarray(image[_region(other.boxes[0], 1.0, image.shape[:2])])
-        yield AbsenceClip(sequence, numbers, (BEFORE, BEFORE + gone), boxes, text, patch)
+        yield AbsenceClip(sequence, numbers, (BEFORE, BEFORE + num_absent), boxes, text, patch)
 
 
 @dataclass
 class Absences:
-    """Results of n clips. found (n,): whether the target was found again. false (n,): share of absent frames in which
-    the tracker reported it."""
+    """Results of n clips.
+
+    found: (n,), whether the target was found again. false: (n,), share of the absent frames, without the first
+    `PATIENCE`, in which the tracker reported it.
+    """
 
     found: list[bool]
     false: list[float]
 
 
 def track_clip(session: TrackingSession, clip: AbsenceClip, texts: dict[str, str]) -> dict[str, tuple[bool, float]]:
-    """Whether the target was found again, and the share of absent frames in which it was reported, by sentence."""
+    """By sentence: whether the target was found again, and the share of absent frames in which it was reported."""
     frames = (TimedFrame(clip.frame(i), i, i / 30) for i in range(len(clip)))
     starts = [TargetStart(name, clip.boxes[0], text) for name, text in texts.items()]
     tracked = [targets for _, targets, _ in track_video(session, frames, starts)]
     start, stop = clip.absent
-    answers = {}
+    results = {}
     for place, name in enumerate(texts):
         boxes = np.array([targets[place].box for targets in tracked])
-        claimed = [not targets[place].lost for targets in tracked[start + PATIENCE : stop]]
-        held = iou(boxes[-LATEST:], clip.boxes[-LATEST:]) > FOUND_IOU
-        answers[name] = held.mean() > 0.5, float(np.mean(claimed))
-    return answers
+        reported = [not targets[place].lost for targets in tracked[start + PATIENCE : stop]]
+        hits = iou(boxes[-LATEST:], clip.boxes[-LATEST:]) > FOUND_IOU
+        results[name] = hits.mean() > 0.5, float(np.mean(reported))
+    return results
 
 
 def score(model, processor, clips: list[AbsenceClip], lost_score: float | None, progress: bool = True) -> dict:
-    """[`Absences`] by where a lost target is searched and by sentence (right, wrong, none)."""
+    """[`Absences`] by where a lost target is searched and by sentence: right, wrong (the clip before's), none."""
     kinds = ("right", "wrong", "none")
     scores = {(where, kind): Absences([], []) for where in REDETECT for kind in kinds}
     for number, clip in enumerate(tqdm(clips, desc="clips", disable=not progress)):
@@ -150,7 +156,7 @@ def score(model, processor, clips: list[AbsenceClip], lost_score: float | None, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a table: for each way to search, and each sentence, the share found again and that of false finds."""
+    """Print a table: how often the target is found again and reported while absent, by search and sentence."""
     parser = argparse.ArgumentParser(
         prog="python -m modeling_pjvlt.evaluation.absence",
         description=__doc__,
@@ -178,12 +184,13 @@ def main(argv: list[str] | None = None) -> int:
     clips = list(absence_clips(sequences, [s.text or "" for s in sequences], args.lookalike))[: args.max_clips]
     if not clips:
         print(
-            f"{args.dataset or 'procedural clips'}: no video has {BEFORE + AFTER} frames with a target",
+            f"{args.dataset or 'procedural clips'}: no video has {BEFORE + AFTER} frames with a target that is at "
+            "most a third as wide as the frame",
             file=sys.stderr,
         )
         return 2
     print(f"{len(clips)} clips, absent for {ABSENT[0]} to {ABSENT[1]} frames")
-    print("| searched | sentence | found again | claimed while absent |\n|---|---|---:|---:|")
+    print("| searched | sentence | found again | reported while absent |\n|---|---|---:|---:|")
     for (where, kind), absences in score(model, processor, clips, args.lost_score).items():
         print(f"| {where} | {kind} | {np.mean(absences.found):.0%} | {np.mean(absences.false):.0%} |")
     return 0

@@ -3,10 +3,11 @@
 python -m modeling_pjvlt.evaluation.distractors my-videos --model outputs/mine
 
 `my-videos` holds sequences as `NAME/{img, groundtruth_rect.txt, language.txt, frames.txt}`; the last file gives the
-frame numbers in the original video. Sequences whose names differ only in the number at the end are targets of one
-video. Two of them that are close to each other in a frame make two clips from that frame on, with either as the
-target. A clip is tracked four times: with a visible template, from the target's box, and with a hidden one, from a box
-between the two; each with the target's sentence and with the distractor's. Success AUC is that of the target's boxes.
+frame numbers in the original video. Sequences whose names differ only in the number after the last underscore are
+targets of one video. Two of them that are close to each other in a frame make two clips from that frame on, with
+either as the target. A clip is tracked four times: with a visible template, from the target's box, and with a hidden
+one, from a box between the two; each with the target's sentence and with the distractor's. Success AUC is measured
+against the target's boxes.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from ..tracking_pjvlt import TrackingSession
 from .metrics import iou, success_auc
 
 MIN_FRAMES = 8  # least number of frames that two sequences have in common
-REACH = 0.4  # greatest distance of both targets from the centre of the first search region, over its side
+REACH = 0.4  # greatest distance of the targets from the middle of the first search region, as a share of its side
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ def box_between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _read(folder: Path) -> dict:
-    """Original frame number -> (image file, box) where the target is visible; "text" -> the sentence."""
+    """Number of the original frame -> (image file, box) where the target is visible; "text" -> the sentence."""
     numbers = [int(number) for number in read_text(folder / "frames.txt").split()]
     boxes, images = read_boxes(folder / "groundtruth_rect.txt"), list_images(folder / "img")
     rows = zip(numbers, images, boxes, strict=False)
-    seen = {number: (Path(image.path), box) for number, image, box in rows if box[2:].min() > 0}
-    return {**seen, "text": read_text(folder / "language.txt").strip()}
+    visible = {number: (Path(image.path), box) for number, image, box in rows if box[2:].min() > 0}
+    return {**visible, "text": read_text(folder / "language.txt").strip()}
 
 
 def _near(one: np.ndarray, other: np.ndarray, search_factor: float) -> bool:
@@ -121,7 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     clips = [clip for clip in clips if not args.names or re.search(args.names, clip.name)]
     if not clips:
         parser.error(
-            f"{args.folder} holds no two targets of one video that lie near each other in {MIN_FRAMES} frames"
+            f"{args.folder} holds no two targets of one video that come near each other and share at least "
+            f"{MIN_FRAMES} frames from there on"
         )
     scores = [track_clip(model, processor, clip) for clip in clips]
     print(

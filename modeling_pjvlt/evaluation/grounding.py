@@ -1,8 +1,8 @@
-"""Does a sentence alone find its object in an image? For the tracker's own weights, or any detector.
+"""Does a sentence alone find its object in an image? Measures the tracker's own weights, or any detector.
 
     python -m modeling_pjvlt.evaluation.grounding --images flickr8k_entities --videos my-videos
 
-`--images` is a folder of boxed images (`boxes.jsonl`). For each phrase that means one object, the predicted box counts
+`--images` is a folder of boxed images (`boxes.jsonl`). For the longest phrase of each object, the predicted box counts
 as correct if its IoU with the object's box is above 0.5. Two baselines do not use the phrase: the whole image, and its
 largest labelled box. `--videos` is a tracking dataset; the target of each sentence is searched in the first frame.
 """
@@ -34,7 +34,7 @@ class Question(NamedTuple):
 
 
 def questions_of_images(folder: str, split: str, count: int | None, seed: int = 0) -> Iterator[Question]:
-    """Phrases of boxed images in a random order, the longest of each object."""
+    """The longest phrase of each object of boxed images, in a random order."""
     images = BoxedImages([folder], split=split)
     places = [(i, o) for i, objects in enumerate(images.objects) for o in objects if o.phrases]
     for number in np.random.default_rng(seed).permutation(len(places))[:count]:
@@ -51,20 +51,20 @@ def questions_of_videos(dataset: str, split: str, count: int | None) -> Iterator
 
 
 def overlaps(detector: Callable, questions: Iterator[Question], total: int | None = None) -> dict[str, np.ndarray]:
-    """IoU (n,) with the object: of the box that is "found", the "whole" image and the "largest" labelled box."""
+    """IoU (n,) with the object of the predicted box ("found"), the "whole" image and the "largest" labelled box."""
     rows = []
     for image, box, text, largest in tqdm(questions, desc="phrases", total=total):
         try:
-            found = find_target(image, text, detector, min_score=0.0)[0]
+            predicted = find_target(image, text, detector, min_score=0.0)[0]
         except ValueError:  # the detector returns no box
-            found = (0, 0, 0, 0)
+            predicted = (0, 0, 0, 0)
         whole = (0, 0, image.shape[1], image.shape[0])
-        rows.append(iou(np.array([found, whole, largest], float), np.repeat(box[None].astype(float), 3, 0)))
+        rows.append(iou(np.array([predicted, whole, largest], float), np.repeat(box[None].astype(float), 3, 0)))
     return dict(zip(("found", "whole", "largest"), np.array(rows).reshape(-1, 3).T, strict=True))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the shares of objects that are found."""
+    """Print the share of objects that are found."""
     parser = argparse.ArgumentParser(
         prog="python -m modeling_pjvlt.evaluation.grounding",
         description=__doc__,
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--videos", metavar="FOLDER_OR_REPO", help="annotated videos, as pjvlt-eval takes them")
     add("--split", default="val", help="split of images and videos (default: %(default)s)")
     add("--model", metavar="FOLDER_OR_REPO", help="checkpoint (default: the bundled one)")
-    add("--detector", default=OWN_DETECTOR, metavar="PATH_OR_REPO", help="another detector (default: that checkpoint)")
+    add("--detector", default=OWN_DETECTOR, metavar="PATH_OR_REPO", help="another detector (default: the checkpoint)")
     add("--count", type=int, help="number of phrases, and of videos (default: all)")
     args = parser.parse_args(argv)
     if not (args.images or args.videos):
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         detector = load_detector(args.detector)
     try:
-        asked = {
+        questions_by_kind = {
             kind: list(make(where, args.split, args.count))
             for kind, make, where in (
                 ("phrases", questions_of_images, args.images),
@@ -99,11 +99,9 @@ def main(argv: list[str] | None = None) -> int:
         }
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    for kind, questions in asked.items():
-        found = overlaps(detector, questions, len(questions))
-        shares = {
-            name: f"{np.mean(values > HIT):.0%} (mean IoU {values.mean():.2f})" for name, values in found.items()
-        }
+    for kind, questions in questions_by_kind.items():
+        ious = overlaps(detector, questions, len(questions))
+        shares = {name: f"{np.mean(values > HIT):.0%} (mean IoU {values.mean():.2f})" for name, values in ious.items()}
         baseline = "" if kind != "phrases" else f"; the largest labelled box {shares['largest']}"
         print(f"{len(questions)} {kind}: found {shares['found']}; the whole image {shares['whole']}{baseline}")
     return 0

@@ -1,4 +1,4 @@
-"""Does the language matter? The same sequences tracked with other sentences, compared in pairs."""
+"""Does the language matter? Compares, in pairs, the same sequences tracked with other sentences."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ import numpy as np
 
 from .protocols import PROTOCOLS
 
-NUM_SAMPLES, BLOCK = 10_000, 250
+NUM_SAMPLES, BLOCK = 10_000, 250  # bootstrap samples in all, and drawn at once
 MIN_SEQUENCES = 5  # for an interval
 
 
 def paired_difference(
     a: np.ndarray, b: np.ndarray, num_samples: int = NUM_SAMPLES, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of a - b, and the ends of its 95 % interval by a paired bootstrap over sequences (percentiles).
+    """Mean of a - b, and both ends of its 95 % interval: percentiles of a paired bootstrap over sequences.
 
     Args:
         a, b: (n,), scores of the same sequences in the same order.
@@ -45,10 +45,11 @@ def paired_difference(
 def language_table(results: Sequence) -> list[dict]:
     """The gain from each sequence's own sentence: one row for each of our results with other sentences.
 
-    results: [`TrackerResult`]s. Each row has `text`, `metric` (the main one), `with` and `without` (means over the
-    sequences that both results scored, percent, with the own and with the other sentences), `difference`, `low`,
-    `high` (see [`paired_difference`]), `sequences` (their number), and `note`: why `with` is not the overall score,
-    where it is not. Protocols that pool frames are compared by the AO of each sequence. Empty where a side is missing.
+    results: [`TrackerResult`]s. Each row has `text` (the other sentences), `metric` (the main one), `with` and
+    `without` (percent with the own and with the other sentences, means over the sequences that both results have),
+    `difference`, `low`, `high` (see [`paired_difference`]), `sequences` (their number), and `note`: why `with` differs
+    from the overall score, where it does. Protocols that pool frames are compared by the AO of each sequence. There
+    are no rows without results of both kinds.
     """
     own = next((result for result in results if result.text == "own"), None)
     rows = []

@@ -26,9 +26,9 @@ def as_boxes(boxes_xywh) -> np.ndarray:
 def iou(boxes_xywh: np.ndarray, truth_xywh: np.ndarray) -> np.ndarray:
     """Intersection over union of row i with row i: (n,) in [0, 1]. Both are (n, 4).
 
-    The order of operations, pixel counts of inclusive borders, is that of the OTB, LaSOT, TNL2K and pytracking code,
-    so that a result on a threshold falls to the same side. NaN is handled as in MATLAB: `min` and `max` ignore it. Two
-    boxes without an area give NaN.
+    The operations and their order are those of the OTB, LaSOT, TNL2K and pytracking code, which counts pixels from the
+    first to the last, so an overlap at a threshold falls on the same side of it. NaN is handled as in MATLAB: `min`
+    and `max` ignore it. Two boxes without an area give NaN.
 
     >>> iou(np.array([[0, 0, 10, 10]]), np.array([[5, 0, 10, 10]])).round(4).tolist()
     [0.3333]
@@ -42,7 +42,7 @@ def iou(boxes_xywh: np.ndarray, truth_xywh: np.ndarray) -> np.ndarray:
 
 
 def centre_error(boxes_xywh: np.ndarray, truth_xywh: np.ndarray, normalized: bool = False) -> np.ndarray:
-    """Distance of the centres: (n,) in pixels, or `normalized`, in widths and heights of the ground truth.
+    """Distance of the centres: (n,) in pixels or, if `normalized`, in widths and heights of the ground truth.
 
     >>> boxes, truth = np.array([[3, 4, 20, 10]]), np.array([[0, 0, 20, 10]])
     >>> centre_error(boxes, truth).tolist(), centre_error(boxes, truth, normalized=True).round(4).tolist()

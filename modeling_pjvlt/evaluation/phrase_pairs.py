@@ -3,8 +3,8 @@
 python -m modeling_pjvlt.evaluation.phrase_pairs pairs_val.jsonl --model outputs/mine
 
 A table of phrase pairs is JSON lines: `file` (in `images/` beside the table, or beside it), `box` and `other` (x, y,
-w, h in pixels), and `phrases` that mean the first one. The search region shows both objects, the template is hidden,
-and the longest phrase has to make the score higher at the first box than at the other. Chance is 50 %.
+w, h in pixels), and `phrases` that mean the object in `box`. The search region shows both objects, the template is
+hidden, and the longest phrase has to make the score higher at `box` than at `other`. Chance is 50 %.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class PhrasePair:
-    """One decision. box, other: (4,) xywh in pixels of the image at `path`. phrase: means the first box."""
+    """Two objects of an image. box, other: (4,) xywh in pixels. phrase: means the object in `box`."""
 
     path: Path
     box: np.ndarray
@@ -53,7 +53,7 @@ def read_phrase_pairs(table: str | Path) -> list[PhrasePair]:
 
 @torch.inference_mode()
 def choices(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair]) -> Iterator[bool]:
-    """For each pair, whether the score is higher at its box than at the other one."""
+    """For each pair, whether the score is higher at `box` than at `other`."""
     images, grid = processor.image_processor, model.config.search_grid
     device = model.device
     for start in range(0, len(pairs), BATCH):
@@ -61,18 +61,18 @@ def choices(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair
         windows = [_window(pair) for pair in batch]
         crops = torch.stack([_crop(p, w, images.search_size) for p, w in zip(batch, windows, strict=True)])
         templates = hidden_template(images)[None].expand(len(batch), -1, -1, -1)
-        words = processor.encode_text([pair.phrase for pair in batch]).to(device)
+        tokens = processor.encode_text([pair.phrase for pair in batch]).to(device)
         pixels = {
             "pixel_values": images.normalize_crops(crops.float()).to(device),
             "template_pixel_values": images.normalize_crops(templates.float()).to(device),
         }
-        scores = model(**pixels, **words).score_map[:, 0].cpu()
+        scores = model(**pixels, **tokens).score_map[:, 0].cpu()
         for pair, window, score in zip(batch, windows, scores, strict=True):
             yield _peak(score, pair.box, window, grid) > _peak(score, pair.other, window, grid)
 
 
 def phrase_accuracy(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair]) -> float:
-    """Share of pairs in [0, 1] in which the phrase chooses its box."""
+    """Share of pairs, in [0, 1], in which the phrase selects its box."""
     return float(np.mean(list(choices(model, processor, pairs))))
 
 

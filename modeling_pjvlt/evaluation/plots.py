@@ -10,7 +10,7 @@ from PIL import Image
 
 NUM_COLORS = 8  # the page defines --series-0 to --series-7; further lines are dashed
 NUM_PARTS = 3  # and --part-0 to --part-2
-INK, GRID = "#010203", "#040506"  # stand-ins, exchanged for the page's own colours
+INK, GRID = "#010203", "#040506"  # placeholders, replaced by the page's own colours
 SIZE_INCHES = (4.4, 3.3)
 
 
@@ -25,10 +25,10 @@ def curve_plot(
     """Curves over thresholds as an SVG element that takes its colours from the page.
 
     Args:
-        name: of the plot; starts every id inside, so that several plots can share a page.
+        name: of the plot; every id inside starts with it, so that several plots can share a page.
         curves: (number of the series, (n,) values in percent), drawn in this order; see [`series_color`].
         thresholds: (n,), where the curves were sampled.
-        mark: threshold with a thin line from bottom to top.
+        mark: threshold that gets a thin line from bottom to top.
 
     The same arguments give the same text. Raises `ImportError` without matplotlib.
     """
@@ -55,7 +55,7 @@ def curve_plot(
         for series, curve in curves:
             style = "-" if series < NUM_COLORS else (0, (4, 2))
             axes.plot(
-                thresholds, curve, color=_stand_in(series), linestyle=style, linewidth=2.4 if series == 0 else 1.5
+                thresholds, curve, color=_placeholder(series), linestyle=style, linewidth=2.4 if series == 0 else 1.5
             )
         for artist in (figure, axes):
             artist.patch.set_visible(False)
@@ -85,12 +85,12 @@ def jpeg_uri(frame: np.ndarray, width: int = 480, quality: int = 82) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def _stand_in(series: int) -> str:
+def _placeholder(series: int) -> str:
     return f"#0a0b{series % NUM_COLORS:02x}"
 
 
 def _inline(svg: str, name: str) -> str:
-    """The svg element alone: no header, no metadata, no style that would reach the page, ids of its own."""
+    """The svg element alone, with ids of its own; without header, metadata and styles that would reach the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"| (?:width|height)="[\d.]+pt"', "", svg)
@@ -99,5 +99,5 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = svg.replace(INK, "currentColor").replace(GRID, "var(--line)")
     for series in range(NUM_COLORS):
-        svg = svg.replace(_stand_in(series), series_color(series))
+        svg = svg.replace(_placeholder(series), series_color(series))
     return svg.replace("<svg", f'<svg role="img" aria-label="{name.replace("_", " ")} plot"', 1).strip()

@@ -41,7 +41,7 @@ class ProceduralScores:
 
 
 def track_clip(model, processor, clip: ProceduralClip) -> dict[str, float]:
-    """Success AUC of one clip for each of SENTENCES; the wrong one is a distractor's. First frame left out."""
+    """Success AUC of one clip, without its first frame, for each of SENTENCES; the wrong one is a distractor's."""
     texts = {"right": clip.text, "wrong": clip.wrong_text, "none": DEFAULT_SENTENCE}
     tracks = track_sequence(model, processor, clip, texts)
     return {sentence: visible_auc(boxes, clip) for sentence, boxes in tracks.boxes.items()}
@@ -52,8 +52,8 @@ def draw_worst(
 ) -> None:
     """Save an image of the worst clips with the right sentence, a row for each: `per_kind` of each kind.
 
-    A row shows the first frame, with its box and the sentence, and four later ones: the target's box (white) and the
-    tracker's (yellow, with its overlap).
+    A row shows the first frame and four later ones, with the ground truth (white) and, in the later ones, the
+    predicted box (yellow). The captions give the sentence, and the overlap in each later frame.
     """
     rows, captions = [], []
     for offset, kind in enumerate(KINDS):
@@ -76,9 +76,9 @@ def _fixed_clip(number: int, num_frames: int) -> ProceduralClip:
 def evaluate_procedural(
     model, processor, num_clips: int = 200, num_frames: int = 60, num_proc: int = 1
 ) -> ProceduralScores:
-    """Track `num_clips` fixed clips, half of each kind; the same clips whatever the machine.
+    """Track `num_clips` fixed clips, half of each kind; they are the same on every machine.
 
-    With `num_proc` above 1 that many processes share the clips, each of one thread, on the CPU.
+    With `num_proc` above 1, that many processes share the clips, each on one thread of the CPU.
     """
     if num_proc > 1:
         context = multiprocessing.get_context("spawn")

@@ -3,10 +3,10 @@
 Every protocol takes the boxes of a tracker that saw the first frame's box (one-pass evaluation) and never restarts.
 
 `otb` (tracker benchmark v1.0/v1.1, Wu et al. 2013; `calcSeqErrRobust.m`, `perfPlot.m`)
-    First frame: replaced by the ground truth, and counted. Invalid predictions: w or h not positive, or all four
-    numbers NaN, repeats the box before it. Longer predictions are cut (the toolkit stops); shorter ones are an error.
-    Frames whose ground truth has a number that is not positive, x and y included, overlap with nothing, but their
-    centre counts as found.
+    First frame: replaced by the ground truth, and counted. An invalid prediction (w or h not positive, or all four
+    numbers NaN) repeats the box before it. Longer predictions are cut (the toolkit stops); shorter ones are an error.
+    Frames whose ground truth has a number that is not positive, x and y included, count as missed in the success
+    curve, whatever is predicted, and as found in both precision curves.
     Success: overlap > each of 0:0.05:1. Precision: centre error <= 20 pixels. All frames are the denominator. The
     mean of a curve over sequences leaves out those where it is zero everywhere (0 where none is left; the toolkit
     gives NaN). No absent flags. Normalised precision as in `lasot`; the toolkit has none.
@@ -18,9 +18,9 @@ Every protocol takes the boxes of a tracker that saw the first frame's box (one-
     0:0.01:0.5. Precision is read at 20 pixels, as papers do; the script has a switch for it.
 `pytracking` (pytracking, `extract_results.py`; what most papers print)
     First frame as above. NaN or negative w, h: an error. A w or h of zero repeats the box before it. Longer
-    predictions are cut; shorter ones are filled with zeros. Frames count whose ground truth has an area and, where
-    flags are given, a visible target: only they are the denominator. In the others the normalised centre counts as
-    found, which can lift normalised precision above 100. Thresholds are k * 0.05, k = 0..20.
+    predictions are cut; shorter ones are filled with zeros. Only frames whose ground truth has an area and, where
+    flags are given, a visible target are the denominator. The others still count as found in normalised precision,
+    which can lift it above 100. Thresholds are k * 0.05, k = 0..20.
 `pytracking_lasot` (the same code for its dataset `lasot`)
     All frames are the denominator, absent ones are never found, shorter predictions are an error. Needs flags.
 `got10k` (GOT-10k toolkit, Huang et al. 2019; `got10k/experiments/got10k.py`)
@@ -29,7 +29,7 @@ Every protocol takes the boxes of a tracker that saw the first frame's box (one-
     frames of all sequences at once. Lengths must agree. NaN in a frame that counts is an error (the toolkit would
     print NaN). A `cover` of -1, unknown, counts.
 
-Means are taken in float64; pytracking takes them in float32, which differs in the eighth digit.
+Means are computed in float64; pytracking computes them in float32, which differs in the eighth digit.
 """
 
 from collections.abc import Callable, Mapping
@@ -74,9 +74,10 @@ class Protocol:
     """How a benchmark scores.
 
     curves: of one sequence, by name (`success`, `precision`, `normalized_precision`), shares in [0, 1]; for got10k
-    the overlaps that count, as `overlaps`. thresholds: of each curve. needs: which flags must be given.
-    mean_of_normalized: whether normalised precision is the mean of its curve. keep_zero: whether sequences with an
-    empty curve stay in the mean. pooled: whether the frames of all sequences are scored together.
+    the overlaps that count, as `overlaps`. thresholds: of each curve. needs, takes: the arguments of
+    [`score_benchmark`] that must and that may be given. mean_of_normalized: whether normalised precision is the mean
+    of its curve. keep_zero: whether sequences whose curve is zero everywhere stay in the mean. pooled: whether the
+    frames of all sequences are scored together.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Protocol:
 
 
 class BenchmarkScores(dict):
-    """Overall scores by name, in percent, and what they are made of.
+    """Overall scores by name, in percent, and the scores and curves behind them.
 
     protocol: its name. sequences: name -> the same scores of one sequence. attributes: name -> scores over the
     sequences that have it, and `sequences`, their number. curves: name -> mean curve in percent. thresholds: name ->
@@ -122,7 +123,7 @@ def score_benchmark(
 
     Args:
         predictions, ground_truth: sequence -> (n, 4) boxes as x, y, w, h in frame pixels. Sequences that only
-            `predictions` has are not looked at.
+            `predictions` has are ignored.
         absent: sequence -> (n,) flags, true where the target is not visible.
         protocol: one of PROTOCOLS.
         frame_sizes: sequence -> (height, width). cover: sequence -> (n,) visible eighths, -1 where unknown. For
@@ -130,7 +131,7 @@ def score_benchmark(
         attributes: attribute -> names of the sequences that have it.
 
     Returns scores in percent. Raises `ValueError` that names the sequence for boxes that the protocol cannot score,
-    and for flags that it needs and does not get, or gets and does not know.
+    and for an argument that it needs and does not get, or gets and does not use.
     """
     rules = PROTOCOLS.get(protocol)
     if rules is None:
@@ -173,7 +174,7 @@ def _frames(name: str, predictions, truth, absent, frame_sizes, cover) -> Frames
 
 def _of_sequence(values: Mapping, name: str, what: str):
     if name not in values:
-        raise ValueError(f"`{what}` says nothing about it.")
+        raise ValueError(f"`{what}` has no entry for it.")
     return values[name]
 
 
@@ -208,8 +209,8 @@ def _matlab_curves(frames: Frames, any_nan: bool) -> dict[str, np.ndarray]:
     boxes = _repeat_where(bad & ~np.isnan(truth).any(axis=1), boxes)
     boxes[0] = truth[0]
     if frames.absent is not None:
-        there = ~(np.asarray(frames.absent) == 1)
-        boxes, truth = boxes[there], truth[there]
+        present = ~(np.asarray(frames.absent) == 1)
+        boxes, truth = boxes[present], truth[present]
     unknown = ~(truth > 0).all(axis=1)
     overlaps, errors, normalized = iou(boxes, truth), centre_error(boxes, truth), centre_error(boxes, truth, True)
     overlaps[unknown] = errors[unknown] = normalized[unknown] = -1
@@ -320,7 +321,7 @@ def _summary(rules: Protocol, curves: dict[str, dict[str, np.ndarray]], attribut
     for attribute, names in attributes.items():
         unknown = sorted(set(names) - set(curves))
         if unknown:
-            raise ValueError(f"The attribute {attribute!r} names sequences that are not there: {unknown[:5]}.")
+            raise ValueError(f"The attribute {attribute!r} names sequences that are not scored: {unknown[:5]}.")
         if names:
             combined = _read(rules, combine(rules, [curves[name] for name in names]))
             scores.attributes[attribute] = {**combined, "sequences": len(names)}
@@ -346,11 +347,11 @@ def _pool(rules: Protocol, curves: list[dict[str, np.ndarray]]) -> dict[str, np.
 
 
 def _read(rules: Protocol, curves: dict[str, np.ndarray]) -> dict[str, float]:
-    """Scores in percent out of mean curves, or out of pooled overlaps."""
+    """Scores in percent, from mean curves or from pooled overlaps."""
     if rules.pooled:
         overlaps = curves["overlaps"]
-        found = [overlaps, overlaps > 0.5, overlaps > 0.75]
-        values = [float(np.mean(v)) if len(overlaps) else float("nan") for v in found]
+        frame_scores = [overlaps, overlaps > 0.5, overlaps > 0.75]
+        values = [float(np.mean(v)) if len(overlaps) else float("nan") for v in frame_scores]
     else:
         success, normalized = curves["success"], curves["normalized_precision"]
         values = [

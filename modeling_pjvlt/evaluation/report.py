@@ -73,7 +73,7 @@ class TrackerResult:
 
     @property
     def label(self) -> str:
-        """The name, and the sentences where they are not its own."""
+        """The name and, unless the sentences are the sequences' own, their kind."""
         return self.name if self.text in (None, "own") else f"{self.name}, {_sentences(self.text)}"
 
 
@@ -98,12 +98,12 @@ class WorstSequence:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What a report tells.
+    """The content of a report.
 
-    results: ours with its own sentences first, then ours with other sentences, then other trackers; at least one,
-    all by the same protocol, or `ValueError`. published: rows of a paper's table: `tracker`, `source`, `protocol`,
-    `dataset`, and metric name -> percent (or `fps`). notes: printed as they are. environment: such as {"device":
-    "cpu"}.
+    results: ours with the sequences' own sentences first, then ours with other sentences, then other trackers; at
+    least one, all by the same protocol, or `ValueError`. published: rows of a paper's table: `tracker`, `source`,
+    `protocol`, `dataset`, and metric name -> percent (or `fps`). notes: printed as they are. environment: such as
+    {"device": "cpu"}.
     """
 
     dataset: str
@@ -136,10 +136,10 @@ class EvaluationReport:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, words, and a table.
+    """A heading, paragraphs, and a table.
 
-    name: of the section, for links. rows: as long as `header`. best: number of the row that stands out. texts: how
-    many columns, from the left, are words; the others are numbers.
+    name: of the section, for links. text: the paragraphs. rows: each as long as `header`. best: number of the row
+    that is printed bold. texts: how many columns, from the left, hold text; the others hold numbers.
     """
 
     name: str
@@ -152,7 +152,7 @@ class Section:
 
 
 def to_json(report: EvaluationReport) -> dict:
-    """Everything but the images, of types that JSON has; numbers that are not finite become None."""
+    """Everything but the images, in types that JSON has; numbers that are not finite become None."""
     results = [
         {
             "name": result.name,
@@ -242,8 +242,8 @@ def to_html(report: EvaluationReport) -> str:
 def write_report(report: EvaluationReport, folder: str | Path) -> dict[str, Path]:
     """Write `report.json`, `report.md` and `report.html`, in this order, into a folder that is made if need be.
 
-    Each is written beside its place and renamed: one that is there is whole, be it the old one. Returns the paths by
-    `json`, `md`, `html`. Raises `ImportError` without matplotlib, when the first two are written.
+    Each is written beside its place and renamed, so no file is ever half written. Returns the paths by `json`, `md`,
+    `html`. Raises `ImportError` without jinja2 or matplotlib, after the first two are written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -260,7 +260,7 @@ def write_report(report: EvaluationReport, folder: str | Path) -> dict[str, Path
 
 
 def _sections(report: EvaluationReport) -> list[Section]:
-    """The tables that both texts show; those with nothing in them are left out."""
+    """The sections of both report.md and report.html; those with an empty table are left out."""
     metrics, main, results = report.metrics, LABELS[report.metrics[0]], report.results
     labels = [LABELS[metric] for metric in metrics]
     ranked = report.ranked()
@@ -310,24 +310,24 @@ def _language_section(results: Sequence[TrackerResult]) -> Section:
             by = "the same, to a tenth of a point, as"
         line = f"With its own sentences {metric} is {by} with {_sentences(row['text'])}; "
         if not _finite(row["low"]):
-            interval, line = NO_VALUE, line + "so few sequences give no interval."
+            interval, line = NO_VALUE, line + "there are too few sequences for an interval."
         else:
             interval = _interval(row)
             if row["low"] > 0 or row["high"] < 0:
                 line += f"the 95 % interval, {interval}, excludes zero."
             else:
-                line += f"the 95 % interval, {interval}, includes zero, so that it may be chance."
+                line += f"the 95 % interval, {interval}, includes zero, so the difference may be chance."
         text.append(line)
         values = [_format(row["with"]), _format(row["without"]), f"{difference:+.1f}", interval]
         rows.append([_sentences(row["text"]), *values, str(row["sequences"])])
     text.append(
-        f"The interval is that of a paired bootstrap: the sequences are drawn anew {NUM_SAMPLES:,} times, with "
-        "replacement, and the middle 95 % of the mean differences are kept."
+        f"The interval is from a paired bootstrap: the sequences are drawn {NUM_SAMPLES:,} times with replacement, "
+        "and the middle 95 % of the mean differences are kept."
     )
     text += [f"Here: {note}." for note in dict.fromkeys(row["note"] for row in table) if note]
     metric = LABELS[table[0]["metric"]] if table else ""
     header = ["Compared with", f"{metric}, own", f"{metric}, these", "Difference", "95 % interval", "Sequences"]
-    return Section("language", "What the sentences bring", text, header, rows)
+    return Section("language", "Gain from the sentences", text, header, rows)
 
 
 def _sequence_section(report: EvaluationReport) -> Section:
@@ -369,7 +369,7 @@ def _published_section(report: EvaluationReport) -> Section:
     return Section(
         "published",
         "Published numbers",
-        ["Numbers of different protocols are not to be compared to the digit."],
+        ["Scores by different protocols cannot be compared digit by digit."],
         ["Tracker", "Source", "Protocol", *(LABELS.get(m, m) for m in metrics)],
         rows,
         best,
@@ -378,7 +378,7 @@ def _published_section(report: EvaluationReport) -> Section:
 
 
 def _headline(report: EvaluationReport) -> list[tuple[str, str]]:
-    """Numbers and what they are, for our first result."""
+    """Pairs of a number and its meaning, for our first result."""
     first = report.results[0]
     cards = [(_format(first.scores.get(m)), f"{LABELS[m]}, percent") for m in report.metrics[:3]]
     for row in language_table(report.results)[:1]:
@@ -392,7 +392,7 @@ def _headline(report: EvaluationReport) -> list[tuple[str, str]]:
 
 
 def _plots(report: EvaluationReport) -> list[dict]:
-    """What the page shows of each kind of curve: its title, the drawing, and the lines of its legend, best first."""
+    """For each kind of curve, its title, the plot as SVG, and the lines of its legend, best first."""
     from markupsafe import Markup  # comes with jinja2
 
     plots, series = [], {id(result): number for number, result in enumerate(report.results)}
@@ -417,7 +417,7 @@ def _plots(report: EvaluationReport) -> list[dict]:
 
 
 def _speed_bars(report: EvaluationReport) -> tuple[list[tuple[str, str]], list[dict]]:
-    """(part, colour) of the key, and for each tracker whose times are known a bar; all bars share a scale."""
+    """(part, colour) pairs of the legend, and a bar for each tracker whose times are known; all bars share a scale."""
     times = [(r.label, {part: ms for part, ms in r.milliseconds.items() if _finite(ms)}) for r in report.results]
     times = [(label, values) for label, values in times if values]
     colors = {part: part_color(n) for n, part in enumerate(dict.fromkeys(part for _, v in times for part in v))}
@@ -473,12 +473,12 @@ def _format(value) -> str:
 
 
 def _markdown(text: str) -> str:
-    """One line in which nothing is markup."""
+    """The text in one line, with all markup escaped."""
     return re.sub(r"([\\`*<>\[\]|&])", r"\\\1", " ".join(text.split()))
 
 
 def _plain(value):
-    """Types that JSON has, all the way down; None for numbers that are not finite."""
+    """A value in types that JSON has, at every depth; None for numbers that are not finite."""
     if isinstance(value, dict):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, np.ndarray | list | tuple):

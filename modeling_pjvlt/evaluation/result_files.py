@@ -23,7 +23,8 @@ SUBMISSIONS = ("got10k", "trackingnet")
 class Finished:
     """The record of a tracked sequence.
 
-    run: fingerprint of model, sentence and data. sentence: the one it was tracked with. frames: its length.
+    run: fingerprint of the model, the sentence, the first box and the settings. sentence: the one it was tracked with.
+    frames: its length.
     frame_size: height, width. seconds: total time by part.
     """
 
@@ -40,13 +41,16 @@ def file_stem(name: str) -> str:
 
 
 def _files_of(name: str) -> tuple[str, str, str]:
-    """The names of the files of boxes, of times, and of the record."""
+    """The names of a sequence's files: boxes, times and record."""
     stem = file_stem(name)
     return f"{stem}.txt", f"{stem}_time.txt", f"{stem}.json"
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raises `ValueError` for sequences that share a file on any system: `dog` has its times in `dog_time.txt`."""
+    """Raises `ValueError` for sequences whose files would have one name on some system.
+
+    Examples are `Dog` and `dog`, and `dog` and `dog_time`: the times of the first are in `dog_time.txt`.
+    """
     seen: dict[str, str] = {}
     for name in names:
         for file in _files_of(name):
@@ -87,8 +91,8 @@ def read_finished(folder: Path, name: str) -> Finished | None:
 def read_results(folder: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """A tracker's boxes, sequence -> (n, 4) float64 xywh: `NAME.txt` or, as GOT-10k has it, `NAME/NAME_001.txt`.
 
-    Numbers are separated by commas, semicolons, tabs or spaces, also mixed. Raises `ValueError` that lists the
-    sequences without a file, or names the file and line that is not a box.
+    Commas, semicolons, tabs or spaces, also mixed, separate the numbers. Raises `ValueError` that lists the sequences
+    without a file, or names the file and line that is not a box.
     """
     folder, boxes, missing = Path(folder), {}, []
     if not folder.is_dir():
@@ -122,17 +126,18 @@ def write_submission(
             set. `trackingnet`: NAME.txt for 511 sequences, all in one folder.
         boxes: sequence -> (n, 4). times: sequence -> (n,) seconds. lengths: sequence -> number of frames.
 
-    Raises `ValueError` naming sequences that are missing, of the wrong length, or have a box that no server takes.
+    Raises `ValueError` naming sequences that are missing, unknown, of the wrong length, or with a box that no server
+    takes.
     """
     if server not in SUBMISSIONS:
         raise ValueError(f"Unknown server {server!r}; known are {', '.join(SUBMISSIONS)}.")
     bad = [f"{name}: no results" for name in lengths if name not in boxes]
-    for name, found in boxes.items():
+    for name, rows in boxes.items():
         if name not in lengths:
             bad.append(f"{name}: not a sequence of this set")
-        elif len(found) != lengths[name]:
-            bad.append(f"{name}: {len(found)} boxes for {lengths[name]} frames")
-        elif not np.isfinite(found).all() or (np.asarray(found)[:, 2:] <= 0).any():
+        elif len(rows) != lengths[name]:
+            bad.append(f"{name}: {len(rows)} boxes for {lengths[name]} frames")
+        elif not np.isfinite(rows).all() or (np.asarray(rows)[:, 2:] <= 0).any():
             bad.append(f"{name}: a box that is not finite or has no area")
     if bad:
         raise ValueError(f"The archive was not written, because of {len(bad)} sequences: {'; '.join(bad[:5])}.")

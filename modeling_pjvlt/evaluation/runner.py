@@ -1,4 +1,4 @@
-"""One-pass evaluation of a model on a dataset: shared by processes, resumable by sequence, then scored."""
+"""One-pass evaluation of a model on a dataset: shared among processes, resumable by sequence, then scored."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class GroundTruth:
         return any(has_area(boxes[1:]).any() for boxes in self.boxes.values())
 
     def at_border(self) -> int:
-        """Frames after the first whose target is there, but has an x or y that is not positive."""
+        """Number of frames after the first that show the target, but with an x or y that is not positive."""
         return sum(
             int((has_area(boxes[1:]) & (boxes[1:, :2] <= 0).any(axis=1) & ~self.absent[name][1:]).sum())
             for name, boxes in self.boxes.items()
@@ -48,12 +48,12 @@ def ground_truth(sequences: list, attributes: dict[str, list[str]] | None = None
     if not names:
         raise ValueError("The dataset has no sequences.")
     check_names(names)
-    again = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if again:
-        raise ValueError(f"Sequences come several times: {again[:5]}.")
-    blind = [s.name for s in sequences if not has_area(np.asarray(s.boxes)[:1])[0]]
-    if blind:
-        raise ValueError(f"{len(blind)} sequences have no box in their first frame: {blind[:5]}.")
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise ValueError(f"Sequences appear more than once: {repeated[:5]}.")
+    without_box = [s.name for s in sequences if not has_area(np.asarray(s.boxes)[:1])[0]]
+    if without_box:
+        raise ValueError(f"{len(without_box)} sequences have no box in their first frame: {without_box[:5]}.")
     covers = {s.name: s.cover for s in sequences if getattr(s, "cover", None) is not None}
     return GroundTruth(
         {s.name: np.asarray(s.boxes, np.float64) for s in sequences},
@@ -66,14 +66,14 @@ def ground_truth(sequences: list, attributes: dict[str, list[str]] | None = None
 def score(
     protocol: str, predictions: dict[str, np.ndarray], truth: GroundTruth, frame_sizes: dict[str, tuple[int, int]]
 ) -> BenchmarkScores:
-    """Score by the rules of a protocol, with the flags that it uses."""
+    """Score by the rules of a protocol, with those of the flags that it uses."""
     given = {"absent": truth.absent, "cover": truth.cover, "frame_sizes": frame_sizes}
     takes = {name: value for name, value in given.items() if name in PROTOCOLS[protocol].takes}
     return score_benchmark(predictions, truth.boxes, protocol=protocol, attributes=truth.attributes, **takes)
 
 
 def fingerprint(model, processor) -> str:
-    """A hash of the weights and all settings; two models with the same one give the same boxes."""
+    """A hash of the weights and of the settings of model and image processor; the tokenizer is not part of it."""
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
     images = processor.image_processor.to_dict()
     digest.update(json.dumps(images, sort_keys=True, default=str).encode())
@@ -84,7 +84,7 @@ def fingerprint(model, processor) -> str:
 
 
 def shares(lengths: list[int], num_processes: int) -> list[list[int]]:
-    """The sequences of each process: longest first, each to the process with the least work."""
+    """The indices of the sequences of each process: longest first, each to the process with the least work."""
     work, shared = [0] * num_processes, [[] for _ in range(num_processes)]
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         rank = work.index(min(work))
@@ -94,7 +94,7 @@ def shares(lengths: list[int], num_processes: int) -> list[list[int]]:
 
 
 class Evaluation:
-    """Tracks a dataset with one kind of sentence, into `folder`, where finished sequences are found again.
+    """Tracks a dataset with one kind of sentence, and skips the sequences that `folder` already holds.
 
     Args:
         model, processor: what is evaluated.
@@ -103,9 +103,9 @@ class Evaluation:
         folder: for the raw results.
         state: an `accelerate.PartialState` or `Accelerator`, for the rank of this process.
         protocol: for the scores in the progress bar.
-        lost_score: see [`TargetSession`]; 0, the paper's way, never treats a target as lost.
+        lost_score: see [`TargetSession`]; 0, as in the paper, never treats a target as lost.
 
-    Raises `ValueError` for a folder that holds results of another model, of other sentences or of other data.
+    Raises `ValueError` for a folder that holds results of another model, of other sentences, settings or data.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class Evaluation:
         """Track the unfinished sequences. Returns when all processes are done and all results are on disk."""
         finished = [self._finished(number) for number in range(len(self.sequences))]
         self.state.wait_for_everyone()  # all processes have checked the folder before one writes
-        left = [number for number, found in enumerate(finished) if found is None]
+        left = [number for number, record in enumerate(finished) if record is None]
         lengths = [len(self.sequences[number]) for number in left]
         rank = self.state.process_index
         mine = [left[i] for i in shares(lengths, self.state.num_processes)[rank]]
-        with _Bar(self, label, [n for n, found in enumerate(finished) if found], left, rank == 0) as bar:
+        with _Bar(self, label, [n for n, record in enumerate(finished) if record], left, rank == 0) as bar:
             for number in mine:
                 self._track(number, bar)
         self.state.wait_for_everyone()
@@ -144,11 +144,11 @@ class Evaluation:
 
     def finished(self) -> dict[str, Finished]:
         """The record of each sequence. Raises `ValueError` for one that is not finished."""
-        found = {s.name: self._finished(number) for number, s in enumerate(self.sequences)}
-        missing = [name for name, value in found.items() if value is None]
+        records = {s.name: self._finished(number) for number, s in enumerate(self.sequences)}
+        missing = [name for name, record in records.items() if record is None]
         if missing:
             raise ValueError(f"{len(missing)} sequences are not finished: {missing[:5]}.")
-        return found
+        return records
 
     def _run_of(self, number: int) -> str:
         sequence = self.sequences[number]
@@ -158,14 +158,13 @@ class Evaluation:
 
     def _finished(self, number: int) -> Finished | None:
         name = self.sequences[number].name
-        found = read_finished(self.folder, name)
-        if found is not None and found.run != self._run_of(number):
+        record = read_finished(self.folder, name)
+        if record is not None and record.run != self._run_of(number):
             raise ValueError(
                 f"{self.folder} holds results of another model, of other sentences, of other data or of an earlier "
-                f"version ({name}). "
-                "Choose another --output_dir, or delete that folder."
+                f"version ({name}). Choose another --output_dir, or delete that folder."
             )
-        return found
+        return record
 
     def _track(self, number: int, bar: "_Bar") -> None:
         sequence = self.sequences[number]
@@ -186,7 +185,7 @@ class Evaluation:
 
 
 class _Bar:
-    """Progress over all processes, with the mean score of the finished sequences and frames per second."""
+    """Progress bar over all processes, with the mean score of the finished sequences and frames per second."""
 
     def __init__(self, run: Evaluation, label: str, finished: list[int], left: list[int], shown: bool):
         self.run, self.left, self.shown = run, set(left), shown
@@ -214,14 +213,14 @@ class _Bar:
         self._look()
 
     def sequence(self, number: int) -> None:
-        """This process has finished one."""
+        """This process has finished a sequence."""
         self.left.discard(number)
         self.base += self.lengths[number]
         self.mine = 0
         self._add(number)
 
     def _look(self, force: bool = False) -> None:
-        """Read every second what the other processes have finished."""
+        """Refresh the bar, at most once a second, with what the other processes have finished."""
         if self.bar.disable or (not force and time.monotonic() - self.looked < 1):
             return
         self.looked = time.monotonic()
@@ -239,7 +238,7 @@ class _Bar:
         self.bar.set_postfix(shown, refresh=True)
 
     def _add(self, number: int) -> None:
-        """A finished sequence's score and time."""
+        """Add the score and the time of a finished sequence."""
         if self.bar.disable:
             return
         run, name = self.run, self.run.sequences[number].name
@@ -257,12 +256,12 @@ class _Bar:
 
 
 def worst_sequences(sequences: list, texts: list[str], predictions: dict[str, np.ndarray], scores: BenchmarkScores):
-    """The sequences with the lowest main score, with some frames: ground truth in white, prediction in yellow."""
+    """The sequences with the lowest main score, each with some frames: ground truth white, predicted box yellow."""
     from .report import WorstSequence
 
     metric = next(iter(scores))
     values = {name: one[metric] for name, one in scores.sequences.items() if np.isfinite(one[metric])}
-    found = []
+    worst = []
     for name in sorted(values, key=values.get)[:WORST_SEQUENCES]:
         number = next(i for i, sequence in enumerate(sequences) if sequence.name == name)
         sequence, boxes = sequences[number], predictions[name]
@@ -273,12 +272,12 @@ def worst_sequences(sequences: list, texts: list[str], predictions: dict[str, np
             if sequence.visible[index]:
                 frame = draw_box(frame, sequence.boxes[index], color=TRUTH_COLOR)
             frames.append(draw_box(frame, boxes[index]))
-        found.append(WorstSequence(name, texts[number], values[name], frames, [f"frame {i}" for i in chosen]))
-    return found
+        worst.append(WorstSequence(name, texts[number], values[name], frames, [f"frame {i}" for i in chosen]))
+    return worst
 
 
 def lost_sequences(run: Evaluation, plain: Evaluation) -> list[str]:
-    """Where the rule for lost targets fired: sequences whose boxes are not those of the run without it."""
+    """The sequences whose boxes the search for lost targets changed; `plain` is the run without it."""
     boxes, others = run.predictions(), plain.predictions()
     return [name for name in boxes if not np.array_equal(boxes[name], others[name])]
 

@@ -1,4 +1,4 @@
-"""The sequences to evaluate on (datasets, unconverted folders, procedural clips) and their sentences."""
+"""Sequences to evaluate on (datasets, folders that are not converted, procedural clips) and their sentences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -58,12 +58,13 @@ def load_split(
 
     Args:
         name_or_path: whatever [`load_tracking_dataset`] reads; a folder of NAME/{img, groundtruth_rect.txt or
-            groundtruth.txt, language.txt}, unconverted; or `procedural`, 200 fixed clips of 60 frames.
+            groundtruth.txt, language.txt}, as it is; or `procedural`, 200 fixed clips of 60 frames.
         split: of a dataset; by default `test`, or the only one. revision: of one on the Hub. columns: names of a
-            dataset's columns by ours. Such a folder and the clips have none of these.
+            dataset's columns by ours. These three mean nothing for such a folder and for the clips.
         sentences_file: lines `sequence<TAB>sentence`, used instead of the dataset's own where it names a sequence.
 
-    Raises `FileNotFoundError` or `ValueError` that says what is missing, also for a file that names none of them.
+    Raises `FileNotFoundError` or `ValueError` that says what is missing, also for a `sentences_file` that names none
+    of the sequences.
     """
     if name_or_path == PROCEDURAL and sentences_file is not None:
         raise ValueError("--sentences is for datasets; the sentences of procedural clips describe their figures.")
@@ -103,27 +104,27 @@ def _load(name_or_path: str, split, revision, columns, sentences_file) -> tuple[
 
 def _sequence(reference) -> TrackingSequence:
     try:
-        (found,) = read_folder(reference)
+        (source,) = read_folder(reference)
     except ValueError as error:
         raise ValueError(f"Sequence {reference.name!r}: {error}") from None
-    boxes = np.nan_to_num(found.boxes).astype(np.float32)
-    return TrackingSequence(found.name, found.text or DEFAULT_SENTENCE, boxes, found.visible, ImageFiles(found.images))
+    boxes, images = np.nan_to_num(source.boxes).astype(np.float32), ImageFiles(source.images)
+    return TrackingSequence(source.name, source.text or DEFAULT_SENTENCE, boxes, source.visible, images)
 
 
 def alike(sequences: list, texts: list[str]) -> str | None:
-    """A warning if all sequences have the same sentence, so language cannot help; else None."""
+    """A warning if all sequences have the same sentence, so that language cannot help; otherwise None."""
     if len(sequences) < 2 or len(set(texts)) > 1:
         return None
     return (
-        f"All {len(sequences)} sequences have the same sentence, {texts[0]!r}, so that this measures a tracker "
-        "without language. Give each its own with --sentences FILE (GOT-10k's test set ships none)."
+        f"All {len(sequences)} sequences have the same sentence, {texts[0]!r}, so this measures a tracker without "
+        "language. Give each its own with --sentences FILE (GOT-10k's test set ships none)."
     )
 
 
 def sentences(sequences: list, kind: str) -> list[str]:
-    """A sentence for each sequence: its `own`, another sequence's (`shuffled`), none (`empty`), or its `class`.
+    """A sentence for each sequence: its `own`, another's (`shuffled`), "the target" (`empty`), or its `class`.
 
-    A procedural clip's shuffled sentence is that of another figure in it. The shuffling is always the same. Raises
+    The shuffled sentence of a procedural clip is that of another figure in it. The order is always the same. Raises
     `ValueError` for a `kind` that these sequences cannot give.
     """
     own = [sequence.text for sequence in sequences]
@@ -145,7 +146,7 @@ def sentences(sequences: list, kind: str) -> list[str]:
 
 
 def _shuffled(own: list[str]) -> list[str]:
-    """For each sentence the next different one in a fixed random order."""
+    """For each sentence, the next different one in a fixed random order."""
     if len(set(own)) < 2:
         raise ValueError("All sequences have the same sentence; there is nothing to shuffle.")
     order = np.random.default_rng(0).permutation(len(own))
