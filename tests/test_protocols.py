@@ -409,7 +409,7 @@ def test_no_sequences_are_an_error():
 def test_flags_that_are_needed_are_named(protocol, flag):
     with pytest.raises(ValueError, match=f"{protocol}.*needs `{flag}`"):
         score_benchmark({"one": [BOX]}, {"one": [BOX]}, protocol=protocol)
-    with pytest.raises(ValueError, match=f"'one': `{flag}` says nothing about it"):
+    with pytest.raises(ValueError, match=f"'one': `{flag}` has no entry for it"):
         score_benchmark({"one": [BOX]}, {"one": [BOX]}, protocol=protocol, **{flag: {"other": [0]}})
 
 
