@@ -209,7 +209,7 @@ def test_image_of_a_few_frames_never_replaces_the_source_nor_the_boxes(workplace
     message = failure(
         capsys, "images", *BOX, "--output", "a.mp4", "--boxes", "a.png", "--format", "csv", "--text", "dog"
     )
-    assert "a.png, where a few annotated frames go" in message
+    assert "a.png, to which a few annotated frames are written" in message
     assert [(workplace.folder / name).read_bytes() for name in names] == before and workplace.loaded == []
 
 
@@ -294,7 +294,7 @@ def test_without_a_video_only_the_boxes_are_written(workplace, video, capsys, mo
     assert [path.name for path in (workplace.folder / "outputs").iterdir()] == ["clip_tracked.json"]
     capsys.readouterr()
     message = failure(capsys, video, *BOX, "--text", "dog", "--no_video", "--output", "o.mp4")
-    assert "--no_video leaves no use for --output o.mp4" in message
+    assert "--no_video writes no video to --output o.mp4" in message
     interrupt_at(monkeypatch, workplace.session, "step", 2)
     message = interrupted(capsys, video, *BOX, "--text", "dog", "--no_video", "--boxes", "b.csv")
     assert message == "pjvlt-track: stopped, the boxes of 2 frames so far are in b.csv\n"

@@ -36,7 +36,7 @@ def test_trackingnet_is_not_converted_for_training_without_classes(tmp_path, cap
     assert not (tmp_path / "converted").exists()
     test = [str(miniature.root), "--output", str(tmp_path / "converted"), "--splits", "test"]
     assert command(["trackingnet", *test]) == 0
-    assert 'of test has a sentence, so each is called "the target"' in capsys.readouterr().err
+    assert 'of test has a sentence, so each gets "the target"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])

@@ -131,7 +131,7 @@ def test_command_line_starts_from_words(checkpoint, tmp_path, monkeypatch, capsy
         for frame in FRAMES:
             writer.write(frame)
     main(["clip.mp4", "--text", "the dog", "--detector", checkpoint, "--boxes", "boxes.csv", "--device", "cpu"])
-    assert "found it at" in capsys.readouterr().out
+    assert "found 'the dog' at" in capsys.readouterr().out
     assert len((tmp_path / "boxes.csv").read_text().splitlines()) == 1 + len(FRAMES)
 
 
@@ -176,5 +176,5 @@ def test_pipeline_and_command_let_the_tracker_itself_look(tiny_model, tiny_proce
     arguments = ["--text", "the dog", "--detector", "own", "--model", "./model", "--no_video", "--device", "cpu"]
     main([".", *arguments, "--boxes", "boxes.json"])
     first = json.loads((tmp_path / "boxes.json").read_text())["frames"][0]["box"]
-    assert first == box and "found it at 3 4 30 20 (x, y, width, height), score 0.90" in capsys.readouterr().out
+    assert first == box and "found 'the dog' at 3 4 30 20 (x, y, width, height), score 0.90" in capsys.readouterr().out
     assert looks == [(TrackingSession, ["the dog."])] * 2

@@ -105,7 +105,7 @@ def test_what_cannot_be_pushed_is_said_before_the_evaluation(checkpoint, hub, tm
     push = [*command, "--push_to_hub", "tester/nowhere"]
     for arguments, message in (
         (push, "has no model tester/nowhere"),
-        ([*push, "--max_sequences", "1"], "scores on a part of the sequences are no result"),
+        ([*push, "--max_sequences", "1"], "takes scores on all sequences only"),
         ([*push, "--text", "empty"], "add own to --text"),
         ([*command, "--push_to_hub", "a/b/c"], "a/b/c"),
     ):

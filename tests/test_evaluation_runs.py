@@ -239,8 +239,7 @@ def test_what_the_paper_reports_for_the_dataset_stands_beside(command, clips, tm
     arguments = [str(other) if word == str(clips) else word for word in command]
     assert main([*arguments, "--published"]) == 0
     assert (
-        "--published: no numbers for mine; there are some for lasot, lasotext, got10k, tnl2k"
-        in capsys.readouterr().out
+        "--published: no scores for mine; there are some for lasot, lasotext, got10k, tnl2k" in capsys.readouterr().out
     )
 
 
@@ -252,8 +251,7 @@ def test_lost_targets_are_searched_again_only_when_asked_and_both_numbers_are_re
     assert [r["name"] for r in report["results"]] == ["tiny", "tiny, lost below 0.9"]
     assert raw(tmp_path / "out") == plain and raw(tmp_path / "out", "own-lost-0.9") != plain
     assert any(
-        note.startswith("Searching targets again whose score stays below 0.9 changes 1 of 3")
-        for note in report["notes"]
+        note.startswith("The search for lost targets (score below 0.9) changes 1 of 3") for note in report["notes"]
     )
     assert main([*command, "--lost_score", "1e-9"]) == 0
     report = json.loads((tmp_path / "out/clips/pytracking/report.json").read_text())
@@ -319,7 +317,7 @@ def test_protocol_is_that_of_the_benchmark_or_one_that_hits_boxes_at_0(asked, na
 def test_report_of_another_protocol_goes_beside_and_each_says_why(command, tmp_path, capsys):
     assert main(command) == 0
     first = (tmp_path / "out" / "clips" / "pytracking" / "report.md").read_bytes()
-    assert "not named after a benchmark: boxes that begin at x or y 0" in first.decode()
+    assert "not named after a benchmark: it scores boxes that begin at x or y 0" in first.decode()
     assert main([*command, "--protocol", "otb"]) == 0
     assert (tmp_path / "out" / "clips" / "pytracking" / "report.md").read_bytes() == first
     assert "as given by --protocol" in (tmp_path / "out" / "clips" / "otb" / "report.md").read_text()

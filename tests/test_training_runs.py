@@ -180,7 +180,7 @@ def test_signal_saves_and_ends_the_run_and_it_can_go_on(recipe, tmp_path, monkey
     monkeypatch.setattr(ProceduralPairs, "draw", draw_and_signal)
     more = ["--max_train_steps", "6"]
     assert start(recipe, tmp_path / "run", *more) == 130
-    assert "Interrupted after step 3, which is saved" in capsys.readouterr().out
+    assert "Interrupted after step 3; its checkpoint is saved" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert start(recipe, tmp_path / "run", *more, "--resume_from_checkpoint", "last") == 0
     assert start(recipe, tmp_path / "whole", *more) == 0

@@ -1,4 +1,4 @@
-"""`pjvlt-convert`: a benchmark's folder, as its authors distribute it, to a tracking dataset on disk or on the Hub."""
+"""`pjvlt-convert`: convert a benchmark, as its authors distribute it, to a tracking dataset on disk or on the Hub."""
 
 import argparse
 import sys
@@ -26,8 +26,8 @@ def build_parser() -> CommandParser:
         prog="pjvlt-convert",
         usage="pjvlt-convert BENCHMARK ROOT [--output FOLDER] [options]",
         description="Convert a benchmark's folder, as its authors distribute it, to a tracking dataset: one row per\n"
-        "frame, in Parquet files that `load_tracking_dataset` and `pjvlt-train --dataset_name` read. If killed,\n"
-        "repeat the command: it continues where it stopped.",
+        "frame, in Parquet files that `load_tracking_dataset` and `pjvlt-train --dataset_name` read. If the command\n"
+        "is killed, repeat it: it continues where it stopped.",
         epilog=f"layouts:\n{layouts}\n\nexample:\n  pjvlt-convert lasot LaSOTBenchmark --output lasot --num_proc 8",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,7 +37,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--push_to_hub", metavar="REPO", help="also upload it to this dataset repository")
     parser.add_argument("--private", action="store_true", help="make that repository private")
     parser.add_argument(
-        "--license", default="unknown", help="the Hub's id of the licence, for the card (default: unknown)"
+        "--license", default="unknown", help="the Hub's id of the licence, for the dataset card (default: unknown)"
     )
     parser.add_argument(
         "--splits",
@@ -52,10 +52,11 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--class_map",
         metavar="FILE",
-        help="lines ID<TAB>class, where the benchmark ships no classes; TrackingNet's training parts need it",
+        help="trackingnet: lines ID<TAB>class, which its training parts need; yolo: a file to read instead of "
+        "ROOT/classes.tsv; the other benchmarks bring their classes and ignore it",
     )
     parser.add_argument(
-        "--sentences", metavar="FILE", help="lines SEQUENCE<TAB>SENTENCE, instead of the benchmark's own"
+        "--sentences", metavar="FILE", help="lines SEQUENCE<TAB>SENTENCE, used instead of the benchmark's own"
     )
     parser.add_argument(
         "--check", choices=("fast", "full"), default="fast",
@@ -102,15 +103,14 @@ def _print_reports(reports: dict) -> None:
         if report.without_text == report.sequences > 1:
             print(
                 f"pjvlt-convert: warning: none of the {report.sequences} sequences of {split} has a sentence, so each "
-                "is "
-                'called "the target"; give them with --sentences FILE.',
+                'gets "the target"; give them sentences with --sentences FILE.',
                 file=sys.stderr,
             )
     if any(report.skipped for report in reports.values()):
         print("left out, or to be checked:")
     for split, report in reports.items():
-        for what, why in report.skipped:
-            print(f"  {split}: {what}: {why}")
+        for name, reason in report.skipped:
+            print(f"  {split}: {name}: {reason}")
     for split, report in reports.items():
         print(
             f"{split}: {report.sequences} sequences, {report.frames} frames, {report.absent} of them absent, "

@@ -1,4 +1,4 @@
-"""`pjvlt-convert-weights`: converts another tracker's published weights to a folder that `from_pretrained` loads."""
+"""`pjvlt-convert-weights`: convert another tracker's published weights to a folder that `from_pretrained` loads."""
 
 import argparse
 import sys
@@ -16,8 +16,8 @@ def build_parser() -> CommandParser:
         usage="pjvlt-convert-weights ostrack CHECKPOINT --output FOLDER",
         description="Write a published tracker's checkpoint as a folder that from_pretrained and all commands load.\n"
         "ostrack: OSTrack's OSTrack_ep0300.pth.tar, which its authors publish under the MIT licence; download it\n"
-        "yourself. Only tensors are read from the file, and no code in it is executed. OSTrack uses no sentence.\n"
-        "Candidate elimination is off, also for weights that were trained with it.",
+        "yourself. Only tensors are read from the file; no code in it is executed. OSTrack uses no sentence.\n"
+        "Candidate elimination is off, even for weights that were trained with it.",
         epilog="examples:\n"
         "  pjvlt-convert-weights ostrack OSTrack_ep0300.pth.tar --output ostrack\n"
         "  pjvlt-track clip.mp4 --box 120 64 90 70 --model ostrack\n\n"
@@ -25,7 +25,7 @@ def build_parser() -> CommandParser:
         '  PJVLTModel.from_backbones(tracker="ostrack", text="google-bert/bert-base-uncased")',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help="whose weights they are: ostrack")
+    parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help="the tracker: ostrack")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the file that its authors publish")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write; must be new or empty")
     return parser

@@ -1,4 +1,4 @@
-"""`pjvlt-eval`: one-pass evaluation on tracking datasets, scored by a benchmark's own rules, with a report."""
+"""`pjvlt-eval`: one-pass evaluation on tracking datasets by the rules of a benchmark, with a report."""
 
 import argparse
 import json
@@ -28,16 +28,15 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="pjvlt-eval",
         usage="pjvlt-eval --dataset_name NAME [--model PATH_OR_REPO] [options]",
-        description="Track every sequence of one or several datasets from its first box, score the boxes by the "
-        "rules\n"
-        "of a benchmark, and write a report (HTML, Markdown, JSON) beside the raw results. Finished sequences are\n"
-        "kept: if it is killed, repeat the command, and it continues where it stopped. With several processes:\n"
-        "accelerate launch -m modeling_pjvlt.cli.evaluate …",
+        description="Track every sequence of one or several datasets from its first box, score the boxes by the\n"
+        "rules of a benchmark, and write a report (HTML, Markdown, JSON) beside the raw results. Finished sequences\n"
+        "are kept: if the command is killed, repeat it, and it continues where it stopped. With several processes:\n"
+        "accelerate launch -m modeling_pjvlt.cli.evaluate --dataset_name NAME [options]",
         epilog="examples:\n"
         "  pjvlt-eval --dataset_name my-name/lasot --protocol lasot --text own shuffled empty\n"
-        "  pjvlt-eval --dataset_name clips --others CSRT=results/csrt   "
-        "(clips/NAME/{img, groundtruth.txt, language.txt})\n"
-        "  pjvlt-eval --dataset_name my-name/got10k --protocol got10k --submission got10k",
+        "  pjvlt-eval --dataset_name my-name/got10k --protocol got10k --submission got10k\n"
+        "  pjvlt-eval --dataset_name clips --others CSRT=results/csrt\n"
+        "    (a folder of sequences: clips/NAME/{img, groundtruth.txt, language.txt})",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -50,19 +49,21 @@ def build_parser() -> CommandParser:
         nargs="+",
         required=True,
         metavar="NAME",
-        help="Hub id or folder of a tracking dataset, a folder of sequences as folders of images, or `procedural`",
+        help="Hub id or folder of a tracking dataset, a folder with a folder of images for each sequence, or "
+        "`procedural`: 200 fixed clips",
     )
-    parser.add_argument("--split", help="of the datasets (default: test, or the only one)")
+    parser.add_argument("--split", help="split of the datasets (default: test, or the only one)")
     parser.add_argument(
         "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="names of the datasets' columns: box=bbox"
     )
-    parser.add_argument("--revision", help="of the datasets on the Hub")
+    parser.add_argument("--revision", help="revision of the datasets on the Hub")
     parser.add_argument(
         "--protocol",
         choices=PROTOCOL_NAMES,
-        help="scoring rules (default: those of the benchmark in the name of the data, else `pytracking`, which scores "
-        "boxes that begin at 0 like all others); most papers report `pytracking` for TNL2K and others, and "
-        "`pytracking_lasot` for LaSOT",
+        help="scoring rules (default: those of the benchmark that the data are named after, else `pytracking`); most "
+        "papers report `pytracking` for TNL2K and others, and `pytracking_lasot` for LaSOT. `otb`, `lasot` and "
+        "`tnl2k` expect coordinates from 1: where the ground truth has an x or y of 0 or less, the success curve "
+        "counts the frame as missed, whatever the tracker predicts",
     )
     parser.add_argument(
         "--text",
@@ -70,41 +71,44 @@ def build_parser() -> CommandParser:
         choices=TEXT_KINDS,
         default=["own"],
         metavar="KIND",
-        help="sentences to track with: own, shuffled (another sequence's), empty, class; several give a table of "
-        "differences with a 95 %% interval (default: own)",
+        help='sentences to track with: own, shuffled (another sequence\'s), empty ("the target"), class; own and '
+        "others give a table of differences with 95 %% intervals (default: own)",
     )
     parser.add_argument(
         "--sentences",
         metavar="FILE",
-        help="lines SEQUENCE<TAB>SENTENCE, instead of the dataset's own: GOT-10k's test set has none",
+        help="lines SEQUENCE<TAB>SENTENCE, used instead of the dataset's own sentences; GOT-10k's test set has none",
     )
     parser.add_argument(
         "--lost_score",
         type=float,
         default=0.0,
         metavar="SCORE",
-        help="track a second time with a search for lost targets, whose score stays below this, and report both "
-        "results if they differ; a session's default is 0.2 (default: 0, no second run, as in the paper)",
+        help="also track with a search for lost targets (those whose score stays below SCORE), and report both "
+        "results if they differ; a tracking session's default is 0.2 (default: 0, no second run, as in the paper)",
     )
     parser.add_argument(
         "--output_dir",
-        help="for reports and raw results (default: evaluations/MODEL): reports go to its DATASET/PROTOCOL, raw "
-        "results to DATASET/raw",
+        help="folder for reports (in DATASET/PROTOCOL) and raw results (in DATASET/raw) (default: evaluations/MODEL)",
     )
     parser.add_argument("--max_sequences", type=int, metavar="N", help="only the first N sequences of each dataset")
-    parser.add_argument("--attributes", metavar="FILE", help="JSON: attribute -> list of sequence names")
     parser.add_argument(
-        "--others", nargs="+", default=[], metavar="NAME=FOLDER", help="results of other trackers, for the same table"
+        "--attributes",
+        metavar="FILE",
+        help="JSON file, attribute -> list of sequence names: also score each attribute",
+    )
+    parser.add_argument(
+        "--others", nargs="+", default=[], metavar="NAME=FOLDER", help="also score the results of other trackers"
     )
     parser.add_argument(
         "--published",
         nargs="?",
         const="",
         metavar="FILE",
-        help="also print the paper's scores for this dataset; or the rows of a JSON file, each with tracker, source, "
-        "protocol, scores and optionally the dataset",
+        help="also print the paper's scores for this dataset, or those of a JSON file: a list of objects with "
+        "tracker, source, protocol, scores and optionally the dataset",
     )
-    parser.add_argument("--submission", choices=SERVERS, help="also write the archive that this server takes")
+    parser.add_argument("--submission", choices=SERVERS, help="also write the archive for this evaluation server")
     parser.add_argument(
         "--push_to_hub",
         metavar="REPO",
@@ -112,20 +116,25 @@ def build_parser() -> CommandParser:
         "data are a Hub repository, to .eval_results",
     )
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="of the model (default: float32)",
+    )
     return parser
 
 
-def choose_protocol(asked: str | None, name: str) -> tuple[str, str]:
+def choose_protocol(given: str | None, name: str) -> tuple[str, str]:
     """The protocol for a dataset, and a sentence that says why."""
-    if asked is not None:
-        return asked, f"Protocol `{asked}`, as given by --protocol."
+    if given is not None:
+        return given, f"Protocol `{given}`, as given by --protocol."
     for pattern, protocol in BENCHMARKS.items():
         if re.search(pattern, _short(name).lower()):
             return protocol, f"Protocol `{protocol}`, because the data are called {_short(name)!r}."
     return DEFAULT_PROTOCOL, (
-        f"Protocol `{DEFAULT_PROTOCOL}`, because the data {_short(name)!r} are not named after a benchmark: boxes "
-        "that begin at x or y 0 are scored like all others, and frames that do not show the target are left out."
+        f"Protocol `{DEFAULT_PROTOCOL}`, because the data {_short(name)!r} are not named after a benchmark: it scores "
+        "boxes that begin at x or y 0 like all others, and leaves out frames that do not show the target."
     )
 
 
@@ -160,12 +169,12 @@ def _run(args: argparse.Namespace) -> None:
     from ..evaluation.sequences import load_split
     from ..run_folders import checkpoint_name, find_checkpoint
 
-    others = dict(_split_word(word, "--others takes NAME=FOLDER") for word in args.others)
+    others = dict(_split_pair(word, "--others takes NAME=FOLDER") for word in args.others)
     attributes = {} if args.attributes is None else _read_json(args.attributes)
     published = [] if args.published is None else _read_published(args.published)
-    columns = dict(_split_word(word, "--columns takes OURS=THEIRS, such as box=bbox") for word in args.columns)
+    columns = dict(_split_pair(word, "--columns takes OURS=THEIRS, such as box=bbox") for word in args.columns)
     args.model = find_checkpoint(args.model)
-    # Also without an accelerator: otherwise each of several processes would act as the only one.
+    # `cpu` also where there is no accelerator: otherwise each of several processes would act as the only one.
     state = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device or state.device)
     processor = PJVLTProcessor.from_pretrained(args.model)
@@ -176,9 +185,9 @@ def _run(args: argparse.Namespace) -> None:
     for name, folder in folders.items():
         sequences, split = load_split(name, args.split, args.revision, columns, args.sentences)
         protocol, reason = choose_protocol(args.protocol, name)
-        of_this = argparse.Namespace(**{**vars(args), "protocol": protocol, "reason": reason, "split": split})
+        dataset_args = argparse.Namespace(**{**vars(args), "protocol": protocol, "reason": reason, "split": split})
         sequences = sequences[: args.max_sequences]
-        _evaluate(of_this, model, processor, state, name, sequences, folder, others, attributes, published)
+        _evaluate(dataset_args, model, processor, state, name, sequences, folder, others, attributes, published)
 
 
 def _check_push(args: argparse.Namespace) -> None:
@@ -186,35 +195,35 @@ def _check_push(args: argparse.Namespace) -> None:
     from ..hub.publishing import find_model
 
     if args.max_sequences is not None:
-        raise ValueError("--push_to_hub: scores on a part of the sequences are no result; leave --max_sequences out.")
+        raise ValueError("--push_to_hub takes scores on all sequences only: leave --max_sequences out.")
     if "own" not in args.text:
         raise ValueError("--push_to_hub adds the scores with own sentences: add own to --text.")
     find_model(args.push_to_hub)
 
 
 def _evaluate(args, model, processor, state, name, sequences, folder, others, attributes, published) -> None:
-    """One dataset: track with each kind of sentence, then score and report in the main process."""
+    """Evaluate on one dataset: track with each kind of sentence, then score and report in the main process."""
     from ..evaluation.result_files import read_results
     from ..evaluation.runner import Evaluation, ground_truth, lost_sequences, result_of, score, worst_sequences
-    from ..evaluation.sequences import alike
+    from ..evaluation.sequences import warn_of_one_sentence
     from ..run_folders import checkpoint_name
 
-    runs, notes = {}, []
+    runs, notes, uses_language = {}, [], model.config.uses_language
     for text in sorted(set(args.text), key=TEXT_KINDS.index):  # own first
         runs[text] = Evaluation(model, processor, sequences, text, folder / "raw" / text, state, args.protocol)
-        same = alike(sequences, runs[text].texts) if text == "own" and model.config.uses_language else None
-        if same and state.is_main_process:
-            print(f"pjvlt-eval: warning: {folder.name}: {same}", file=sys.stderr)
-        notes += [same] if same else []
+        warning = warn_of_one_sentence(sequences, runs[text].texts) if text == "own" and uses_language else None
+        if warning and state.is_main_process:
+            print(f"pjvlt-eval: warning: {folder.name}: {warning}", file=sys.stderr)
+        notes += [warning] if warning else []
         runs[text].run(label=f"{folder.name}, {text} sentences" if len(args.text) > 1 else folder.name)
     first = next(iter(runs.values()))
-    again = None
+    with_search = None
     if args.lost_score:
-        again = Evaluation(
+        with_search = Evaluation(
             model, processor, sequences, first.text, folder / "raw" / f"{first.text}-lost-{args.lost_score:g}", state,
             args.protocol, args.lost_score,
         )  # fmt: skip
-        again.run(label=f"{folder.name}, lost targets searched again")
+        with_search.run(label=f"{folder.name}, with a search for lost targets")
     if not state.is_main_process:
         return
     truth = ground_truth(sequences, attributes)
@@ -227,14 +236,14 @@ def _evaluate(args, model, processor, state, name, sequences, folder, others, at
     results = [result_of(run, text, truth, checkpoint_name(args.model)) for text, run in runs.items()]
     from ..evaluation.report import EvaluationReport, TrackerResult, write_report
 
-    if again is not None:
-        fired = lost_sequences(again, first)
-        rule = f"Searching targets again whose score stays below {args.lost_score:g} changes"
+    if with_search is not None:
+        changed = lost_sequences(with_search, first)
+        search = f"The search for lost targets (score below {args.lost_score:g}) changes"
         notes.append(
-            f"{rule} {len(fired)} of {len(sequences)} sequences{': ' + ', '.join(fired[:5]) if fired else ''}."
+            f"{search} {len(changed)} of {len(sequences)} sequences{': ' + ', '.join(changed[:5]) if changed else ''}."
         )
-        if fired:
-            results.append(result_of(again, None, truth, f"{results[0].name}, lost below {args.lost_score:g}"))
+        if changed:
+            results.append(result_of(with_search, None, truth, f"{results[0].name}, lost below {args.lost_score:g}"))
     for other, path in others.items():
         results.append(TrackerResult(other, score(args.protocol, read_results(path, truth.boxes), truth, sizes)))
     report = EvaluationReport(
@@ -277,7 +286,8 @@ def _notes(args, truth) -> list[str]:
     if border:
         notes.append(
             f"{border} frames have a target whose x or y is not positive. `{args.protocol}` expects coordinates that "
-            "begin at 1 and scores these frames as missed; `pytracking` scores them like all others."
+            "begin at 1: its success curve counts these frames as missed, and its precision curves count them as "
+            "found, whatever the tracker predicts. `pytracking` scores them like all others."
         )
     if args.dtype != "float32":
         notes.append(f"The model ran in {args.dtype}.")
@@ -307,7 +317,7 @@ def _environment(model, state) -> dict[str, str]:
 
 
 def _print(report, paths: dict[str, Path]) -> None:
-    """Print the overall scores, the effect of the sentences, and the report's path."""
+    """Print the overall scores, the notes, the effect of the sentences, and the report's path."""
     from ..evaluation.language import language_table
 
     print(f"\n{report.dataset} ({len(report.results[0].scores.sequences)} sequences, protocol {report.protocol})")
@@ -324,7 +334,7 @@ def _print(report, paths: dict[str, Path]) -> None:
     for row in language_table(report.results):
         interval = f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
         if math.isnan(row["low"]):
-            interval = f"{row['sequences']} sequences give no interval"
+            interval = f"{row['sequences']} sequences are too few for an interval"
         print(f"  own minus {row['text']} sentences: {row['difference']:+.1f} {row['metric']} ({interval})")
     print(f"  report: {paths['html']}")
 
@@ -346,16 +356,16 @@ def _rows_of(published: list[dict], name: str) -> list[dict]:
     rows = [row for row in published if row.get("dataset") in (None, name, dataset_key(name))]
     if published and not rows:
         known = ", ".join(dict.fromkeys(row["dataset"] for row in published))
-        print(f"--published: no numbers for {_short(name)}; there are some for {known} (by the dataset's name).")
+        print(f"--published: no scores for {_short(name)}; there are some for {known} (by the dataset's name).")
     return rows
 
 
 def _short(name: str) -> str:
-    """A Hub id as it is, or the last part of a folder's path."""
+    """A Hub id as it is, and the last part of a folder's path."""
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
-def _split_word(word: str, expected: str) -> tuple[str, str]:
+def _split_pair(word: str, expected: str) -> tuple[str, str]:
     name, equals, value = word.partition("=")
     if not (name and equals and value):
         raise ValueError(f"{expected}, got {word!r}.")

@@ -1,4 +1,4 @@
-"""`pjvlt-export`: exports a checkpoint to ONNX or OpenVINO, to track without torch, or to `torch.export` programs."""
+"""`pjvlt-export`: export a checkpoint to ONNX or OpenVINO, to track without torch, or to `torch.export` programs."""
 
 import argparse
 import sys
@@ -10,21 +10,18 @@ from . import print_any_name
 
 FORMATS = ("onnx", "openvino", "torch_export")
 DTYPES = ("float32", "float16", "bfloat16")
-EVALUATED_CLIPS = 20  # where int8 asks for a comparison
+EVALUATED_CLIPS = 20  # default with --int8, which can cost accuracy
 
 
 def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="pjvlt-export",
         usage="pjvlt-export --output_dir FOLDER [--model PATH_OR_REPO] [options]",
-        description="Export a checkpoint to a folder. ONNX: tracker.onnx (search crop and the "
-        "constants\n"
-        "of template and sentence in, three maps out), template.onnx (template crop in, its constants out), "
-        "text.onnx\n"
-        "(a tokenised sentence in, its constants out), tokenizer.json and pjvlt_onnx.json (sizes and factors of the\n"
-        "crops, normalisation). OpenVINO: the same three graphs as .xml and .bin. Any number of targets in one batch, "
-        "sentences of up to 40 tokens. An export whose "
-        "maps differ from PyTorch's is not kept.",
+        description="Export a checkpoint to a folder. ONNX: tracker.onnx (in: search crop and the constants of\n"
+        "template and sentence; out: three maps), template.onnx (in: template crop; out: its constants), text.onnx\n"
+        "(in: a tokenised sentence; out: its constants), tokenizer.json and pjvlt_onnx.json (sizes and factors of\n"
+        "the crops, normalisation). OpenVINO: the same three graphs as .xml and .bin. A batch holds any number of\n"
+        "targets, a sentence up to 40 tokens. An export whose maps differ from PyTorch's is not kept.",
         epilog="examples:\n"
         "  pjvlt-export --output_dir pjvlt-onnx\n"
         "  pjvlt-export --model my-name/my-pjvlt --int8 --eval_dataset_name my-clips --output_dir pjvlt-int8\n"
@@ -63,7 +60,11 @@ def build_parser() -> CommandParser:
         help="measure AUC also on a tracking dataset (Hub id or folder) or a folder of sequences; needs pjvlt[eval]",
     )  # fmt: skip
     add("--eval_split", help="split of those datasets (default: test, or the only one)")
-    add("--num_threads", type=int, help="threads of onnxruntime for measuring speed and AUC (default: one per core)")
+    add(
+        "--num_threads", type=int,
+        help="threads for measuring speed and AUC (default: ONNX: one for a small model, else one per core; OpenVINO: "
+        "its own choice)",
+    )  # fmt: skip
     return parser
 
 

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: 2 after a one-line message about wrong arguments, unusable input or a full disk; 130 after Ctrl-C,
-            143 after SIGTERM, 129 after SIGHUP. The message says what was written.
+            143 after SIGTERM, 129 after SIGHUP, with a message that says what was written.
     """
     print_any_name()
     parser = build_parser()
@@ -56,23 +56,25 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_session(model: str, device: str, dtype: str, redetect: str | None = "local"):
-    """Load a checkpoint into a `TrackingSession`, or an export of `pjvlt-export` into an `OnnxTracker`.
+    """A `TrackingSession` with a checkpoint, or an `OnnxTracker` with a folder that `pjvlt-export` wrote.
 
     Args:
-        model: folder or Hub repository.
+        model: folder of a checkpoint, of a run or of an export, or a Hub repository.
         device: "auto" (CUDA, then MPS, then CPU), "cpu", "cuda" or "mps".
         dtype: "float32", "bfloat16" or "float16".
         redetect: where a lost target is searched; see `TargetSession`.
 
     Raises:
-        ValueError: this machine lacks the device, or an export has another device or type than the one given.
+        ValueError: this machine lacks the device, or an export gets a device or type other than its own.
         OSError: there is no checkpoint.
     """
     from ..onnx.tracker import SETTINGS_FILE, OnnxTracker
 
     if (Path(model) / SETTINGS_FILE).is_file():
         if device not in ("auto", "cpu") or dtype != "float32":
-            raise ValueError(f"{model} is an export, which runs on the CPU as it is: leave --device and --dtype out")
+            raise ValueError(
+                f"{model} is an export, which runs on the CPU in its own type: leave --device and --dtype out"
+            )
         return OnnxTracker(model, redetect=redetect)
     from ..run_folders import find_checkpoint
 
@@ -82,7 +84,7 @@ def load_session(model: str, device: str, dtype: str, redetect: str | None = "lo
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor, TrackingSession
 
     device = _pick_device(device)
-    # The Hub's own message for a mistyped path is about the letters that a repository's name may have.
+    # For a mistyped path, the Hub's own message would be about the letters that a repository's name may have.
     if model.startswith(("/", ".")) and not Path(model).is_dir():
         raise FileNotFoundError(f"{model}: no such checkpoint folder")
     network = PJVLTModel.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
@@ -99,7 +101,7 @@ class _Highlights:
         self.kept: list[tuple[int, np.ndarray]] = []
 
     def offer(self, number: int, frame: np.ndarray) -> None:
-        """Keep every `step`-th frame; at twice too many, drop every other one and double the step."""
+        """Keep every `step`-th frame; when there are too many, drop every other one and double the step."""
         if self.offered % self.step == 0:
             self.kept.append((number, frame))
         self.offered += 1
@@ -179,7 +181,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 class _Interrupts:
-    """In this context, Ctrl-C, SIGTERM and SIGHUP are raised only while it waits for the next frame.
+    """A context in which Ctrl-C, SIGTERM and SIGHUP are raised only while the next frame is awaited.
 
     So no frame is half written, and the files of the frames so far can be completed. A second Ctrl-C stops at once.
     """
@@ -201,7 +203,7 @@ class _Interrupts:
             signal.signal(number, handler)
 
     def next(self, frames: Iterator):
-        """The next item of an iterator. Also raises `Stopped` for a signal that came since the item before."""
+        """The next item of an iterator. Raises `Stopped` for a signal that came since the previous item."""
         self.is_waiting = True
         try:
             if self.count:
@@ -212,7 +214,7 @@ class _Interrupts:
 
     def _handle(self, number, frame) -> None:
         self.count, self.number = self.count + 1, number
-        # A terminal that closes may send SIGHUP twice: that is no second request to stop.
+        # A terminal that closes may send SIGHUP twice; only a second Ctrl-C asks to stop at once.
         if self.is_waiting or (self.count > 1 and number == signal.SIGINT):
             raise Stopped(number=number)
 
@@ -245,9 +247,9 @@ class _Tracked:
         self.path, self.format, self.output, self.reader = path, format, output, reader
         self.num_frames, self.highlights = 0, _Highlights()
 
-    def add(self, found: TrackedFrame, raw: bool) -> None:
+    def add(self, tracked: TrackedFrame, raw: bool) -> None:
         """Add the results of one frame."""
-        frame, targets, size = found
+        frame, targets, size = tracked
         for t in targets:
             result = make_result(frame.number, t.box, t.score, frame.time, None if raw else size, t.lost, t.redetected)
             self.results[t.target_id].append(result)
@@ -266,12 +268,12 @@ class _Tracked:
         for target in targets:
             label, color = self.labels[target.target_id], self.colors[target.target_id]
             label = f"{label} (lost)" if target.lost else label
-            share = LABEL_SHARE / min(len(self.labels), 3)  # labels of several targets leave the frame to be seen
+            share = LABEL_SHARE / min(len(self.labels), 3)  # smaller, so that several labels do not hide the frame
             image = draw_box(image, target.box, label, target.score, color, label_share=share)
         return image
 
     def draw(self, writer: VideoWriter, clip) -> None:
-        """Write the video from frames that are read again, because they were not tracked in order."""
+        """Read the frames again and write the video, because they were not tracked in order."""
         targets: dict[int, list[TrackedTarget]] = {}
         for target_id, results in self.results.items():
             for result in results:
@@ -313,11 +315,11 @@ class _Tracked:
         return f"the {self.num_frames} frames so far are in {self.output} and {self.path}"
 
     def skipped(self) -> str:
-        """How many live frames were skipped, as the end of a sentence; empty if none were."""
+        """The number of live frames that were skipped, as the end of a sentence; empty if there are none."""
         return f"; {self.reader.num_dropped} came too fast and were skipped" if self.reader.num_dropped else ""
 
     def rescue(self) -> str:
-        """Save the boxes, if there are any, when the video cannot be saved; returns a phrase that says the result."""
+        """Save the boxes, if there are any, where the video cannot be saved. Returns a phrase about the result."""
         if self.num_frames < 2:
             return "nothing written"
         try:
@@ -330,7 +332,7 @@ class _Tracked:
 def _find_by_words(
     args: argparse.Namespace, starts: list[TargetStart], session: TargetSession, say: Callable
 ) -> list[TargetStart]:
-    """The targets, each with a function that finds its box. Loads the detector now, so a wrong name fails at once."""
+    """The targets; those without a box get a function that finds it. A wrong detector's name fails here, at once."""
     from ..detection_pjvlt import OWN_DETECTOR, OwnDetector, find_target, load_detector
 
     if args.detector == OWN_DETECTOR:
@@ -340,7 +342,7 @@ def _find_by_words(
 
     def find(frame: np.ndarray, text: str):
         box, score = find_target(frame, text, detector)
-        say(f"found it at {' '.join(f'{v:.0f}' for v in box)} (x, y, width, height), score {score:.2f}")
+        say(f"found {text!r} at {' '.join(f'{v:.0f}' for v in box)} (x, y, width, height), score {score:.2f}")
         return box
 
     return [replace(s, box=partial(find, text=s.text)) if s.box is None else s for s in starts]
@@ -354,10 +356,10 @@ def _source(video: str) -> int | str:
 def _make_clip(args: argparse.Namespace):
     for name in ("box", "targets"):
         if getattr(args, name) is not None:
-            raise ValueError(f"--{name} needs a VIDEO; the clip that is made without one has a target of its own")
+            raise ValueError(f"--{name} needs a VIDEO; the clip that is drawn without one has a target of its own")
     if args.frame:
         raise ValueError(
-            "--frame needs a VIDEO; the target of the clip that is made without one is given in its first"
+            "--frame needs a VIDEO; in the clip that is drawn without one, the target is given in frame 0"
         )
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {args.seed}")
@@ -370,7 +372,7 @@ def _make_clip(args: argparse.Namespace):
 
 
 def _with_sentences(starts: list[TargetStart], say: Callable) -> list[TargetStart]:
-    """The targets; those that have none with the default sentence, and a note about that."""
+    """The targets, with the default sentence for those without one; prints a note if there are any."""
     from ..processing_pjvlt import DEFAULT_SENTENCE
 
     if any(start.text is None for start in first_starts(starts).values()):
@@ -391,7 +393,7 @@ def _source_name(video: str) -> str:
 
 def _output_paths(args: argparse.Namespace, name: str, num_targets: int) -> tuple[Path | None, Path]:
     if args.no_video and args.output is not None:
-        raise ValueError(f"--no_video leaves no use for --output {args.output}; --boxes names the file of the boxes")
+        raise ValueError(f"--no_video writes no video to --output {args.output}; --boxes names the file of the boxes")
     output = args.output or Path("outputs") / f"{name}_tracked.mp4"
     boxes = args.boxes or output.with_suffix(FORMATS[args.format or "json"])
     image = output.with_suffix(".png")  # of the highlights
@@ -400,7 +402,7 @@ def _output_paths(args: argparse.Namespace, name: str, num_targets: int) -> tupl
     if boxes.resolve() == output.resolve():
         raise ValueError(f"--output and --boxes both name {output}")
     if boxes.resolve() == image.resolve():
-        raise ValueError(f"--boxes names {boxes}, where a few annotated frames go; choose another name")
+        raise ValueError(f"--boxes names {boxes}, to which a few annotated frames are written; choose another name")
     if pick_format(boxes, args.format) == "txt" and num_targets > 1:
         raise ValueError(f"{boxes}: txt holds one target only; choose json, csv or mot")
     return None if args.no_video else output, boxes
@@ -434,29 +436,30 @@ def _default_checkpoint() -> str:
 
 
 def _follow(frames, tracked: _Tracked, shown: list, clip, interrupts: _Interrupts, progress: tqdm, raw: bool):
-    """Track, and draw what is written or shown; `tracked` grows by each frame.
+    """Track all frames, add each to `tracked`, and draw those that are written or shown.
 
-    Returns what broke the video off after more than its first frame, or None. Raises whatever comes before that, and
-    the `OSError` of a video that cannot be written.
+    Returns the exception that ended the video early, after at least two frames, or None. Raises exceptions before
+    that, and the `OSError` of a video that cannot be written.
     """
     with ExitStack() as stack:
         for part in (*shown, progress):
             stack.enter_context(part)
         while True:
             try:
-                found = interrupts.next(frames)
+                tracked_frame = interrupts.next(frames)
             except StopIteration:
                 return None
             except (ValueError, OSError, KeyboardInterrupt) as stopped:
                 if tracked.num_frames < 2:
                     raise
                 return stopped
-            tracked.add(found, raw)
+            tracked.add(tracked_frame, raw)
             if shown:
-                image = tracked.image(found.frame, found.targets, clip)
-                tracked.highlights.offer(found.frame.number, image)
+                frame = tracked_frame.frame
+                image = tracked.image(frame, tracked_frame.targets, clip)
+                tracked.highlights.offer(frame.number, image)
                 for part in shown:
-                    part.write(image, found.frame.time)
+                    part.write(image, frame.time)
                     if isinstance(part, Window) and part.is_closed:
                         interrupts.count += 1
             progress.update()

@@ -1,4 +1,4 @@
-"""The arguments of `pjvlt-track`, and how targets are read from them."""
+"""The arguments of `pjvlt-track`, and the targets that they give."""
 
 import argparse
 import csv
@@ -18,7 +18,7 @@ examples:
   track the dog whose box in the first frame has its upper left corner at (120, 64), is 90 wide and 70 high:
     pjvlt-track clip.mp4 --box 120 64 90 70 --text "white dog"
 
-  a folder of images instead of a video (2.jpg comes before 10.jpg), results where you want them:
+  a folder of images instead of a video (2.jpg comes before 10.jpg), with results where you want them:
     pjvlt-track frames/ --box 120 64 90 70 --text "white dog" --output dog.mp4 --boxes dog.json
 
   the first camera, or a stream by its address, until Ctrl-C or for 500 frames; boxes as a table:
@@ -32,7 +32,7 @@ examples:
   the box is given in frame 120 (the first is 0), and the target is tracked from there in both directions:
     pjvlt-track clip.mp4 --box 120 64 90 70 --text "white dog" --frame 120 --direction both
 
-  no box: a detector finds the target in the first frame from the sentence:
+  no box: from the sentence, a detector finds the target in the first frame:
     pjvlt-track clip.mp4 --text "the white dog"
 
   watch it live, and save only the boxes:
@@ -54,14 +54,12 @@ several targets, id comes first); txt has x,y,w,h, a line for each frame, for on
   {"video": "clip.mp4", "model": "...", "text": "white dog", "fps": 30.0,
    "frames": [{"frame": 0, "box": [120.0, 64.0, 90.0, 70.0], "score": 1.0, "time": 0.0}, ...]}
   box is x, y, width, height in pixels, inside the frame, rounded to hundredths (not with --raw); score is the
-  confidence in [0, 1]; the first box is the one you gave. frame and time (seconds) are those of the source, from 0:
-  skipped frames of a live source also count. "lost": true marks boxes that are guesses, "redetected": true a target
+  confidence in [0, 1]; the first box is the one you gave. frame and time (seconds) are those of the source, from 0;
+  skipped frames of a live source count, too. "lost": true marks boxes that are guesses, "redetected": true a target
   that was found again. For several targets there is "targets": [{"id": "0", "text": "white dog", "frames": [...]},
   ...] instead of "text" and "frames".
 """
 VIDEO_HELP = "video file, folder of images, index of a camera, or address of a stream; without it, a clip is drawn"
-
-
 TARGET_FIELDS = {"id", "frame", "box", "text"}
 
 
@@ -83,9 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--text",
         action="append",
-        help='a sentence that describes the target, such as "white dog"; of several targets one for each, in the '
-        "order of "
-        'their boxes (default: "the target")',
+        help='a sentence that describes the target, such as "white dog"; with several targets, one for each in the '
+        'order of their boxes, or one for all (default: "the target")',
     )
     add("--targets", type=Path, metavar="FILE", help="instead of --box and --text: a .csv or .json file (see below)")
     add(
@@ -112,14 +109,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--detector",
         metavar="PATH_OR_REPO",
         default=DETECTOR,
-        help=f'finds the box if none is given; "{OWN_DETECTOR}": the tracker itself, which needs no download but '
+        help=f'finds the box if none is given; "{OWN_DETECTOR}" is the tracker itself, which needs no download but '
         "finds fewer targets (default: %(default)s)",
     )
     add(
         "--model",
         metavar="PATH_OR_REPO",
-        help="folder of a checkpoint or of a run (its last one counts), Hub repository, or a folder that pjvlt-export "
-        "wrote (default: the bundled one)",
+        help="folder of a checkpoint, folder of a run (for its last checkpoint), Hub repository, or a folder that "
+        "pjvlt-export wrote (default: the bundled checkpoint)",
     )
     add(
         "--output",
@@ -138,35 +135,42 @@ def build_parser() -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="print errors only")
     add("--max_frames", type=int, metavar="N", help="read only the first N frames (default: the whole video)")
     add("--raw", action="store_true", help="boxes as the network gives them: neither rounded nor clipped to the frame")
-    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: %(default)s")
+    add(
+        "--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the first of cuda, mps, cpu"
+    )
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="of the model (default: %(default)s)",
+    )
     add("--seed", type=int, default=0, help="seed of the clip drawn when there is no VIDEO (default: %(default)s)")
     return parser
 
 
 def spread_box(argv: list[str]) -> list[str]:
-    """The command line, with boxes written with commas split into four arguments."""
-    words: list[str] = []
-    for word in argv:
-        of_box = words[-1:] == ["--box"] or (words[-1:] and "--box" in words[-4:-1] and "," in word)
-        if word.startswith("--box="):
-            words.append("--box")
-            word, of_box = word.removeprefix("--box="), True
-        words += [part for part in re.split(r"[,;\s]+", word) if part] if of_box else [word]
-    return words
+    """The command line, with each box that is written with commas split into four arguments."""
+    spread: list[str] = []
+    for argument in argv:
+        of_box = spread[-1:] == ["--box"] or (spread[-1:] and "--box" in spread[-4:-1] and "," in argument)
+        if argument.startswith("--box="):
+            spread.append("--box")
+            argument, of_box = argument.removeprefix("--box="), True
+        spread += [part for part in re.split(r"[,;\s]+", argument) if part] if of_box else [argument]
+    return spread
 
 
 def read_targets(path: Path) -> list[TargetStart]:
     """The targets of a .csv or .json file, as the epilog of `--help` describes them.
 
-    Raises `ValueError` that names file and line or place, and `OSError` for a file that cannot be read.
+    Raises `ValueError` that names the file and the line or target, and `OSError` for a file that cannot be read.
     """
     if path.suffix.lower() not in (".csv", ".json"):
         raise ValueError(f"{path}: targets are read from .csv or .json")
     try:
         content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text in UTF-8") from error
+        raise ValueError(f"{path}: not text in UTF-8") from error
     rows = _csv_rows(path, content) if path.suffix.lower() == ".csv" else _json_rows(path, content)
     starts = []
     for number, (place, row) in enumerate(rows):

@@ -1,4 +1,4 @@
-"""`pjvlt-train`: train or fine-tune a PJVLT from a recipe."""
+"""`pjvlt-train`: train or fine-tune a PJVLT model from a recipe."""
 
 import os
 import shlex
@@ -9,14 +9,15 @@ from ..command_parser import silent_when_piped
 from ..signals import exit_code
 from . import print_any_name
 
-INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
+INTERRUPTED = 130  # exit code of a run that a signal ended early, with a checkpoint
 
 
 @silent_when_piped
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train, print where the checkpoint is, and push it if asked to.
+    """Train, print where the checkpoint is, and push it with --push_to_hub.
 
-    Returns the exit code: 2 for a mistake of the user's, 1 for a run that broke off, 130 for one that was interrupted.
+    Returns the exit code: 2 for a user's mistake, 1 for a run that broke off or a checkpoint that could not be pushed,
+    130 for a run that a signal ended with a checkpoint, 128 + the signal's number where there was no time for one.
     """
     print_any_name()
     try:
@@ -27,23 +28,23 @@ def main(argv: list[str] | None = None) -> int:
         from ..training.trainer import run
 
         result = run(args)
-    except KeyboardInterrupt as stop:  # before the first step, or a second one
+    except KeyboardInterrupt as stop:  # before the first step, or a second signal
         return _fail("interrupted; finished checkpoints are kept", exit_code(stop))
     except ModuleNotFoundError as error:
         return _fail(f"training needs {error.name}: pip install 'pjvlt[train]'")
     except FloatingPointError as error:
-        return _fail(f"{error}; the batch and the model before it are in {args.output_dir}/failure-*", 1)
+        return _fail(f"{error}; the model before this step and the batch are in {args.output_dir}/failure-*", 1)
     except (ValueError, FileNotFoundError) as error:
         return _fail(str(error))
     except BrokenPipeError:
         raise
     except OSError as error:
         return _fail(str(error), 1)
-    if int(os.environ.get("RANK", "0")) > 0:  # the other processes of a distributed run have nothing to say
+    if int(os.environ.get("RANK", "0")) > 0:  # in a distributed run, only the main process prints
         return INTERRUPTED if result.interrupted else 0
     if result.interrupted:
         print(
-            f"\nInterrupted after step {result.steps}, which is saved. To go on, repeat the command with "
+            f"\nInterrupted after step {result.steps}; its checkpoint is saved. To continue, repeat the command with "
             "--resume_from_checkpoint last."
         )
         return INTERRUPTED
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _push(args, result) -> int:
-    """Upload the last checkpoint; whatever goes wrong, it stays where it is."""
+    """Upload the last checkpoint. If that fails, it stays on disk, and the message says how to try again."""
     from dataclasses import asdict
     from pathlib import Path
 

@@ -111,7 +111,7 @@ def _sequence(reference) -> TrackingSequence:
     return TrackingSequence(source.name, source.text or DEFAULT_SENTENCE, boxes, source.visible, images)
 
 
-def alike(sequences: list, texts: list[str]) -> str | None:
+def warn_of_one_sentence(sequences: list, texts: list[str]) -> str | None:
     """A warning if all sequences have the same sentence, so that language cannot help; otherwise None."""
     if len(sequences) < 2 or len(set(texts)) > 1:
         return None

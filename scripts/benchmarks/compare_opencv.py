@@ -409,8 +409,8 @@ def main(argv: list[str] | None = None) -> int:
         border = comparison.truth.at_border() if args.protocol in BORDER_PROTOCOLS else 0
         if border:
             print(
-                f"{border} frames have a target whose x or y is not positive; `{args.protocol}` counts none of them "
-                "as overlapped, for any tracker. `--protocol pytracking` scores them like all others."
+                f"{border} frames have a target whose x or y is not positive. For every tracker, the success curve of "
+                f"`{args.protocol}` counts them as missed. `--protocol pytracking` scores them like all others."
             )
         if args.per_sequence:
             print(f"\n{sequence_table(comparison)}")
