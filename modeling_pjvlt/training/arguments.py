@@ -13,11 +13,11 @@ from transformers import HfArgumentParser
 from ..command_parser import CommandParser
 from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
 
-RECIPES = Path(__file__).parent / "recipes"  # in an installed package: those of scripts/recipes
+RECIPES = Path(__file__).parent / "recipes"  # in an installed package, a copy of scripts/recipes
 STABLE = "warmup_stable_decay"  # a schedule that can be extended: the rate stays high until the last steps
 ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # may change while the rate is still high
 REPORTS = ["tensorboard", "wandb", "trackio"]
-# May change when a run is resumed; any other change would change the result.
+# May change when a run is resumed, because the result stays the same; all other arguments must not.
 FREE_ON_RESUME = {
     "output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps", "checkpoints_total_limit",
     "dataloader_num_workers", "validation_steps", "validation_dataset_name", "validation_split",
@@ -42,7 +42,7 @@ class TrainArguments:
         default=None, metadata={"help": "Checkpoint to start from: a folder or a Hub id. Or give --model_config."}
     )
     model_config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of PJVLTConfig for a model with random weights (in YAML, or as JSON)."}
+        default=None, metadata={"help": "Fields of PJVLTConfig for a new model (in YAML, or as JSON)."}
     )
     image_processor_config: dict | str | None = field(
         default=None,
@@ -67,32 +67,36 @@ class TrainArguments:
     dataset_name: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Tracking datasets: Hub ids or folders, `procedural` for procedural clips, the default, or "
-            "`photographs` for clips made of the images in --photographs, or `boxed_images` for pairs from the images "
-            "in --boxed_images. Several are mixed."
+            "help": "Training data, mixed if there are several: Hub ids or folders of tracking datasets; `procedural` "
+            "for procedural clips (the default); `photographs` for clips made of the images in --photographs; "
+            "`boxed_images` for pairs from the images in --boxed_images."
         },
     )
     dataset_weights: list[float] | None = field(
-        default=None, metadata={"help": "Share of each dataset in the mixture, of any sum; by default all equal."}
+        default=None, metadata={"help": "Weight of each dataset in the mixture, of any sum; by default all equal."}
     )
     dataset_split: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Part to train on: one for all datasets, or one for each; by default `train`, or the only one."
+            "help": "Split to train on: one for all datasets, or one for each; by default `train`, or the only one."
         },
     )
     columns: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the datasets' columns where they are not ours, such as `box=bbox text=caption`; for the "
-            "dataset of --validation_dataset_name, too."
+            "help": "Names of the datasets' columns where they are not ours, such as `box=bbox text=caption`; also "
+            "for --validation_dataset_name."
         },
     )
     dataset_revision: list[str] | None = field(
         default=None, metadata={"help": "Revision of the datasets' repositories: one for all, or one for each."}
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Stream the datasets in the order of their files; store nothing."}
+        default=False,
+        metadata={
+            "help": "Stream the datasets and store nothing. Without effect on a stream are --hidden_share, "
+            "--absent_share, --dataset_wrong_text_share and --dataset_no_text_share."
+        },
     )
     photographs: list[str] | None = field(
         default=None,
@@ -100,24 +104,31 @@ class TrainArguments:
     )
     photograph_difficulty: float = field(
         default=1.0,
-        metadata={"help": "From 0 to 1: how much targets change and are disturbed in the hardest of those clips."},
+        metadata={"help": "From 0 to 1: how much targets change and are disturbed in the hardest photograph clips."},
     )
     pasted_share: float = field(
-        default=0.5, metadata={"help": "Share of those clips whose target moves over another photograph."}
+        default=0.5, metadata={"help": "Share of photograph clips whose target moves over another photograph."}
     )
     boxed_images: list[str] | None = field(
         default=None,
         metadata={"help": "Folders of images with a `boxes.jsonl`, for `--dataset_name boxed_images`."},
     )
     boxed_words_share: float = field(
-        default=0.35, metadata={"help": "Share of those pairs in which only the phrase says which object is meant."}
+        default=0.35,
+        metadata={
+            "help": "Share of boxed pairs that show two objects with different phrases; in most of these only the "
+            "phrase says which one is meant."
+        },
     )
     alike_share: float = field(
-        default=0.4, metadata={"help": "Share of these in which both objects are of one category, which is harder."}
+        default=0.4, metadata={"help": "Least share of these whose objects are of one category, which is harder."}
     )
     kind_share: float = field(
         default=0.2,
-        metadata={"help": "Share of the others whose template is another object of the same name, in another image."},
+        metadata={
+            "help": "Share of the other boxed pairs whose template is another object of the same name, in another "
+            "image."
+        },
     )
     hidden_share: float = field(
         default=0.0,
@@ -125,36 +136,42 @@ class TrainArguments:
     )
     absent_share: float = field(
         default=0.0,
-        metadata={"help": "Share of a dataset's and of boxed pairs whose search region does not show the target."},
+        metadata={
+            "help": "Share of a dataset's pairs, and of the other boxed pairs, whose search region does not show the "
+            "target."
+        },
     )
-    max_gap: int = field(default=200, metadata={"help": "Frames between template and search frame, at most."})
+    max_gap: int = field(
+        default=200, metadata={"help": "Greatest number of frames between the two frames of a dataset's pair."}
+    )
     min_box_side: list[float] | None = field(
         default=None,
         metadata={
-            "help": "Leave out frames whose box is not wider and higher than this many pixels: one number for all "
-            "datasets, or one for each; by default 0."
+            "help": "Leave out frames of the datasets whose box is not wider and higher than this many pixels: one "
+            "number for all, or one for each; by default 0."
         },
     )
     exclude_sequences: str | None = field(
-        default=None, metadata={"help": "File with names of sequences, one a line, that are not trained on."}
+        default=None, metadata={"help": "File of the sequences to leave out: names without spaces, one a line."}
     )
     max_train_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
     per_device_train_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Pairs per device and batch; by default 32, or what --global_batch_size gives."},
+        metadata={"help": "Pairs in a batch of one device; by default 32, or what --global_batch_size gives."},
     )
     global_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Pairs per optimizer step on all devices together: divided by the number of processes and by "
-            "--gradient_accumulation_steps, which must come out even."
+            "help": "Pairs per optimizer step on all devices together; the number of processes times "
+            "--gradient_accumulation_steps must divide it."
         },
     )
     learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the whole model, unless one of the next two is given."}
     )
     encoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of ViT, BERT, SAIELs and CCPILs; by default 1e-5."}
+        default=None,
+        metadata={"help": "Learning rate of everything but the head: ViT, BERT, SAIELs, CCPILs; by default 1e-5."},
     )
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the box head; by default 1e-4."}
@@ -164,7 +181,7 @@ class TrainArguments:
         default="cosine", metadata={"help": "A schedule of transformers (cosine, linear, …), or `step`."}
     )
     lr_drop_step: int | None = field(
-        default=None, metadata={"help": "With `--lr_scheduler_type step`: from this step on, a tenth of the rate."}
+        default=None, metadata={"help": "With `--lr_scheduler_type step`: a tenth of the rate from this step on."}
     )
     num_decay_steps: int | None = field(
         default=None,
@@ -172,7 +189,9 @@ class TrainArguments:
             "help": "With `--lr_scheduler_type warmup_stable_decay`: the rate falls to 0 over this many last steps."
         },
     )
-    num_warmup_steps: int = field(default=0, metadata={"help": "Steps of linear warm-up."})
+    num_warmup_steps: int = field(
+        default=0, metadata={"help": "Steps of linear warm-up, in schedules that have one (`step` has none)."}
+    )
     max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this norm."})
     mixed_precision: str = field(
         default="no", metadata={"help": "no, bf16 or fp16.", "choices": ["no", "bf16", "fp16"]}
@@ -184,45 +203,52 @@ class TrainArguments:
     twins: bool = field(
         default=False,
         metadata={
-            "help": "Draw procedural and photograph pairs in twos: same images and search region, different target."
+            "help": "Draw generated pairs in twos that, where possible, have the same images and search region and "
+            "differ in target and sentence."
         },
     )
     words_share: float = field(
-        default=0.5, metadata={"help": "Share of procedural pairs that only the sentence can decide."}
+        default=0.5, metadata={"help": "Share of procedural pairs in which only the sentence identifies the target."}
     )
     attribute_weights: list[float] | None = field(
         default=None,
         metadata={
-            "help": "How often the distractor of such a pair differs in colour, pattern and form: three weights; by "
-            "default 8 5 5."
+            "help": "How often the distractor of such a pair differs in colour, pattern and form, as three weights; "
+            "by default 8 5 5."
         },
     )
     wrong_text_share: float = field(
-        default=0.1, metadata={"help": "Share of the other generated pairs with a wrong sentence."}
+        default=0.1, metadata={"help": "Share of generated pairs with a clear template that get a wrong sentence."}
     )
     no_text_share: float = field(
-        default=0.1, metadata={"help": "Share of the other generated pairs without a sentence."}
+        default=0.1, metadata={"help": "Share of generated pairs with a clear template that get no sentence."}
     )
     dataset_wrong_text_share: float = field(
-        default=0.0, metadata={"help": "Share of a dataset's pairs with another sequence's sentence."}
+        default=0.0,
+        metadata={"help": "Share of a dataset's pairs with template and target that get another one's sentence."},
     )
     dataset_no_text_share: float = field(
-        default=0.0, metadata={"help": "Share of a dataset's pairs without a sentence."}
+        default=0.0,
+        metadata={"help": "Share of a dataset's pairs with template and target that get no sentence."},
     )
-    centre_jitter: float = field(default=3.0, metadata={"help": "Shift of the search crop, in target sizes."})
-    scale_jitter: float = field(default=0.25, metadata={"help": "Spread of the search crop's size (log-normal)."})
+    centre_jitter: float = field(
+        default=3.0, metadata={"help": "The search crop is shifted by up to half this many target sizes each way."}
+    )
+    scale_jitter: float = field(
+        default=0.25, metadata={"help": "Standard deviation of the logarithm of the search crop's scale."}
+    )
     scale_jitter_per_axis: bool = field(
-        default=False, metadata={"help": "Draw this scale separately for width and height, as OSTrack does."}
+        default=False, metadata={"help": "Draw this scale for width and height separately, as OSTrack does."}
     )
     flip_probability: float = field(
         default=0.5,
         metadata={"help": "Share of pairs that are mirrored, with left and right swapped in the sentence."},
     )
     aspect_jitter: float = field(
-        default=0.0, metadata={"help": "The aspect of the search crop changes by a factor of up to exp(± this)."}
+        default=0.0, metadata={"help": "The aspect ratio of the search crop changes by a factor up to exp(± this)."}
     )
     template_flip_probability: float = field(
-        default=0.0, metadata={"help": "Share of pairs whose template alone is mirrored."}
+        default=0.0, metadata={"help": "Share of pairs whose template alone is mirrored (once more)."}
     )
     degrade_probability: float = field(
         default=0.0, metadata={"help": "Share of search crops that lose detail, light or colour."}
@@ -241,41 +267,41 @@ class TrainArguments:
         default=1, metadata={"help": "Batches whose gradients make one optimizer step."}
     )
     gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Compute activations again in the backward pass: less memory, more time."}
+        default=False, metadata={"help": "Compute activations again in the backward pass: less memory, but slower."}
     )
     freeze_text_encoder: bool = field(default=False, metadata={"help": "Do not train BERT."})
     sync_batch_norm: bool = field(
-        default=False, metadata={"help": "Compute the batch statistics of the head over all processes together."}
+        default=False, metadata={"help": "Compute the head's batch statistics over all processes together."}
     )
     torch_compile: bool = field(default=False, metadata={"help": "Compile the model with torch.compile."})
     checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
     checkpoints_total_limit: int | None = field(
-        default=None, metadata={"help": "Keep this many newest checkpoints, and the best one; by default all."}
+        default=None, metadata={"help": "Keep this many of the newest checkpoints, and the best one; by default all."}
     )
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Continue from a checkpoint of this run: its folder, or `last`."}
+        default=None, metadata={"help": "Continue from a checkpoint of this run: its folder, `last` or `best`."}
     )
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Start again in a folder that holds checkpoints, and delete them."}
+        default=False, metadata={"help": "Delete the checkpoints in --output_dir, and start again."}
     )
     validation_steps: int | None = field(
-        default=None, metadata={"help": "Steps between validations (tracking runs); by default none."}
+        default=None, metadata={"help": "Steps between validations by tracking; by default no validation."}
     )
     validation_dataset_name: str | None = field(
         default=None, metadata={"help": "Tracking dataset to validate on; by default procedural clips."}
     )
     validation_split: str | None = field(
-        default=None, metadata={"help": "Part of that dataset; by default `validation`, or the only one."}
+        default=None, metadata={"help": "Split of that dataset; by default `validation`, or the only one."}
     )
     validation_phrases: str | None = field(
         default=None,
         metadata={
-            "help": "Table of phrase pairs (.jsonl): also print the share of pairs in which the phrase selects its "
-            "box (see `python -m modeling_pjvlt.evaluation.phrase_pairs --help`)."
+            "help": "Table of phrase pairs (.jsonl): validations also measure in how many the phrase selects its box "
+            "(see `python -m modeling_pjvlt.evaluation.phrase_pairs --help`)."
         },
     )
-    num_validation_sequences: int = field(default=8, metadata={"help": "Sequences tracked in a validation."})
-    max_validation_frames: int = field(default=60, metadata={"help": "Frames of each that are tracked, at most."})
+    num_validation_sequences: int = field(default=8, metadata={"help": "Sequences that a validation tracks."})
+    max_validation_frames: int = field(default=60, metadata={"help": "Greatest number of frames tracked in each."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between lines of the log."})
     report_to: str | None = field(
         default=None, metadata={"help": "Also log to tensorboard, wandb or trackio.", "choices": REPORTS}
@@ -350,7 +376,7 @@ class TrainArguments:
             raise ValueError("--dataset_name boxed_images and --boxed_images need each other.")
 
     def _set_rates(self) -> None:
-        """Give each part its own rate: its argument, or --learning_rate, or the default."""
+        """Set the rates of encoder and head: their own argument, or --learning_rate, or the default."""
         rates = {"encoder_learning_rate": 1e-5, "head_learning_rate": 1e-4}
         for name, default in rates.items():
             if getattr(self, name) is None:
@@ -360,7 +386,7 @@ class TrainArguments:
         self.learning_rate = None  # so that a run is recorded the same way, however its rates were given
 
     def _check_start(self) -> None:
-        """A run starts from a checkpoint, or from a config or two backbones and a tokenizer."""
+        """Check that the run starts from a checkpoint, or from a config or two backbones and a tokenizer."""
         if (self.vision_backbone is None) != (self.text_backbone is None):
             raise ValueError("--vision_backbone and --text_backbone need each other.")
         anew = self.model_config is not None or self.vision_backbone is not None
@@ -374,7 +400,7 @@ class TrainArguments:
             raise ValueError("--model_config needs --tokenizer_name_or_path.")
 
     def _spread_over_datasets(self) -> None:
-        """One split, revision and weight for each dataset; a recipe may give a single value."""
+        """Give each dataset its split, revision, weight and least box side; a single value may stand for all."""
         self.dataset_name = _as_list(self.dataset_name) or [PROCEDURAL]
         if len(set(self.dataset_name)) < len(self.dataset_name):
             raise ValueError(f"--dataset_name names a dataset twice: {self.dataset_name}; give it a larger weight.")
@@ -405,8 +431,8 @@ class TrainArguments:
 def share_batch(args: TrainArguments, num_processes: int) -> TrainArguments:
     """The arguments with the batch size of one device, derived from `--global_batch_size`.
 
-    Raises `ValueError` where the processes and accumulated batches cannot share it evenly, or where both fields are
-    given and do not fit together.
+    Raises `ValueError` where the processes and accumulated batches cannot share it evenly, or where both sizes are
+    given and contradict each other.
     """
     whole, steps = args.global_batch_size, args.gradient_accumulation_steps
     if whole is None:
@@ -441,7 +467,7 @@ def _as_list(value) -> list:
 
 
 def find_recipe(path: str) -> str:
-    """A recipe's file: the one at `path`, else the one of that name that an installed package brings.
+    """A recipe's file: the one at `path`, or the one of that name in the installed package.
 
     Raises `FileNotFoundError`.
     """
@@ -474,7 +500,7 @@ def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
     """The fields of the recipe (`--config FILE`), overridden by the command line."""
     usage = "pjvlt-train --config RECIPE [--dataset_name NAME] [--output_dir FOLDER] [options]"
     parser = _Parser(TrainArguments, prog="pjvlt-train", usage=usage, description="Fine-tune or train a PJVLT.")
-    parser.add_argument("--config", help="YAML recipe; every flag below overrides it.")
+    parser.add_argument("--config", help="YAML recipe; every other flag overrides it.")
     argv = sys.argv[1:] if argv is None else list(argv)
     recipe = {}
     if "--config" in argv:
@@ -485,9 +511,8 @@ def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
             action.default, action.required = recipe[action.dest], False
     namespace = vars(parser.parse_args(argv))
     namespace.pop("config")
-    if namespace["learning_rate"] != recipe.get(
-        "learning_rate"
-    ):  # given on the command line, it overrides the two rates of the recipe
+    # On the command line, --learning_rate overrides both rates of the recipe.
+    if namespace["learning_rate"] != recipe.get("learning_rate"):
         for name in ("encoder_learning_rate", "head_learning_rate"):
             if namespace[name] == recipe.get(name):
                 namespace[name] = None

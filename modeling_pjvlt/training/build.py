@@ -1,4 +1,4 @@
-"""Builds model, processor, samples and a loader that can start at any batch from the arguments."""
+"""Builds model, processor, samples and loader from the arguments; the loader can start at any batch."""
 
 import itertools
 from collections.abc import Iterator
@@ -64,10 +64,9 @@ def build_model(args: TrainArguments) -> tuple[PJVLTModel, PJVLTProcessor]:
 
 
 def parameter_groups(model: nn.Module, args: TrainArguments) -> list[dict]:
-    """The paper's two groups, the box head and everything else (ViT, BERT, SAIELs, CCPILs).
+    """The paper's two groups: the box head, and everything else (ViT, BERT, SAIELs, CCPILs).
 
-    A convolutional stem and BERT are groups of their own if they have a rate of their own. Frozen parameters are left
-    out.
+    A convolutional stem and BERT form groups of their own if they have their own rate. Frozen parameters are left out.
     """
     rates = {"": args.encoder_learning_rate, "head.": args.head_learning_rate}
     own = {STEM: args.stem_learning_rate, "text_encoder.": args.text_learning_rate}
@@ -131,7 +130,7 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
 
 
 def read_excluded(args: TrainArguments, loaded: dict) -> frozenset[str]:
-    """The sequences that `--exclude_sequences` names, a line each.
+    """The sequences that `--exclude_sequences` names, one a line, without spaces.
 
     Raises `FileNotFoundError` without the file, `ValueError` where it names no sequence of the datasets (not checked
     for streamed ones).
@@ -153,10 +152,11 @@ def read_excluded(args: TrainArguments, loaded: dict) -> frozenset[str]:
 def batches_of_rank(
     length: int, batch_size: int, rank: int = 0, num_processes: int = 1, first_batch: int = 0
 ) -> SkipBatchSampler:
-    """Indices of the batches of one process, from a batch on.
+    """Sample indices of each batch of one process, from `first_batch` on.
 
-    Batch b of all processes together holds samples b * n to (b + 1) * n, and each process has its part of them in
-    order, so the data of a step do not depend on the number of processes.
+    The batches b of all processes together hold the samples from b * n to (b + 1) * n - 1, where n is `batch_size *
+    num_processes`. Each process has a part of them, in order, so the samples of a step do not depend on the number of
+    processes.
     """
     batches = BatchSampler(range(length), batch_size, drop_last=True)
     return SkipBatchSampler(BatchSamplerShard(batches, num_processes, rank), first_batch)
@@ -176,12 +176,12 @@ def build_loader(
     num_processes: int,
     first_batch: int,
 ) -> DataLoader:
-    """Batches of one process from `first_batch` on, their crops still bytes: see [`normalize_pairs`]."""
+    """Batches of one process from `first_batch` on; their crops are still bytes, see [`normalize_pairs`]."""
     settings = {
         "num_workers": args.dataloader_num_workers,
         "collate_fn": PairCollator(processor, normalize=False),
         "pin_memory": torch.cuda.is_available(),
-        # else the loader would draw from the global one, and a resumed run would differ
+        # Otherwise the loader would draw from the global generator, and a resumed run would differ.
         "generator": torch.Generator(),
     }
     if isinstance(pairs, StreamedPairs):

@@ -17,20 +17,20 @@ from ..files_pjvlt import partial_folder, remove_partial, replacing, replacing_f
 from .arguments import ENDING, FREE_ON_RESUME, STABLE, TrainArguments
 
 LINKS = ("last", "best")
-RUN_FILE = "run.json"  # in training_state: the arguments, and where in the data the run was
+RUN_FILE = "run.json"  # in training_state: the arguments, the step, the best score, the number of processes
 
 
 def _still_stable(run: dict, args: TrainArguments) -> bool:
-    """Whether the end of a run may change: its rate was constant so far, with the old end and with the new one."""
+    """Whether the end of a run may change: so far the rate has not fallen, by the old schedule and by the new one."""
     stable = run["arguments"]["lr_scheduler_type"] in ("constant_with_warmup", STABLE)
-    earlier_end = run["arguments"].get("num_decay_steps")
-    began = run["arguments"]["max_train_steps"] - earlier_end if earlier_end else run["step"]
-    begins = args.max_train_steps - args.num_decay_steps if args.lr_scheduler_type == STABLE else -1
-    return stable and run["step"] <= min(began, begins)
+    old_decay = run["arguments"].get("num_decay_steps")
+    old_start = run["arguments"]["max_train_steps"] - old_decay if old_decay else run["step"]
+    new_start = args.max_train_steps - args.num_decay_steps if args.lr_scheduler_type == STABLE else -1
+    return stable and run["step"] <= min(old_start, new_start)
 
 
 def extends(run: dict, args: TrainArguments) -> bool:
-    """Whether a finished run gets a later end."""
+    """Whether the new arguments give a finished run more steps."""
     return run["step"] >= run["arguments"]["max_train_steps"] < args.max_train_steps
 
 
@@ -49,8 +49,9 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        args: of the run. accelerator: whose state is saved; every process calls these methods.
-        processor: saved with each model.
+        args: of the run. accelerator: its state is saved. processor: saved with each model.
+
+    Every process calls these methods.
     """
 
     def __init__(self, args: TrainArguments, accelerator: Accelerator, processor):
@@ -58,9 +59,9 @@ class Checkpoints:
         self.root = Path(args.output_dir) / "checkpoints"
 
     def save(self, step: int, model, best_score: float | None = None) -> Path:
-        """Write `checkpoints/<step>` and point `last` to it; an existing one is left as it is. Returns its folder.
+        """Write `checkpoints/<step>` unless it exists, and point `last` to it. Returns its folder.
 
-        Raises `OSError` where it cannot be written; what was there before stays.
+        Raises `OSError` if it cannot be written; earlier checkpoints stay.
         """
         final = self.root / f"{step:06d}"
         main = self.accelerator.is_main_process
@@ -105,17 +106,17 @@ class Checkpoints:
         steps = sorted(path for path in self.root.iterdir() if path.name.isdecimal() and not path.is_symlink())
         for path in steps[: -self.args.checkpoints_total_limit]:
             if path.name not in linked:
-                doomed = partial_folder(path)
-                os.rename(path, doomed)  # half-deleted folders must not look like checkpoints
-                shutil.rmtree(doomed)
+                deleted = partial_folder(path)
+                os.rename(path, deleted)  # half-deleted folders must not look like checkpoints
+                shutil.rmtree(deleted)
 
     def prepare(self) -> Path | None:
-        """The checkpoint to resume from, or None for a new run, whose folder must hold none.
+        """The checkpoint to resume from; None for a new run, whose folder must hold no checkpoints.
 
         Raises `FileNotFoundError` or `ValueError` that names the flag.
         """
-        wanted = self.args.resume_from_checkpoint
-        if wanted is None:
+        name = self.args.resume_from_checkpoint
+        if name is None:
             if (self.root / "last").exists() and not self.args.overwrite_output_dir:
                 raise ValueError(
                     f"{self.root} holds checkpoints: continue with --resume_from_checkpoint last, start again with "
@@ -126,7 +127,7 @@ class Checkpoints:
                 shutil.rmtree(self.root, ignore_errors=True)
             self.accelerator.wait_for_everyone()
             return None
-        folder = self.root / wanted if wanted in LINKS else Path(wanted)
+        folder = self.root / name if name in LINKS else Path(name)
         if not (folder / "training_state" / RUN_FILE).is_file():
             raise FileNotFoundError(f"--resume_from_checkpoint: no training state in {folder}")
         self.accelerator.wait_for_everyone()
@@ -148,8 +149,8 @@ class Checkpoints:
                 hint = ""
                 if name in ENDING and self.args.lr_scheduler_type == STABLE:
                     hint = (
-                        " (The end may change while the rate has not fallen yet, and if it falls after step "
-                        f"{run['step']}: --max_train_steps less --num_decay_steps.)"
+                        " (The end may change only while the rate has not fallen yet: --max_train_steps minus "
+                        f"--num_decay_steps must be at least {run['step']}.)"
                     )
                 raise ValueError(
                     f"--{name} was {value!r} when {folder} was saved and is {now.get(name)!r} now; a resumed run must "
@@ -164,5 +165,5 @@ class Checkpoints:
         return run
 
     def restore(self, folder: Path) -> None:
-        """Weights, optimizer, schedule, scaler and random states."""
+        """Load weights, optimizer, schedule, scaler and random states."""
         self.accelerator.load_state(str(folder / "training_state"))

@@ -1,4 +1,4 @@
-"""Warnings and records of failing runs: a precision that the CPU lacks, and losses that are not finite."""
+"""A warning where bf16 is slow, and a record of a step whose loss or gradient is not finite."""
 
 import json
 import logging
@@ -28,23 +28,23 @@ def warn_of_emulation(accelerator: Accelerator) -> None:
 
 
 def check_finite(accelerator: Accelerator, loss: Tensor, norm: Tensor) -> None:
-    """Raises `FloatingPointError`, on all processes at once, for a loss or a gradient that is not finite.
+    """Raises `FloatingPointError`, in all processes at once, for a loss or a gradient that is not finite.
 
     With fp16 the gradient scaler handles infinite gradients, so only the loss is checked.
     """
-    fine = torch.isfinite(loss.detach())
+    finite = torch.isfinite(loss.detach())
     if accelerator.scaler is None:
-        fine = fine & torch.isfinite(torch.as_tensor(norm, device=loss.device))
+        finite = finite & torch.isfinite(torch.as_tensor(norm, device=loss.device))
     if accelerator.num_processes > 1:
-        fine = accelerator.gather(fine[None]).all()
-    if not fine:
+        finite = accelerator.gather(finite[None]).all()
+    if not finite:
         raise FloatingPointError(f"the loss is {float(loss.detach()):.4g} and the gradient's norm {float(norm):.4g}")
 
 
 def save_failure(
     args: TrainArguments, accelerator: Accelerator, model, processor, batches: list[dict], step: int, rank: int
 ) -> None:
-    """Write `failure-000123`: the model before the step, and the batches that caused it with their sample numbers."""
+    """Write `failure-000123`: the model before step 123, and the batches of that step with their sample numbers."""
     folder = Path(args.output_dir) / f"failure-{step + 1:06d}"
     folder.mkdir(parents=True, exist_ok=True)
     number = args.gradient_accumulation_steps

@@ -1,8 +1,9 @@
 """Early signs of a failing run: `health.jsonl`, a line every `logging_steps`, from step 0.
 
-The main risk of the paper's equations is that SAIEL, which has no residual around it, makes all tokens alike and so
-erases the features of a pretrained backbone: at initialisation the search tokens' mean cosine is 0.96 after twelve
-layers, 0.25 without fusion and 0.24 with `fusion_residual`. `scripts/ablations/probe.py` uses these lines.
+The main risk of the paper's equations is SAIEL, which has no residual around it: it can make all tokens nearly equal
+and so erase the features of a pretrained backbone. At initialisation the mean cosine of the search tokens is 0.96
+after twelve layers, 0.25 without fusion and 0.24 with `fusion_residual`. `scripts/ablations/probe.py` reads these
+lines.
 """
 
 import json
@@ -26,10 +27,10 @@ ALIKE = 0.9  # mean cosine of the search tokens above which a warning is logged
 
 
 def token_similarity(tokens: Tensor) -> Tensor:
-    """Mean cosine of any two different tokens of a sample, in [-1, 1]. (B, N, C) to a scalar."""
+    """Mean cosine of two different tokens of a sample, in [-1, 1]. (B, N, C) to a scalar."""
     directions = nn.functional.normalize(tokens.float(), dim=-1)
     number = tokens.shape[1]
-    pairs = directions.sum(dim=1).square().sum(dim=-1) - number  # of all ordered pairs but each token with itself
+    pairs = directions.sum(dim=1).square().sum(dim=-1) - number  # sum over all ordered pairs of different tokens
     return pairs.mean() / (number * (number - 1))
 
 
@@ -66,8 +67,9 @@ def part_of(name: str) -> str:
 class HealthCheck:
     """Writes `health.jsonl` of a run, and warns at step 0 if the tokens are nearly equal.
 
-    A line holds `step`, the number of steps before it; `token_similarity` of the search tokens after the last norm;
-    `target_share`; and `gradient_vision` and so on, before clipping. All are of one batch of the main process.
+    A line holds `step`, the number of steps before it; `token_similarity` of the search tokens after the last norm and
+    `target_share`, both of the main process's last batch; and `gradient_vision` and so on, the norms of the whole
+    step's gradients before clipping.
     """
 
     def __init__(self, args: TrainArguments, accelerator: Accelerator, first_step: int):
@@ -85,16 +87,16 @@ class HealthCheck:
     @torch.no_grad()
     def write(self, step: int, model: nn.Module, outputs, labels: Tensor, norm: Tensor) -> None:
         """Write a line after a backward pass with clipped gradients. norm: of all gradients, before clipping."""
-        plain = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        unwrapped = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         clipped = max(float(norm) / self.args.max_grad_norm, 1.0)
         tokens = outputs.last_hidden_state[:, -(outputs.score_map.shape[-1] ** 2) :]
-        found = {
+        measures = {
             "token_similarity": token_similarity(tokens),
             "target_share": target_share(outputs.score_map, labels),
-            **{f"gradient_{part}": clipped * n for part, n in gradient_norms(plain.named_parameters()).items()},
+            **{f"gradient_{part}": clipped * n for part, n in gradient_norms(unwrapped.named_parameters()).items()},
         }
-        values = {name: float(f"{float(value):.6g}") for name, value in found.items()}
-        # With fp16 the gradients of the first steps are infinite until the scaler has found its scale.
+        values = {name: float(f"{float(value):.6g}") for name, value in measures.items()}
+        # With fp16 the gradients of the first steps are infinite, until the scaler has found its scale.
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **line}) + "\n")

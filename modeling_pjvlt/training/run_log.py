@@ -15,10 +15,10 @@ from .arguments import TrainArguments
 
 
 class RunLog:
-    """Progress bar, and one line in `log.jsonl` and the tracker every `logging_steps`, with means over those steps.
+    """Progress bar, and every `logging_steps` a line in `log.jsonl` and in the tracker, with means over those steps.
 
-    `arguments.json` beside it holds the arguments of the run. A resumed run continues the log after the step it
-    resumes from; lines of later steps, which are repeated, are dropped.
+    `arguments.json` beside it holds the arguments of the run. A resumed run continues the log after the step that it
+    resumes from, and drops the lines of later steps, which it repeats.
     """
 
     def __init__(self, args: TrainArguments, accelerator: Accelerator, first_step: int):
@@ -52,7 +52,7 @@ class RunLog:
     def step(self, step: int, learning_rate: float) -> None:
         """Count a step; every `logging_steps` log the means over all batches and processes."""
         self.bar.update()
-        if step == self.first_step + 1:  # at every step, to show early whether the model learns
+        if step == self.first_step + 1:  # show the first loss at once, before the first line of the log
             self.bar.set_postfix(
                 {"loss": f"{float(self.sums['loss']) / self.count:.3f}", "lr": f"{learning_rate:.1e}"}
             )

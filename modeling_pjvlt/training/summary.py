@@ -13,7 +13,7 @@ from .arguments import TrainArguments
 def describe_run(
     args: TrainArguments, accelerator: Accelerator, model, pairs: TrackingPairs | StreamedPairs, scheduler, step: int
 ) -> str:
-    """Device, model, data, batch, steps, rates and folder, a line for each. step: from which the run continues."""
+    """A line each for device, model, data, batch, steps, rates and folder. step: from which the run continues."""
     processes, batch = accelerator.num_processes, args.per_device_train_batch_size
     parts = [f"{batch} on each of {processes} devices" if processes > 1 else f"{batch}"]
     parts += [f"{args.gradient_accumulation_steps} batches a step"] if args.gradient_accumulation_steps > 1 else []
@@ -53,7 +53,7 @@ def _start(args: TrainArguments) -> str:
 
 
 def _data(args: TrainArguments, pairs: TrackingPairs | StreamedPairs) -> list[str]:
-    """A phrase for each dataset, with its share where there are several."""
+    """A phrase for each dataset, with its share if there are several."""
     shares = dict(zip(args.dataset_name, args.dataset_weights, strict=True))
     phrases = []
     for name, weight in shares.items():

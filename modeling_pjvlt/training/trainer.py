@@ -1,4 +1,4 @@
-"""The training loop: Accelerate, two parameter groups, and runs that can be killed and resumed."""
+"""The training loop, with Accelerate; a run can be killed and resumed."""
 
 import logging
 import signal
@@ -34,9 +34,10 @@ ECHO_SECONDS = 3.0  # within this time a second signal is the same one, passed o
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended. folder: of the last checkpoint's `pretrained_model`. steps: optimizer steps in all.
+    """How a run ended.
 
-    interrupted: whether a signal ended it. metrics: of the last validation.
+    folder: `pretrained_model` of the last checkpoint. steps: optimizer steps in all. interrupted: whether a signal
+    ended the run early. metrics: of the last validation.
     """
 
     folder: Path
@@ -46,17 +47,17 @@ class TrainResult:
 
 
 def train(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = None) -> Path:
-    """Run a training; returns the folder of the last checkpoint's model. See [`run`]."""
+    """Train, and return the folder of the last checkpoint's model. See [`run`]."""
     return run(args, wrap_pairs).folder
 
 
 def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = None) -> TrainResult:
-    """Train, from the start or from where a checkpoint left off.
+    """Train from the start, or continue from a checkpoint.
 
     `wrap_pairs` gets the dataset of training samples and returns one of the same length, which is used instead. A
     signal (Ctrl-C, SIGTERM, SIGHUP) ends the run after the current step, with a checkpoint. Raises `ValueError` or
-    `FileNotFoundError` naming the flag of an invalid argument, `FloatingPointError` for a loss that is not finite,
-    `OSError` if the last checkpoint cannot be written.
+    `FileNotFoundError` naming the flag of an invalid argument, `FloatingPointError` for a loss or gradient that is not
+    finite, `OSError` if the last checkpoint cannot be written.
     """
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
@@ -87,7 +88,7 @@ def run(args: TrainArguments, wrap_pairs: Callable[[Dataset], Dataset] | None = 
         checkpoints.restore(folder)
         if extends(started, args):
             _follow_longer_schedule(scheduler)
-    # Each process draws its own dropout and Gumbel noise; a resumed one has restored its random state.
+    # Each process of a new run draws its own dropout and Gumbel noise; a resumed one restored its random state.
     elif num_processes > 1:
         torch.manual_seed(args.seed + rank)
 
@@ -142,13 +143,13 @@ def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
     if args.lr_scheduler_type == "step":
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [args.lr_drop_step], gamma=0.1)
     else:
-        more = {"num_decay_steps": args.num_decay_steps} if args.lr_scheduler_type == STABLE else None
+        decay = {"num_decay_steps": args.num_decay_steps} if args.lr_scheduler_type == STABLE else None
         steps = args.num_warmup_steps, args.max_train_steps
-        scheduler = get_scheduler(args.lr_scheduler_type, optimizer, *steps, scheduler_specific_kwargs=more)
+        scheduler = get_scheduler(args.lr_scheduler_type, optimizer, *steps, scheduler_specific_kwargs=decay)
     accelerator.register_for_checkpointing(scheduler)
     model, optimizer = accelerator.prepare(model, optimizer)
     if args.torch_compile:
-        model.compile()  # in place, so that no name in a checkpoint changes
+        model.compile()  # in place, so that the names in a checkpoint stay the same
     return model, optimizer, scheduler
 
 
@@ -172,7 +173,8 @@ def _gradients(
 ):
     """Gradients of one optimizer step, clipped.
 
-    Returns the sum of the batches' losses, the gradient's norm, and labels and outputs of the last batch.
+    Returns the sum of the batches' losses, the gradient's norm before clipping, and labels and outputs of the last
+    batch.
     """
     total = 0
     for batch in batches:
@@ -187,7 +189,7 @@ def _gradients(
 
 
 def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, last: bool) -> None:
-    """A checkpoint; one that cannot be written is only reported, unless it is the last one of the run."""
+    """Save a checkpoint. A failure to write it is only reported, unless it is the last checkpoint of the run."""
     try:
         checkpoints.save(step, model, best_score)
         if better and checkpoints.accelerator.is_main_process:
@@ -202,19 +204,19 @@ def _save(checkpoints: Checkpoints, step: int, model, best_score, better: bool, 
 
 @contextmanager
 def interruptible(accelerator: Accelerator) -> Iterator:
-    """In this context, SIGINT, SIGTERM and SIGHUP make the yielded function return True, on all processes.
+    """In this context, SIGINT, SIGTERM and SIGHUP make the yielded function return True, in all processes.
 
-    A second signal acts as usual, but not within `ECHO_SECONDS`: Ctrl-C in a terminal reaches a launcher and its
-    processes alike, and the launcher sends them another one.
+    A second signal acts as usual, but not within `ECHO_SECONDS`: Ctrl-C in a terminal reaches both a launcher and its
+    processes, and the launcher passes it on to them once more.
     """
-    caught: list[float] = []  # when
+    caught: list[float] = []  # times of the signals
     before = {}
 
     def restore():
         for name, handler in before.items():
             signal.signal(name, handler)
 
-    def note(number, frame):
+    def handle(number, frame):
         caught.append(time.monotonic())
         if caught[-1] - caught[0] > ECHO_SECONDS:
             restore()
@@ -228,8 +230,8 @@ def interruptible(accelerator: Accelerator) -> Iterator:
 
     try:
         for number in (signal.SIGINT, *terminations()):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread, which alone receives signals
+            before[number] = signal.signal(number, handle)
+    except ValueError:  # only the main thread receives signals
         pass
     try:
         yield interrupted

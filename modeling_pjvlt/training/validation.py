@@ -15,14 +15,16 @@ VALIDATION_SEED = FIRST_SEED - 1_000  # procedural clips that neither training n
 
 
 class Validation:
-    """Tracks a few sequences, twice at once: with their own sentence and with that of the next one.
+    """Tracks a few sequences, each with its own and with another sentence in one session.
+
+    The other sentence is that of the next sequence or, in a procedural clip, that of another figure in it.
 
     Args:
         args: of the run: which sequences, how many, how many frames of each.
         processor: the model's.
         best_score: of the run so far.
 
-    Where a sequence is procedural, the other sentence is that of another figure in the same clip.
+    Raises `ValueError` if no sequence can be tracked.
     """
 
     def __init__(self, args: TrainArguments, processor, best_score: float | None = None):
@@ -48,30 +50,33 @@ class Validation:
             preferred_split="validation",
         )
         chosen = np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int)
-        found = [dataset[int(i)] for i in chosen]
-        self.sequences = [s for s in found if len(s) > 1 and s.visible[0]]
+        candidates = [dataset[int(i)] for i in chosen]
+        self.sequences = [s for s in candidates if len(s) > 1 and s.visible[0]]
         if not self.sequences:
             raise ValueError("--validation_dataset_name: no sequence of several frames shows its target in the first.")
         texts = [sequence.text for sequence in self.sequences]
         self.shuffled = texts[1:] + texts[:1]
 
     def run(self, accelerator: Accelerator, model) -> tuple[dict[str, float], bool]:
-        """Mean success AUC in [0, 1] with the right and the shuffled sentence, and whether the right one is the best.
+        """Scores in [0, 1] by name, and whether `auc` is the best so far.
 
-        With phrase pairs also the share of them in which the phrase chooses its box. Sequences and pairs are shared
-        among the processes. Random states and the number of threads are left as they were.
+        `auc`, `auc_shuffled`: mean success AUC with the right and with the other sentence. `phrase_accuracy`, with
+        phrase pairs: the share of them in which the phrase selects its box. The processes share the sequences and the
+        pairs. Random states and the number of threads are left as they were.
         """
-        threads = torch.get_num_threads()  # a session may set another
-        plain = accelerator.unwrap_model(model, keep_torch_compile=False)
-        plain.eval()
+        threads = torch.get_num_threads()  # which a session may change
+        unwrapped = accelerator.unwrap_model(model, keep_torch_compile=False)
+        unwrapped.eval()
         scores = torch.zeros(len(self.sequences), 2, device=accelerator.device)
         with torch.random.fork_rng(), torch.inference_mode(), accelerator.autocast():
             for number in range(accelerator.process_index, len(self.sequences), accelerator.num_processes):
-                scores[number] = torch.tensor(self._score(plain, number), device=scores.device)
+                scores[number] = torch.tensor(self._score(unwrapped, number), device=scores.device)
             mine = self.phrases[accelerator.process_index :: accelerator.num_processes]
-            chosen = torch.tensor(sum(choices(plain, self.processor, mine)), dtype=torch.float32, device=scores.device)
+            chosen = torch.tensor(
+                sum(choices(unwrapped, self.processor, mine)), dtype=torch.float32, device=scores.device
+            )
         torch.set_num_threads(threads)
-        plain.train()
+        unwrapped.train()
         right, shuffled = accelerator.reduce(scores, "sum").mean(dim=0).tolist()
         chosen = float(accelerator.reduce(chosen, "sum"))
         better = self.best_score is None or right > self.best_score
