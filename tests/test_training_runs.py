@@ -281,7 +281,7 @@ def test_run_of_constant_rate_can_be_given_its_end_later(recipe, tmp_path, capsy
         torch.testing.assert_close(parts[name], value, rtol=0, atol=0)
     first = ["--resume_from_checkpoint", str(tmp_path / "whole" / "checkpoints" / "000002")]
     assert start(recipe, tmp_path / "other", *end[:-1], "3", *first) == 2  # its rate would have fallen by then
-    assert "--max_train_steps was 4" in (message := capsys.readouterr().err) and "falls after step 2" in message
+    assert "--max_train_steps was 4" in (message := capsys.readouterr().err) and "must be at least 2" in message
 
 
 def test_finished_run_can_be_made_longer_and_follows_the_longer_schedule(recipe, tmp_path, capsys):
