@@ -1,9 +1,8 @@
 """A web page for the tracker: `python scripts/app.py`, then open the address that it prints.
 
-Upload a video, write a sentence, draw a box on the first frame or let a detector find it by the words, and watch the
-target being followed; add more targets, and correct the result in any frame. `app_tracking.py` beside it does the
-work. For a Hugging Face Space: `sdk: gradio`, `app_file: scripts/app.py`, and the dependencies of `pjvlt[demo]` in its
-requirements.txt.
+Upload a video, write a sentence, draw a box on the first frame or let a detector find it by the words, and track the
+target. Add more targets, and correct the result in any frame. `app_tracking.py` beside it does the work. For a Hugging
+Face Space: `sdk: gradio`, `app_file: scripts/app.py`, and the dependencies of `pjvlt[demo]` in its requirements.txt.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from app_tracking import (
     track_video,
 )
 
-# In a Space the package is not installed but lies beside this folder; an installed one comes first.
+# In a Space the package is not installed but lies beside this folder; an installed package comes first.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 KEEP_SECONDS = 3600
@@ -48,7 +47,7 @@ CSS = """
 #examples button {white-space: normal; text-align: left; justify-content: flex-start; font-weight: 400}
 """
 
-# Draws a box while the pointer is down on the frame, and hands over its corners; a click stays a corner.
+# Draws a box while the pointer is down on the frame, and passes its corners on; a plain click marks one corner.
 DRAG = """
 () => {
   let start = null, drawn = false, rubber = null
@@ -110,28 +109,28 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
     no_results += [gr.update(value=None, visible=False), gr.update(value=None, visible=False)]
 
     def show(scene: Scene, corner=None):
-        """The outputs `shown`: the frame and all that belongs to the target that is drawn now."""
+        """The outputs `shown`: the frame, and everything about the target that is drawn now."""
         choices = scene.listed()
         several = len(choices) > 1 or len(scene.boxes) > 1
         last = max(((scene.video and scene.video.num_frames) or 1) - 1, 1)
         return [
-            scene, corner, scene.picture(corner), *(scene.box or [None] * 4), scene.texts[scene.target],
+            scene, corner, scene.drawing(corner), *(scene.box or [None] * 4), scene.texts[scene.target],
             gr.update(maximum=last, value=scene.frame, visible=last > 1),
             gr.update(choices=choices, value=scene.target, visible=several),
             gr.update(visible=several), gr.update(visible=bool(scene.tracked)),
         ]  # fmt: skip
 
     def warned(act):
-        """`act`, whose refusals are shown as a warning and change nothing."""
+        """`act`, but its refusals appear as a warning and change nothing."""
 
-        def try_it(*inputs):
+        def act_or_warn(*inputs):
             try:
                 return act(*inputs)
             except Refused as refusal:
                 gr.Warning(str(refusal), title="Not yet")
                 return [gr.skip()] * len(show(Scene()))
 
-        return try_it
+        return act_or_warn
 
     def load(path):
         """The outputs of `loaded` for a new video, or for none."""
@@ -170,14 +169,14 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
             return show(scene.mark(None))
 
     def type_box(scene, *values):
-        """Outputs: scene, corner, image. Half a box is not drawn, and not yet a mistake."""
+        """Outputs: scene, corner, image. A box that is not complete is not drawn, but is not a mistake yet."""
         if scene.video is None:
             return [gr.skip(), None, gr.skip()]
         try:
             scene = scene.mark(check_typed_box(values, scene.video.frame_size))
         except Refused:
             scene = scene.mark(None)
-        return [scene, None, scene.picture()]
+        return [scene, None, scene.drawing()]
 
     def find(scene, text):
         if scene.video is None:
@@ -200,7 +199,7 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         return show(Scene() if scene.video is None else Scene.of(scene.video))
 
     def with_typed(scene, values):
-        """The scene with the box in the four fields. Raises `Refused` for no video, half a box and a bad one."""
+        """The scene with the box in the four fields. Raises `Refused` without a video, and for an invalid box."""
         if scene.video is None:
             raise Refused(NO_VIDEO)
         if all(value is None for value in values):
@@ -209,16 +208,16 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
 
     def track(scene, text, *values, request: gr.Request, report):
         scene = with_typed(scene.say(text), values)
-        scene.starts()  # refuses what cannot be tracked before the results of the last time go
+        scene.starts()  # refuses what cannot be tracked, before the last results are deleted
         if not all(scene.texts.values()):
             gr.Info('Without a sentence the tracker reads "the target"; a better one helps.')
         result = track_video(shared, scene, folders.renew(request.session_hash), limits, report)
         names, seconds = list(result.boxes), 1 / scene.video.fps
         points = [
-            (found["frame"] * seconds, found["score"], name)
+            (box["frame"] * seconds, box["score"], name)
             for name, results in result.boxes.items()
-            for found in results
-            if found["score"] < 1  # found, not given
+            for box in results
+            if box["score"] < 1  # tracked, not given
         ]
         colors = {name: f"rgb{color}" for name, color in scene.colors().items()}
         plot = gr.update(
@@ -241,7 +240,7 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         if x is None:
             gr.Warning(
                 f"There is no box for target {scene.target} in frame {scene.frame} yet. Draw it where the target "
-                "really is; from there on the tracker goes on.",
+                "really is; the tracker continues from there.",
                 title="Not yet",
             )
             return [gr.skip()] * (len(show(Scene())) + len(no_results))
@@ -272,10 +271,10 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
                     show_label=False, interactive=False, format="png", buttons=[], elem_id="frame", height=340,
                     alt_text="frame of the video",
                 )  # fmt: skip
-                drawn, corners = gr.Button(elem_id="drawn"), gr.Textbox(visible=False)  # how DRAG reaches `drag`
+                drawn, corners = gr.Button(elem_id="drawn"), gr.Textbox(visible=False)  # how DRAG calls `drag`
                 number = gr.Slider(
                     0, 1, 0, step=1, label="Frame", visible=False, elem_id="number", buttons=[],
-                    info="The first one as a rule; another for a target that comes later, or to correct a result.",
+                    info="Usually the first; another one for a target that appears later, or to correct a result.",
                 )  # fmt: skip
                 with gr.Row(elem_id="numbers"):
                     labels = {"x": "x", "y": "y", "w": "width", "h": "height"}
@@ -312,7 +311,7 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
         image.select(click, [scene, corner, text], shown, **quick)
         js = "(scene, corners, text) => [scene, window.drawnCorners, text]"
         drawn.click(warned(drag), [scene, corners, text], shown, js=js, **quick)
-        typed = [number.input for number in numbers]  # one event for all four, so that the last of them is drawn last
+        typed = [number.input for number in numbers]  # one event for all four, so that the last input is drawn last
         gr.on(typed, type_box, [scene, *numbers], [scene, corner, image], trigger_mode="always_last", **quick)
         number.input(warned(turn), [scene, number, text], shown, trigger_mode="always_last", **quick)
         targets.input(warned(choose), [scene, targets, text], shown, **quick)
@@ -333,7 +332,7 @@ def build(shared, limits: Limits, examples: Sequence[Example], folders: ResultFo
 
 
 def import_gradio():
-    """Gradio, told before its import to report nothing to anyone."""
+    """Import Gradio with its usage reports switched off. Raises `ImportError` that names our extra."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
@@ -364,7 +363,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--model", metavar="PATH_OR_REPO", help="checkpoint folder or Hub repository (default: the bundled one)")
-    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
+    add(
+        "--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the first of cuda, mps, cpu"
+    )
     add(
         "--detector",
         default=DETECTOR,
@@ -372,8 +373,8 @@ def main(argv: list[str] | None = None) -> None:
         help="finds a box by words, as in pjvlt-track (default: %(default)s)",
     )
     add("--port", type=int, help="default: GRADIO_SERVER_PORT, or the first free one from 7860")
-    add("--max_seconds", type=float, default=Limits.seconds, help="of a video (default: %(default)s)")
-    add("--max_side", type=int, default=Limits.side, help="of a frame, in pixels (default: %(default)s)")
+    add("--max_seconds", type=float, default=Limits.seconds, help="longest video (default: %(default)s)")
+    add("--max_side", type=int, default=Limits.side, help="longest side of a frame, in pixels (default: %(default)s)")
     args = parser.parse_args(argv)
     if not (args.max_seconds > 0 and args.max_side > 0):
         parser.error("--max_seconds and --max_side must be above 0")

@@ -1,4 +1,4 @@
-"""The clips that the web page of `app.py` offers: drawn at start, nothing is downloaded."""
+"""The example clips of the web page, which `app.py` draws when it starts; nothing is downloaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ class Example:
 
 
 def draw_examples(folder: Path, num_frames: int = 75) -> list[Example]:
-    """Draw the clips into a folder: balloons over a valley, and figures of which only the sentence tells one."""
+    """Draw the clips into a folder: balloons over a valley, and a procedural clip."""
     from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
     from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
@@ -98,7 +98,7 @@ def _draw_valley(rng: np.random.Generator) -> Image.Image:
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, int]) -> np.ndarray:
-    """Smooth noise in [0, 1], (height, width), of four octaves; cells: across and down, of the coarsest."""
+    """Smooth noise in [0, 1], (height, width), of four octaves. cells: of the coarsest one, across and down."""
     total, weight = np.zeros((height, width)), 0.0
     for octave in range(4):
         columns, rows = (max(1, cell * 2**octave) for cell in cells)

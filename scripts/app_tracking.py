@@ -1,4 +1,4 @@
-"""What the web page of `app.py` does with a video, without the page: check it, mark its box, track, keep results."""
+"""The work behind the web page of `app.py`: check a video, mark boxes, track, and keep the results."""
 
 import math
 import os
@@ -19,14 +19,14 @@ MIN_BOX_SIDE = 4
 MAX_LETTERS = 300
 MAX_TARGETS = 6
 NO_BOX = "There is no box yet. Draw one around the target, or find it by words, or type x, y, width, height."
-# Without such a list FFmpeg also opens playlists, which name other files to read.
+# Without this list FFmpeg also opens playlists, which can make it read other files.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv"
 
 Box = tuple[float, float, float, float]  # x, y, w, h in pixels
 
 
 class Refused(ValueError):
-    """What the visitor gave cannot be used; the message says in plain words why, and what to do."""
+    """The visitor's input cannot be used; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Video:
-    """A checked video. `num_frames` is what the file announces, None where it does not say."""
+    """A checked video. `num_frames` is the number that the file announces, or None."""
 
     path: Path
     first_frame: np.ndarray
@@ -58,7 +58,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Result:
-    """Files of one tracking, and `boxes`: [`modeling_pjvlt.TargetsResults`], by the targets' names."""
+    """The files of one run, and `boxes`, the results of each target by its name: [`modeling_pjvlt.TargetsResults`]."""
 
     video: Path
     csv: Path
@@ -69,18 +69,18 @@ class Result:
 
     @property
     def mean_score(self) -> float | None:
-        """Mean confidence over all boxes that were found, not given."""
-        scores = [found["score"] for results in self.boxes.values() for found in results if found["score"] < 1]
+        """Mean confidence over all boxes that were tracked, not given; None if there are none."""
+        scores = [box["score"] for results in self.boxes.values() for box in results if box["score"] < 1]
         return sum(scores) / len(scores) if scores else None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a visitor has marked in a video so far; every change makes a new one.
+    """What a visitor has marked in a video so far; every change makes a new scene.
 
-    video: None until there is one. target, frame: which of the targets is drawn now, and in which frame. image: that
-    frame. boxes: x, y, w, h by target and frame. texts: a sentence by target, in the order of the targets. tracked: of
-    the last result, to be corrected.
+    video: None until there is one. target, frame: the target that is drawn now, and the frame it is drawn in. image:
+    that frame. boxes: x, y, w, h by target and frame. texts: a sentence by target, in the order of the targets.
+    tracked: the results of the last run, which the visitor may correct.
     """
 
     video: Video | None = None
@@ -97,22 +97,22 @@ class Scene:
 
     @property
     def box(self) -> Box | None:
-        """The one that is drawn now."""
+        """The box of the target and the frame that are drawn now, or None."""
         return self.boxes.get((self.target, self.frame))
 
     def mark(self, box: Box | None) -> "Scene":
-        """With this box, or none, for the target and in the frame that are drawn now."""
-        boxes = {place: known for place, known in self.boxes.items() if place != (self.target, self.frame)}
+        """The scene with this box, or none, for the target and the frame that are drawn now."""
+        boxes = {place: other for place, other in self.boxes.items() if place != (self.target, self.frame)}
         if box is not None:
             boxes[self.target, self.frame] = box
         return replace(self, boxes=boxes)
 
     def say(self, text: str | None) -> "Scene":
-        """With this sentence about the target that is drawn now. Raises `Refused` where it is too long."""
+        """The scene with this sentence for the target that is drawn now. Raises `Refused` for one that is too long."""
         return replace(self, texts={**self.texts, self.target: check_sentence(text)})
 
     def turn_to(self, frame: int) -> "Scene":
-        """In another frame. Raises `Refused` where it cannot be read."""
+        """The scene in another frame. Raises `Refused` for a frame that cannot be read."""
         from modeling_pjvlt.video_pjvlt import read_frames
 
         try:
@@ -125,22 +125,25 @@ class Scene:
         return replace(self, target=target)
 
     def add_target(self) -> "Scene":
-        """With one target more, which is drawn next. Raises `Refused` where the one before has no box yet."""
+        """The scene with one more target, which is drawn next. Raises `Refused` if the last one has no box yet."""
         if not any(target == self.target for target, _ in self.boxes):
             raise Refused("This target has no box yet. Draw one before you add another target.")
         if len(self.texts) >= MAX_TARGETS:
-            raise Refused(f"{MAX_TARGETS} targets at a time are enough.")
+            raise Refused(f"The page tracks at most {MAX_TARGETS} targets at a time.")
         name = str(max(map(int, self.texts)) + 1)
         return replace(self, target=name, texts={**self.texts, name: ""})
 
     def remove_target(self) -> "Scene":
-        """Without the target that is drawn now; there is always one left, which may be empty."""
+        """The scene without the target that is drawn now; if it was the only one, an empty target replaces it."""
         texts = {target: text for target, text in self.texts.items() if target != self.target} or {"1": ""}
         boxes = {place: box for place, box in self.boxes.items() if place[0] != self.target}
         return replace(self, texts=texts, boxes=boxes, target=next(reversed(texts)), tracked={})
 
     def starts(self) -> list:
-        """The targets for `video_loop_pjvlt`: each at its first box, and corrected at the others. Raises `Refused`."""
+        """The targets for `video_loop_pjvlt`: each starts at its first box and is corrected at its later ones.
+
+        Raises `Refused` without a box, or for an invalid one.
+        """
         from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
         from modeling_pjvlt.video_loop_pjvlt import TargetStart
 
@@ -153,23 +156,23 @@ class Scene:
             for frame in sorted(frame for name, frame in self.boxes if name == target)
         ]
 
-    def picture(self, corner: Sequence[float] | None = None) -> np.ndarray | None:
-        """The frame with the boxes that are drawn in it, thin ones where targets were found, and a first corner."""
+    def drawing(self, corner: Sequence[float] | None = None) -> np.ndarray | None:
+        """The frame with its boxes, thin ones where targets were tracked, and with the first corner of a box."""
         from modeling_pjvlt.results_pjvlt import xywh
         from modeling_pjvlt.visualization.drawing import draw_box
 
-        picture, colors, named = self.image, self.colors(), len(self.texts) > 1
+        image, colors, named = self.image, self.colors(), len(self.texts) > 1
         for target, results in self.tracked.items():
-            found = next((found for found in results if found["frame"] == self.frame), None)
-            if found and target in colors and (target, self.frame) not in self.boxes:
+            result = next((result for result in results if result["frame"] == self.frame), None)
+            if result and target in colors and (target, self.frame) not in self.boxes:
                 label = target if named else None
-                picture = draw_box(picture, xywh(found), label, found["score"], colors[target], line_width=1)
+                image = draw_box(image, xywh(result), label, result["score"], colors[target], line_width=1)
         for (target, frame), box in self.boxes.items():
             if frame == self.frame and not (corner and target == self.target):
-                picture = draw_box(picture, box, target if named else None, color=colors[target])
+                image = draw_box(image, box, target if named else None, color=colors[target])
         if corner is not None:
-            picture = mark_corner(picture, corner, colors[self.target])
-        return picture
+            image = mark_corner(image, corner, colors[self.target])
+        return image
 
     def colors(self) -> dict[str, tuple[int, int, int]]:
         """The colour of each target."""
@@ -178,11 +181,11 @@ class Scene:
         return dict(zip(self.texts, TARGET_COLORS * len(self.texts), strict=False))
 
     def listed(self) -> list[tuple[str, str]]:
-        """The targets as they are listed, with the frames in which they have a box, and their names."""
+        """For each target, its line in the list (sentence, and frames in which it has a box), and its name."""
         frames = {name: sorted(frame for target, frame in self.boxes if target == name) for name in self.texts}
         return [
-            (f"{name}: {text or '(no sentence)'}, {f'box in {_joined(found)}' if found else 'no box yet'}", name)
-            for (name, text), found in zip(self.texts.items(), frames.values(), strict=True)
+            (f"{name}: {text or '(no sentence)'}, {f'box in {_joined(marked)}' if marked else 'no box yet'}", name)
+            for (name, text), marked in zip(self.texts.items(), frames.values(), strict=True)
         ]
 
 
@@ -201,8 +204,8 @@ def open_upload(path: str | os.PathLike, limits: Limits) -> Video:
     width, height, seconds, num_frames = _probe(path)
     if max(width, height) > limits.side:
         raise Refused(
-            f"The frames are {width} x {height} pixels; the longer side may have {limits.side}. Make the video "
-            "smaller first."
+            f"The frames are {width} x {height} pixels; the longer side may have at most {limits.side}. Make the "
+            "video smaller first."
         )
     if seconds > 1.01 * limits.seconds or (num_frames or 0) > _most_frames(limits):
         frames = f" and {num_frames} frames" if num_frames else ""
@@ -223,7 +226,7 @@ def open_upload(path: str | os.PathLike, limits: Limits) -> Video:
 
 
 def _probe(path: Path) -> tuple[int, int, float, int | None]:
-    """Width, height, seconds and announced frames, read without decoding a frame."""
+    """Width, height, seconds and announced number of frames, read without decoding. Raises `Refused`."""
     import av
 
     from modeling_pjvlt.streams_pjvlt import ffmpeg_name, main_video
@@ -301,8 +304,8 @@ def track_video(
         shared: a `TrackingSession`, of which only the model and the processor are used.
         scene: video, boxes and sentences; a blank sentence reads as "the target".
         folder: where `tracked.mp4`, `boxes.csv` and `boxes.json` go.
-        limits: tracking stops where a file turns out longer than it said.
-        report: called with the frames done and their announced number.
+        limits: a file that turns out longer than it announced is refused.
+        report: called with the number of frames done and the announced number.
 
     Raises:
         Refused: a box, a sentence or the video cannot be used.
@@ -326,14 +329,14 @@ def track_video(
             frames = read_ahead(read_frames(video.path)).timed()
             for frame, targets, size in video_loop_pjvlt.track_video(session, frames, starts):
                 if done >= _most_frames(limits) or frame.time > 1.01 * limits.seconds:
-                    raise Refused(f"The video is longer than it says; {limits.seconds:g} seconds are allowed.")
+                    raise Refused(f"The video is longer than it announces; {limits.seconds:g} seconds are allowed.")
                 image = frame.image
                 for t in targets:
                     label = t.target_id if len(first) > 1 else ""
                     label = f"{label} lost".strip() if t.lost else label
                     image = draw_box(image, t.box, label, t.score, colors[t.target_id])
-                    found = t.box, t.score, frame.time, size, t.lost, t.redetected
-                    results[t.target_id].append(make_result(frame.number, *found))
+                    fields = t.box, t.score, frame.time, size, t.lost, t.redetected
+                    results[t.target_id].append(make_result(frame.number, *fields))
                 writer.write(image, frame.time)
                 done += 1
                 report(done, video.num_frames)
@@ -354,7 +357,7 @@ def _joined(frames: Sequence[int]) -> str:
 
 
 def summarise(result: Result, video: Video) -> str:
-    """What the page says below the result, in Markdown."""
+    """The line below the result, in Markdown."""
     count = result.num_frames
     lines = [f"{count} frames in {result.seconds:.1f} seconds, {count / result.seconds:.0f} a second"]
     if result.mean_score is not None:
@@ -375,7 +378,7 @@ class Detector:
         self._loaded, self._lock = None, threading.Lock()
 
     def find(self, image: np.ndarray, text: str | None) -> Box:
-        """The box (x, y, w, h) of what the sentence says in one image. Raises `Refused`."""
+        """The box (x, y, w, h) of the sentence's target in one image. Raises `Refused`."""
         from modeling_pjvlt.detection_pjvlt import find_target, load_detector
 
         text = check_sentence(text)
@@ -397,7 +400,7 @@ class Detector:
 
 
 class ResultFolders:
-    """Each visitor's results in a folder of their own: a new tracking replaces it, leaving the page deletes it."""
+    """A folder of results for each visitor, which a new run replaces and leaving the page deletes."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -415,7 +418,7 @@ class ResultFolders:
         return folder
 
     def remove(self, visitor: str) -> None:
-        """Delete what this visitor has left."""
+        """Delete this visitor's results."""
         with self._lock:
             folder = self._folders.pop(visitor, None)
         if folder is not None:

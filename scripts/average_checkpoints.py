@@ -23,7 +23,7 @@ from modeling_pjvlt.session_pjvlt import TRACKING_DEFAULTS, check_settings
 def mean_weights(models: list[PJVLTModel]) -> dict[str, torch.Tensor]:
     """The mean of each floating-point weight; integers are those of the last model.
 
-    Raises `ValueError` for other shapes.
+    Raises `ValueError` for models of different shapes.
     """
     weights = [model.state_dict() for model in models]
     if len({tuple((name, value.shape) for name, value in one.items()) for one in weights}) > 1:
@@ -38,12 +38,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", help="folders or Hub ids")
     parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
-    for name, what in (
-        ("window_weight", "weight of the Hann window in a session"),
-        ("size_smoothing", "and earlier sizes"),
-        ("lost_score", "the score below which a target gets lost"),
+    for name, meaning in (
+        ("window_weight", "weight of the Hann window in a session, 0 to 1"),
+        ("size_smoothing", "share of a box's size that a session keeps from the frame before, from 0 to below 1"),
+        ("lost_score", "score below which a target gets lost"),
     ):
-        parser.add_argument(f"--{name}", type=float, help=f"{what} (default: as in the last checkpoint)")
+        parser.add_argument(f"--{name}", type=float, help=f"{meaning} (default: as in the last checkpoint)")
     args = parser.parse_args(argv)
     args.checkpoints = [find_checkpoint(name) for name in args.checkpoints]
     models = [PJVLTModel.from_pretrained(name, dtype=torch.float32) for name in args.checkpoints]

@@ -25,7 +25,7 @@ def read_sentences(path: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sentences", type=Path, nargs="*", default=[], help="text or .tsv files")
-    parser.add_argument("--vocab_size", type=int, default=4000)
+    parser.add_argument("--vocab_size", type=int, default=4000, help="tokens, at most (default: %(default)s)")
     parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args()
     sentences = [sentence for path in args.sentences for sentence in read_sentences(path)]

@@ -2,8 +2,8 @@
 
 python scripts/check_resume.py --kills 10
 
-Trains a tiny model on generated images for 40 steps; then again, killed (-9) at random moments and resumed from
-`last` each time, and compares the weights byte for byte, for stored and for streamed data.
+Trains a tiny model on generated images for 40 steps. Then it trains again, is killed (-9) at random moments and
+resumed from `last` each time. The weights are compared byte for byte, for stored and for streamed data.
 """
 
 import argparse
@@ -41,7 +41,7 @@ MODEL = {
 
 
 def write_dataset(folder: Path, sequences: int = 6, frames: int = 12) -> None:
-    """Squares that move over noise, in two files."""
+    """Write a dataset of squares that move over noise, in two files."""
     rng = np.random.default_rng(0)
     rows = [(s, f) for s in range(sequences) for f in range(frames)]
     columns: dict[str, list] = {name: [] for name in row_features(False)}
@@ -77,11 +77,11 @@ def arguments(data: Path, output: Path, streaming: bool, steps: int, resume: boo
     )
 
 
-SPAWN = multiprocessing.get_context("spawn")  # the only way that there is on every system
+SPAWN = multiprocessing.get_context("spawn")  # the only start method that every system has
 
 
 def train(args: TrainArguments, ready) -> None:
-    """What a child process does; it says when its imports are done."""
+    """Train in a child process. ready: an event that is set when the imports are done."""
     disable_progress_bars()
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), sys.stderr.fileno())
@@ -90,7 +90,7 @@ def train(args: TrainArguments, ready) -> None:
 
 
 def start(args: TrainArguments):
-    """Train in a child process, which is returned once it has begun."""
+    """Start training in a child process, and return it once it has begun."""
     ready = SPAWN.Event()
     child = SPAWN.Process(target=train, args=(args, ready))
     child.start()
@@ -138,20 +138,20 @@ def check(folder: Path, streaming: bool, kills: int, steps: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, help="for each kind of data (default: 10)")
-    parser.add_argument("--steps", type=int, default=40, help="of a run (default: 40)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--steps", type=int, default=40, help="steps of a run (default: 40)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills (default: 0)")
     args = parser.parse_args()
     random.seed(args.seed)
     disable_progress_bars()
-    fine = True
+    all_same = True
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "data")
         for streaming in (False, True):
             print("streamed data" if streaming else "stored data", flush=True)
             same = check(Path(folder), streaming, args.kills, args.steps)
             print(f"  {args.kills} kills: {'equal weights' if same else 'DIFFERENT weights'} after {args.steps} steps")
-            fine &= same
-    return 0 if fine else 1
+            all_same &= same
+    return 0 if all_same else 1
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 
 Every flag of pjvlt-train about data is accepted (--dataset_name, --photograph_difficulty, --centre_jitter,
 --seed, ...), and --config reads the data of a recipe. The left image of a pair is the template, the right one the
-search region with its label; black is outside the frame. Brightness is that of the network's input. Some sentences may
-be wrong on purpose: the line at the foot of the sheet says how many, and why.
+search region with its label; black is outside the frame. The brightness is that of the network's input. Some sentences
+may be wrong on purpose: the last line of the sheet says how many, and why.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from modeling_pjvlt.training.build import build_pairs
 from modeling_pjvlt.video_pjvlt import refuse_outputs_over
 from modeling_pjvlt.visualization.drawing import draw_box, wrap_text
 
-SCALE = 2  # pixels of the sheet for one of a crop
+SCALE = 2  # pixels of the sheet for each pixel of a crop
 FONT, LINE = ImageFont.load_default(24), 30  # pixels
 GAP = 8
 INK, SOFT, GROUND = (255, 255, 255), (170, 170, 170), (40, 40, 40)
 
 
 def draw_pair(sample: dict[str, Tensor | str]) -> Image.Image:
-    """Search crop with its label, and beside it the template above the sentence."""
+    """The template above the sentence, and beside them the search crop with its label."""
     search_light, template_light = sample["brightness"].tolist()
     template = _enlarged(sample["template_pixel_values"], template_light)
     search = _enlarged(sample["pixel_values"], search_light)
@@ -85,8 +85,7 @@ def describe_sentences(args: TrainArguments) -> str:
         if is_used and (wrong or missing):
             parts.append(
                 f"up to {wrong:.0%} of the {kind} have a sentence about something else (--{prefix}wrong_text_share), "
-                "and "
-                f'up to {missing:.0%} only "{DEFAULT_SENTENCE}" (--{prefix}no_text_share)'
+                f'and up to {missing:.0%} only "{DEFAULT_SENTENCE}" (--{prefix}no_text_share)'
             )
     if not parts:
         return ""
@@ -104,7 +103,7 @@ def read_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArg
     own, rest = parser.parse_known_args(argv)
     if own.rows < 1 or own.columns < 1:
         parser.error("--rows and --columns must be at least 1")
-    # required by a training, not by a sheet
+    # A training needs these arguments, a sheet does not.
     needed = (
         [] if "--config" in rest else ["--output_dir", ".", "--model_config", "{}", "--tokenizer_name_or_path", "."]
     )

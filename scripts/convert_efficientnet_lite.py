@@ -21,7 +21,7 @@ from modeling_pjvlt.command_parser import new_folder
 from modeling_pjvlt.files_pjvlt import replacing_folder, write_text
 
 ARCHITECTURE = "tf_efficientnet_lite0"
-PARTS = {  # of a block: theirs to timm's, with a convolution that expands and without
+PARTS = {  # parts of a block, the package's name -> timm's; True: blocks with a convolution that expands
     True: {
         "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
         "_project_conv": "conv_pwl", "_bn2": "bn3",
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     published = torch.load(args.weights, map_location="cpu", weights_only=True)
     network.load_state_dict(timm_names(published, [len(stage) for stage in network.blocks]))
     settings = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "input_size": [3, 224, 224], "num_classes": 1000}
-    settings |= {"first_conv": "conv_stem", "classifier": "classifier"}  # else timm cannot drop the classifier
+    settings |= {"first_conv": "conv_stem", "classifier": "classifier"}  # timm needs them to drop the classifier
     config = {"architecture": ARCHITECTURE, "num_classes": 1000, "pretrained_cfg": settings}
     with replacing_folder(args.output_dir) as partial:
         save_file(network.state_dict(), partial / "model.safetensors")

@@ -16,12 +16,22 @@ from modeling_pjvlt.run_folders import find_checkpoint
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint: folder or Hub id (default: bundled)")
-    parser.add_argument("--clips", type=int, default=200, help="how many clips, half of each kind")
-    parser.add_argument("--frames", type=int, default=60, help="frames in a clip")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--num_proc", type=int, default=1, help="processes on the CPU, each of one thread")
-    parser.add_argument("--failures", metavar="IMAGE", help="also save an image (.png) of the clips that went worst")
+    parser.add_argument("--clips", type=int, default=200, help="number of clips, half of each kind (default: 200)")
+    parser.add_argument("--frames", type=int, default=60, help="frames in a clip (default: 60)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help=f"default here: {device}")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="of the model (default: float32)",
+    )
+    parser.add_argument(
+        "--num_proc", type=int, default=1, help="processes, each on one thread of the CPU (default: 1)"
+    )
+    parser.add_argument(
+        "--failures", metavar="IMAGE", help="also save an image (.png) of the clips with the lowest AUC"
+    )
     args = parser.parse_args()
     args.model = find_checkpoint(args.model)
     model = PJVLTModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)

@@ -1,11 +1,11 @@
-"""A smaller BERT for a small tracker: fewer layers, and only the tokens that some sentences use.
+"""Make a smaller BERT for a small tracker: fewer layers, and only the tokens that some sentences use.
 
     python scripts/prune_text_encoder.py sentence-transformers/all-MiniLM-L6-v2 --sentences nlp.tsv boxes.jsonl \
       --num_layers 2 --output_dir backbones/minilm-2-layers
 
 Layer k of the small model is layer k of the large one. A word without a token is split into pieces, down to letters,
-which are always kept. Sentences come from text files (each tab-separated text without digits counts) and from the
-phrases, categories and supercategories of `.jsonl` files. The words of the procedural clips are added.
+whose tokens are always kept. Sentences come from text files (each tab-separated text without digits counts) and from
+the phrases, categories and supercategories of `.jsonl` files. The words of the procedural clips are added.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def read_sentences(path: Path) -> list[str]:
         return [cell for cell in cells if cell and not any(character.isdigit() for character in cell)]
     objects = [o for line in lines if line.strip() for o in json.loads(line)["objects"]]
     texts = [[*o.get("phrases", []), o.get("category"), o.get("supercategory")] for o in objects]
-    return [text for some in texts for text in some if text]
+    return [text for of_object in texts for text in of_object if text]
 
 
 def used_tokens(tokenizer, sentences: list[str]) -> list[int]:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a BERT with its tokenizer: a folder or a Hub id")
     parser.add_argument("--sentences", type=Path, nargs="+", required=True, help="text, .tsv or .jsonl files")
-    parser.add_argument("--num_layers", type=int, default=2)
+    parser.add_argument("--num_layers", type=int, default=2, help="layers to keep, from the first (default: 2)")
     parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args(argv)
     tokenizer = AutoTokenizer.from_pretrained(args.model)

@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 EPILOG = """\
-CHECKPOINT is a folder that training wrote: outputs/mine, or one of its checkpoints. The arguments of
-its run go into the card where outputs/mine/arguments.json is there; folders of this machine are shown by their last
-name only.
+CHECKPOINT is a folder that training wrote: outputs/mine, or one of its checkpoints. If outputs/mine/arguments.json
+exists, the arguments of the run go into the card; of folders on this machine it shows the last name only.
 
-look first: write everything into a folder, card (README.md) included, and send nothing
+look first: write everything into a folder, with the card (README.md), and send nothing
   python scripts/push_to_hub.py outputs/mine/checkpoints/last/pretrained_model me/mine --dry_run look
 
 then send it, with its scores
@@ -31,9 +30,8 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="push_to_hub",
-        description="Publish a trained checkpoint on the Hugging Face Hub in one commit: weights, processor, the "
-        "code\n"
-        "that a machine without this package needs (trust_remote_code), and a model card.",
+        description="Publish a trained checkpoint on the Hugging Face Hub in one commit: weights, processor, the\n"
+        "code that a machine without this package needs (trust_remote_code), and a model card.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Publish, or write a folder. Returns the exit code: 2 after an error of one line, 130 when interrupted."""
+    """Publish, or write a folder. Returns the exit code: 2 after a one-line error, 130 when interrupted."""
     parser = build_parser()
     args = parser.parse_args(argv)
     try:

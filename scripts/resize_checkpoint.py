@@ -1,4 +1,4 @@
-"""Change the crop or patch size of a trained checkpoint, to continue training with a faster or finer model.
+"""Change the crop or patch size of a trained checkpoint, to train on with a faster or finer model.
 
     python scripts/resize_checkpoint.py modeling_pjvlt/pretrained/pjvlt-tiny --patch_size 16 --template_size 80 \\
       --search_size 160 --output_dir outputs/start
@@ -89,12 +89,12 @@ def resize_model(model: PJVLTModel, **sizes: int) -> PJVLTModel:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a folder or Hub id")
-    for name, what in (
+    for name, meaning in (
         ("patch", "side of a patch"),
         ("template", "side of the template crop"),
         ("search", "side of the search crop"),
     ):
-        parser.add_argument(f"--{name}_size", type=int, help=f"{what} in pixels (default: as it was)")
+        parser.add_argument(f"--{name}_size", type=int, help=f"{meaning} in pixels (default: as it was)")
     parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args(argv)
     sizes = {name: getattr(args, name) for name in ("patch_size", "template_size", "search_size")}

@@ -1,10 +1,11 @@
-"""Copy training data with smaller images, so that they fit where space is short, such as on a GPU for an hour.
+"""Copy training data with smaller images, for places where space is short, such as a rented GPU.
 
     python scripts/shrink_images.py my-videos my-images --max_side 320 --quality 80 --output_dir small
 
 A source is a folder of videos as `pjvlt-convert folders` takes them (NAME/img/*.jpg and NAME/groundtruth_rect.txt,
-x,y,w,h a line) or a folder of boxed images (`boxes.jsonl`). Each comes out under its own name in the output folder,
-with JPEG images no larger than `--max_side` and boxes to match; all other text files are copied as they are.
+x,y,w,h a line) or a folder of boxed images (`boxes.jsonl`). Each gets a folder of its own name in the output folder,
+with JPEG images no larger than `--max_side` and boxes to match. Of a video, the other text files are copied as they
+are; of boxed images, only those for training are copied, without their captions.
 """
 
 import argparse
@@ -25,7 +26,7 @@ BOXES, VIDEO_BOXES = "boxes.jsonl", "groundtruth_rect.txt"
 
 
 def shrink_image(source: Path, target: Path, max_side: int, quality: int) -> float:
-    """Write a smaller image as JPEG, and return by how much its sides were multiplied, at most 1."""
+    """Write a smaller image as JPEG, and return the factor of its sides, at most 1."""
     with Image.open(source) as image:
         image = rgb_image(upright_image(image))
     scale = min(1.0, max_side / max(image.size))
@@ -39,7 +40,7 @@ def shrink_image(source: Path, target: Path, max_side: int, quality: int) -> flo
 
 
 def shrink_video(source: Path, target: Path, max_side: int, quality: int) -> None:
-    """One video: its images, its boxes, and its other text files. Raises `ValueError` for one of another layout."""
+    """Copy a video: its images, its boxes, and its other text files. Raises `ValueError` if it has no images."""
     names = sort_frames(p.name for p in (source / "img").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not names:
         raise ValueError(f"{source / 'img'} holds no images")
@@ -55,7 +56,7 @@ def shrink_video(source: Path, target: Path, max_side: int, quality: int) -> Non
 
 
 def shrink_boxed_images(source: Path, target: Path, max_side: int, quality: int) -> None:
-    """The images that `boxes.jsonl` names for training, and their boxes."""
+    """Copy the images that `boxes.jsonl` names for training, and their boxes."""
     root = source / "images" if (source / "images").is_dir() else source
     rows = [json.loads(line) for line in (source / BOXES).read_text(encoding="utf-8").splitlines() if line.strip()]
     kept = []
@@ -67,8 +68,8 @@ def shrink_boxed_images(source: Path, target: Path, max_side: int, quality: int)
         scale = shrink_image(path, target / "images" / name, max_side, quality)
         with Image.open(target / "images" / name) as image:
             row |= {"file": name.as_posix(), "width": image.width, "height": image.height}
-        for thing in row["objects"]:
-            thing["box"] = [round(v, 2) for v in _scaled(thing["box"], scale)]
+        for target in row["objects"]:
+            target["box"] = [round(v, 2) for v in _scaled(target["box"], scale)]
         row.pop("captions", None)
         kept.append(json.dumps(row, ensure_ascii=False))
     target.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", type=Path, help="folders of videos or of boxed images")
     parser.add_argument("--max_side", type=int, default=320, help="pixels of the longer side (default: %(default)s)")
-    parser.add_argument("--quality", type=int, default=80, help="of JPEG, 1 to 95 (default: %(default)s)")
+    parser.add_argument("--quality", type=int, default=80, help="JPEG quality, 1 to 95 (default: %(default)s)")
     parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args(argv)
     try:

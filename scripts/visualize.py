@@ -28,14 +28,14 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 EPILOG = """\
 what the figure shows:
   A row is a frame, a column a model. Each model tracks on its own, so each cell is the search crop that this model
-  looked at, around the place where it had found the target before. Of a crop that reaches out of the frame (there the
-  model sees black) only the part inside is shown.
+  looked at, around its last box. Of a crop that reaches beyond the frame (where the model sees black), only the part
+  inside is shown.
   warm colours   Grad-CAM: which parts of the crop raise the score of the cell that the box was read from, by the
-                 features of --layer. It is scaled for each crop, so it tells where, never how much;
-                 where nothing raises the score the cell says so.
-  yellow, white  the predicted box and, in procedural clips, the true one (none while it is out of sight).
-  blue numbers   how many percent of their attention the search patches give to a word in SAIEL 1, 2, ...; each column
-                 sums to 100. Attention is what a layer reads, not what the answer depends on.
+                 features of --layer. It is scaled for each crop, so it shows where, never how much. Where nothing
+                 raises the score, the cell says so.
+  yellow, white  the predicted box and, in procedural clips, the ground truth (none while the target is out of sight).
+  blue numbers   the percentage of their attention that the search patches give to a word in SAIEL 1, 2, ...; each
+                 column sums to 100. Attention is what a layer reads, not what the predicted box depends on.
 
 examples:
   a video and its sentence, with the bundled model:
@@ -55,7 +55,7 @@ examples:
 
 @dataclass
 class Source:
-    """A video or clip: frames, and what is known about them."""
+    """A video or clip: its frames, the first box, the sentence and, of a procedural clip, the ground truth."""
 
     label: str
     frames: object
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", nargs="?", metavar="VIDEO", help="video file or folder of images")
     add("--seed", type=int, nargs="+", metavar="N", help="procedural clips instead of a VIDEO, one for each seed")
-    add("--kind", choices=KINDS, help="of the clips: what tells the target, the first frame or only the sentence")
+    add("--kind", choices=KINDS, help="of the clips: what identifies the target, the first frame or only the sentence")
     add("--box", nargs=4, type=float, metavar=("X", "Y", "W", "H"), help="the target in the first frame, in pixels")
     add("--text", help="the sentence (default: a clip's own, for a VIDEO 'the target')")
     add(
@@ -108,10 +108,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--frames", type=int, nargs="+", metavar="I", help="frames to show, 0 is the first (default: 10 20 40)"
     )
     shown.add_argument("--every", type=int, metavar="K", help="show every K-th frame instead")
-    add("--layer", type=int, default=-1, help="of the joint encoder, 0 is the first (default: -1, the last)")
+    add("--layer", type=int, default=-1, help="layer of the joint encoder, 0 is the first (default: -1, the last)")
     add("--output", type=Path, default=Path("outputs/looking_inside.png"), metavar="PNG", help="default: %(default)s")
-    add("--video", type=Path, metavar="MP4", help="also write all frames of the one VIDEO or clip as a video")
-    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the fastest there is")
+    add("--video", type=Path, metavar="MP4", help="also write the figures of all frames as a video; for one clip only")
+    add(
+        "--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="default: the first of cuda, mps, cpu"
+    )
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: %(default)s")
     return parser
 
@@ -124,9 +126,9 @@ def run(args: argparse.Namespace) -> None:
     for source in sources:
         with VideoWriter(args.video, source.fps) if args.video else nullcontext() as writer:
             last = None if args.video or args.every else max(args.frames)
-            found = set()
+            seen = set()
             for index, first, looks in look_at(source, sessions, args, last):
-                found.add(index)
+                seen.add(index)
                 if looks is None:
                     continue
                 row = make_row(source, index, first, looks, session)
@@ -136,22 +138,22 @@ def run(args: argparse.Namespace) -> None:
                     rows.append(row)
                 if len(rows) > MAX_ROWS:
                     raise ValueError(f"the figure would have more than {MAX_ROWS} rows: raise --every")
-            missing = [index for index in args.frames or [] if index not in found]
+            missing = [index for index in args.frames or [] if index not in seen]
             if missing:
-                raise ValueError(f"{source.label} has no frame {missing[0]}, its last is {max(found, default=-1)}")
+                raise ValueError(f"{source.label} has no frame {missing[0]}, its last is {max(seen, default=-1)}")
     save_figure(draw_figure(rows, names), args.output)
     print(f"wrote {args.output}" + (f" and {args.video}" if args.video else ""))
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     if (args.source is None) == (args.seed is None):
-        raise ValueError("give a VIDEO or --seed, not both and not neither; see --help")
+        raise ValueError("give either a VIDEO or --seed; see --help")
     if args.source is not None and args.box is None:
         raise ValueError("--box X Y W H is missing: it says where the target is in the first frame")
     if args.seed is not None and args.box is not None:
         raise ValueError("--box needs a VIDEO; a clip has a box of its own")
     if args.source is not None and args.kind is not None:
-        raise ValueError("--kind is for clips of --seed")
+        raise ValueError("--kind is for the procedural clips of --seed")
     if args.seed is not None and min(args.seed) < 0:
         raise ValueError(f"--seed must be 0 or more, got {min(args.seed)}")
     if args.video is not None and args.seed is not None and len(args.seed) > 1:
@@ -195,8 +197,8 @@ def open_sources(args: argparse.Namespace) -> list[Source]:
 def load_models(args: argparse.Namespace) -> dict[str, TrackingSession]:
     """A session for each column."""
     sessions = {}
-    for given in args.model:
-        name, path = given.split("=", 1) if "=" in given else (Path(given).name, given)
+    for argument in args.model:
+        name, path = argument.split("=", 1) if "=" in argument else (Path(argument).name, argument)
         if name in sessions:
             raise ValueError(f"two models are called {name}: name them, as in --model first=PATH second=PATH")
         sessions[name] = load_session(path, args.device, args.dtype)
@@ -206,7 +208,7 @@ def load_models(args: argparse.Namespace) -> dict[str, TrackingSession]:
 def look_at(
     source: Source, sessions: dict[str, TrackingSession], args: argparse.Namespace, last: int | None
 ) -> Iterator[tuple[int, np.ndarray, list[Look] | None]]:
-    """Track with every model and yield (index, first frame, looks); looks is None for frames not asked for."""
+    """Track with every model and yield (index, first frame, looks); looks is None for frames that are not shown."""
     first = None
     for session in sessions.values():
         for target_id in session.target_ids:
@@ -232,7 +234,7 @@ def look_at(
 
 
 def look_once(session: TrackingSession, source: Source, layer: int, frames: tuple, index: int, searched_box) -> Look:
-    """What a model saw in `frames[1]`, having last seen its target at `searched_box` (xywh in frame pixels)."""
+    """What a model saw in `frames[1]`, where it searched around `searched_box` (xywh in frame pixels)."""
     processor, model = session.processor, session.model
     inputs = processor(
         frames[1], source.text, searched_box, template_images=frames[0], template_boxes=source.box, return_crops=True
@@ -247,7 +249,7 @@ def look_once(session: TrackingSession, source: Source, layer: int, frames: tupl
     images, image = processor.image_processor, to_rgb(frames[1])
     clip = source.clip
     return Look(
-        crop=to_picture(images.crop(image, searched_box, images.search_factor, images.search_size)[0]),
+        crop=to_image(images.crop(image, searched_box, images.search_factor, images.search_size)[0]),
         inside=part_inside(place, image.shape[1:], images.search_size),
         activation=search_activation(model, inputs, layer, session.window)[0].cpu().numpy(),
         box=frame_to_crop(session.box_of("target"), place).tolist(),
@@ -264,7 +266,7 @@ def make_row(source: Source, index: int, first: np.ndarray, looks: list[Look], s
     images, first = session.processor.image_processor, to_rgb(first)
     template, place = images.crop(first, source.box, images.template_factor, images.template_size)
     left, top, right, bottom = part_inside(place, first.shape[1:], images.template_size)
-    template = to_picture(template)[top:bottom, left:right]
+    template = to_image(template)[top:bottom, left:right]
     return Row(f"{source.label}, frame {index}", template, source.text, looks)
 
 
@@ -280,7 +282,7 @@ def part_inside(place: Tensor, frame_size: Sequence[int], side: int) -> tuple[in
     return left, top, right, bottom
 
 
-def to_picture(crop) -> np.ndarray:
+def to_image(crop) -> np.ndarray:
     """(3, S, S) of 0..255 to (S, S, 3) uint8."""
     return crop.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 

@@ -101,7 +101,7 @@ def _cut_off(path):
         (_cut_off, "not a video that can be read"),
         (lambda path: write_clip(path, 70), "2.3 seconds and 70 frames; 2 seconds"),
         (lambda path: write_clip(path, 130, (48, 64), fps=100), "130 frames; 2 seconds at 60 frames"),
-        (lambda path: write_clip(path, 2, (300, 500)), "500 x 300 pixels; the longer side may have 400"),
+        (lambda path: write_clip(path, 2, (300, 500)), "500 x 300 pixels; the longer side may have at most 400"),
         (lambda path: None, "no longer here"),
     ],
 )
@@ -159,9 +159,9 @@ def test_unusable_box_is_refused(values, message):
 
 def test_corner_and_box_are_drawn_on_a_copy(video):
     before, scene = video.first_frame.copy(), app.Scene.of(video)
-    for drawn in (scene.picture(corner=(100, 80)), scene.mark((100, 80, 40, 30)).picture()):
+    for drawn in (scene.drawing(corner=(100, 80)), scene.mark((100, 80, 40, 30)).drawing()):
         assert (drawn[80, 100] == (255, 196, 0)).all()
-    assert (scene.picture() == before).all() and (video.first_frame == before).all()
+    assert (scene.drawing() == before).all() and (video.first_frame == before).all()
 
 
 def test_scene_keeps_targets_and_their_boxes_by_frame(video):
@@ -195,10 +195,10 @@ def test_scene_keeps_targets_and_their_boxes_by_frame(video):
 
 def test_each_target_has_its_colour_and_what_was_found_is_a_thin_box(video):
     scene = app.Scene.of(video).mark((20, 20, 60, 60)).add_target().mark((120, 100, 60, 60))
-    drawn = scene.picture()
+    drawn = scene.drawing()
     assert (drawn[50, 20] == (255, 196, 0)).all() and (drawn[130, 120] == (86, 180, 233)).all()
     found = {"frame": 3, "box": {"xmin": 30, "ymin": 40, "xmax": 90, "ymax": 100}, "score": 0.5}
-    drawn = app.replace(scene, tracked={"2": [found]}).turn_to(3).picture()
+    drawn = app.replace(scene, tracked={"2": [found]}).turn_to(3).drawing()
     assert (drawn[70, 30] == (86, 180, 233)).all() and not (drawn[70, 31] == (86, 180, 233)).all()
 
 
