@@ -34,7 +34,7 @@ def write_run(folder: Path, early: float, late: float, similarity: float) -> Pat
     [
         ((0.495, 0.5), (0.55, 0.3), (0.5, 0.3), "literal", "it keeps up"),  # also where the residual form is better
         ((0.6, 0.95), (0.5, 0.3), (0.5, 0.3), "residual", "the literal form does not keep up"),  # alike all the same
-        ((0.4, 0.5), (0.495, 0.3), (0.5, 0.3), "residual", "overlap -0.100 of none's"),
+        ((0.4, 0.5), (0.495, 0.3), (0.5, 0.3), "residual", "overlap -0.100 against none's"),
         ((0.4, 0.5), (0.45, 0.3), (0.5, 0.3), "none yet", "neither keeps up; repeat with three times the steps"),
         ((0.1, 0.5), (0.1, 0.3), (0.1, 0.3), "none yet", "too short"),
     ],

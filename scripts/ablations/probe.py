@@ -1,21 +1,21 @@
 """Decide which form of the fusion to train for 300 epochs, from one epoch of each and a fixed rule.
 
-python scripts/ablations/probe.py --num_processes 1                          an hour on one GPU
+python scripts/ablations/probe.py --num_processes 1                          the probe itself, on one GPU
 python scripts/ablations/probe.py --config scripts/recipes/probe_tiny.yaml   minutes on a CPU, as a test
 
 Trains three models on the same pairs: `literal` (the paper's equations), `residual` (`fusion_residual`) and `none` (no
 language: the backbone alone). At initialisation the literal form makes all search tokens nearly equal, so a pretrained
 backbone must be learned again, at a rate of 1e-5.
 
-The rule looks at the last fifth of the steps: `overlap`, the mean IoU of the boxes that the tracker gives, as
-differences from `none` on the same pairs, and at the last `token_similarity` of `health.jsonl`. A form keeps up if its
-overlap is below that of `none` by at most the margin, the larger of 0.01 and two standard errors, and its tokens are
-different enough (mean cosine at most 0.9).
-1. If `none` has not gained two standard errors since the first fifth, the probe was too short: more steps.
+The rule compares the last fifth of the steps: `overlap`, the mean IoU of the predicted boxes, as the difference from
+`none` on the same pairs, and the last `token_similarity` of `health.jsonl`. A form keeps up if its overlap is below
+that of `none` by at most the margin, the larger of 0.01 and two standard errors, and if its tokens differ enough (mean
+cosine at most 0.9).
+1. If `none` has not gained two standard errors since the first fifth, the probe was too short: use more steps.
 2. If the literal form keeps up, train it: it is the paper.
-3. Else, if the residual form keeps up, train that one, and report it with every number.
-4. Else train neither yet: repeat the probe with three times the steps.
-Finished runs are kept: a probe that was killed can be started again and continues.
+3. Otherwise, if the residual form keeps up, train that one, and say so beside every number.
+4. Otherwise train neither yet: repeat the probe with three times the steps.
+Finished runs are kept: if the probe is killed, start it again, and it continues.
 """
 
 import argparse
@@ -49,8 +49,11 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 
 
 def measure(folders: dict[str, Path], steps: int) -> dict[str, dict[str, float]]:
-    """Of each form `overlap`, `behind` (mean overlap less that of `none`), `error` (of that), `similarity`; of `none`
-    also `gained` since the first fifth, with the error of that."""
+    """The measures that the rule uses, by form.
+
+    Each form has `overlap`, `behind` (mean overlap minus that of `none`), its standard `error`, and `similarity`.
+    `none` also has what it `gained` since the first fifth; its `error` is that of the gain.
+    """
     logs = {name: [x for x in read_lines(folder / "log.jsonl") if "overlap" in x] for name, folder in folders.items()}
     late = {
         name: {x["step"]: x["overlap"] for x in log if x["step"] > (1 - SHARE) * steps} for name, log in logs.items()
@@ -68,18 +71,19 @@ def measure(folders: dict[str, Path], steps: int) -> dict[str, dict[str, float]]
 
 
 def decide(measured: dict[str, dict[str, float]]) -> tuple[str, str]:
-    """The form to train (or `none yet`), and why, by the rule of this module."""
+    """The form to train (or `none yet`), and the reason, by the rule of this module."""
 
     def verdict(name: str) -> tuple[bool, str]:
-        one = measured[name]
-        margin = max(MARGIN, 2 * one["error"])
-        finding = f"{name}: overlap {one['behind']:+.3f} of none's (margin {margin:.3f}), "
-        finding += f"tokens {one['similarity']:.2f} alike"
-        return one["behind"] >= -margin and one["similarity"] <= ALIKE, finding
+        form = measured[name]
+        margin = max(MARGIN, 2 * form["error"])
+        finding = f"{name}: overlap {form['behind']:+.3f} against none's (margin {margin:.3f}), "
+        finding += f"mean cosine of the tokens {form['similarity']:.2f}"
+        return form["behind"] >= -margin and form["similarity"] <= ALIKE, finding
 
     none = measured["none"]
     if none["gained"] < 2 * none["error"]:
-        return "none yet", f"too short: none's overlap gained {none['gained']:+.3f} ± {none['error']:.3f}; more steps"
+        gain = f"{none['gained']:+.3f} ± {none['error']:.3f}"
+        return "none yet", f"too short: none's overlap gained {gain}; use more steps"
     (literal, first), (residual, second) = verdict("literal"), verdict("residual")
     if literal:
         return "literal", f"it keeps up. {first}"
@@ -103,7 +107,7 @@ def run_form(settings: dict, name: str, folder: Path, num_processes: int) -> Non
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 2 for a mistake of the user's, 1 if a training failed, 130 when interrupted."""
+    """Train, decide and print. Returns the exit code: 2 for a user's mistake, 1 for a failed run, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,8 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         "--config", type=Path, default=RECIPE, help="recipe (default: scripts/recipes/probe_base.yaml)"
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/probe"), help="folder (default: outputs/probe)")
-    parser.add_argument("--max_train_steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--num_processes", type=int, default=1, help="of accelerate launch (default: 1)")
+    parser.add_argument("--max_train_steps", type=int, help="steps of each form (default: the recipe's)")
+    parser.add_argument("--num_processes", type=int, default=1, help="processes of accelerate launch (default: 1)")
     args = parser.parse_args(argv)
     from modeling_pjvlt.training.arguments import read_recipe
 
@@ -132,12 +136,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nprobe: interrupted; run it again to continue", file=sys.stderr)
         return 130
-    form, why = decide(measured)
+    form, reason = decide(measured)
     for name, values in measured.items():
         print(f"{name:<8}  " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
-    print(f"Train: {form} ({why})")
-    found = {"train": form, "why": why, "measured": measured}
-    write_text(args.output / "probe.json", json.dumps(found, indent=2) + "\n")
+    print(f"Train: {form} ({reason})")
+    record = {"train": form, "why": reason, "measured": measured}
+    write_text(args.output / "probe.json", json.dumps(record, indent=2) + "\n")
     return 0
 
 

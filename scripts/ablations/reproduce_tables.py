@@ -11,9 +11,9 @@ Tables: 2 fusion mode, 3 number of fused layers, 4 SAIEL and CCPIL, 5 integratio
 to a trained no-language model), `modulation` (our initialisation of the words' modulation against the paper's), and
 the depths that table 3 leaves out.
 
-The base preset runs `pjvlt-train` and `pjvlt-eval` through `accelerate launch`, with the global batch of its recipe
-shared by the processes. LaSOT is scored by the named protocol. The ground truth of GOT-10k's test set is on
-its server only, so each variant writes an archive to submit.
+The base preset runs `pjvlt-train` and `pjvlt-eval` through `accelerate launch`; the processes share the global batch
+of its recipe. LaSOT is scored by `--protocol`. The ground truth of GOT-10k's test set is on its server only, so each
+variant writes an archive to submit.
 
 A variant that is in several tables is trained once. When the script is killed and started again with the same
 settings, finished variants are kept, and a variant with a checkpoint continues from it.
@@ -86,9 +86,9 @@ def graft(source, target) -> set[str]:
     Returns their names. Raises `ValueError` naming tensors that `target` does not have.
     """
     theirs, ours = source.state_dict(), target.state_dict()
-    lost = sorted(name for name, value in theirs.items() if name not in ours or ours[name].shape != value.shape)
-    if lost:
-        raise ValueError(f"the model lacks {len(lost)} tensors of the model it starts from: {lost[:3]}")
+    missing = sorted(name for name, value in theirs.items() if name not in ours or ours[name].shape != value.shape)
+    if missing:
+        raise ValueError(f"the model lacks {len(missing)} tensors of the model it starts from: {missing[:3]}")
     target.load_state_dict(theirs, strict=False)
     return set(theirs)
 
@@ -126,7 +126,7 @@ def pairs_folder(plan: Plan, seed: int) -> Path:
 
 
 def score(plan: Plan, checkpoint: Path) -> dict[str, float]:
-    """Success AUC in [0, 1] of a tiny variant on procedural clips, under the keys of COLUMNS."""
+    """Success AUC in [0, 1] of a tiny variant on procedural clips, with the keys of COLUMNS and a few more."""
     import torch
 
     from modeling_pjvlt import PJVLTModel, PJVLTProcessor
@@ -134,14 +134,14 @@ def score(plan: Plan, checkpoint: Path) -> dict[str, float]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = PJVLTModel.from_pretrained(checkpoint, dtype=torch.float32).to(device)
-    found = evaluate_procedural(model, PJVLTProcessor.from_pretrained(checkpoint), TINY_CLIPS, TINY_FRAMES)
-    scores = {f"{kind}_{s}": found.mean(kind, s) for kind in found.auc for s in ("right", "wrong")}
-    means = {s: statistics.fmean(found.mean(kind, s) for kind in found.auc) for s in ("right", "wrong")}
+    aucs = evaluate_procedural(model, PJVLTProcessor.from_pretrained(checkpoint), TINY_CLIPS, TINY_FRAMES)
+    scores = {f"{kind}_{s}": aucs.mean(kind, s) for kind in aucs.auc for s in ("right", "wrong")}
+    means = {s: statistics.fmean(aucs.mean(kind, s) for kind in aucs.auc) for s in ("right", "wrong")}
     return {**means, **scores}
 
 
 def train(args, pairs: Path | None = None) -> Path:
-    """Train; a function of its own so that accelerate is imported only here. pairs: the folder they are kept in."""
+    """Train in this process. pairs: the folder that keeps the drawn pairs; None to draw them anew."""
     from table_pairs import DrawnOnce
 
     from modeling_pjvlt.training.trainer import train
@@ -156,7 +156,7 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
         write_start(plan, variant, seed)
     args = training_arguments(plan, variant, seed)
     checkpoint = Path(args.output_dir) / "checkpoints" / f"{args.max_train_steps:06d}" / "pretrained_model"
-    if not checkpoint.is_dir():  # else it was killed during scoring, or trained by hand
+    if not checkpoint.is_dir():  # if there is one, the script was killed during scoring
         if plan.preset == "base":
             launch("modeling_pjvlt.cli.train", train_words(args), plan.num_processes)
         else:
@@ -167,9 +167,9 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
     if plan.preset == "base":
         folder = Path(args.output_dir) / "evaluation"
         launch("modeling_pjvlt.cli.evaluate", evaluate_words(plan, checkpoint, folder), plan.num_processes)
-        found = read_evaluation(folder)
+        evaluation = read_evaluation(folder)
     else:
-        found = {"scores": score(plan, checkpoint)}
+        evaluation = {"scores": score(plan, checkpoint)}
     result = {
         "variant": name,
         "seed": seed,
@@ -179,8 +179,8 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
         "protocol": plan.protocol(),
         "steps": args.max_train_steps,
         "batch_size": args.global_batch_size or args.per_device_train_batch_size,
-        **found,
-        "scores": {key: round(value, 4) for key, value in found["scores"].items()},
+        **evaluation,
+        "scores": {key: round(value, 4) for key, value in evaluation["scores"].items()},
         "loss": round(last_loss(Path(args.output_dir) / "log.jsonl", args.max_train_steps), 4),
         "checkpoint": os.path.relpath(checkpoint, plan.folder),
         "training_seconds": round(trained - started, 1),
@@ -191,7 +191,7 @@ def run_variant(plan: Plan, name: str, seed: int) -> dict:
 
 
 def wanted_variants(plan: Plan, tables: list[str]) -> list[Variant]:
-    """The variants of some tables, each once; those that others start from come first."""
+    """The variants of some tables, each once; a variant that another one starts from comes before it."""
     built, variants, names = build_tables(plan.depth, plan.ours), plan.variants, []
     for _, name in (row for table in tables for row in built[table].rows):
         names += [n for n in (variants[name].start, name) if n is not None and n not in names]
@@ -199,7 +199,7 @@ def wanted_variants(plan: Plan, tables: list[str]) -> list[Variant]:
 
 
 def set_up_worker() -> None:
-    """Set up a worker: one thread, Ctrl-C left to the parent, and an end when the parent ends."""
+    """Set up a worker process: one thread, no reaction to Ctrl-C, and an end when the parent ends."""
     import torch
 
     torch.set_num_threads(1)
@@ -223,7 +223,7 @@ def run_in_worker(plan: Plan, name: str, seed: int) -> dict:
 
 
 class Progress:
-    """Prints on stderr what is done and about how long the rest takes."""
+    """Prints to stderr which variants are done, and about how long the rest takes."""
 
     def __init__(self, total: int):
         self.total, self.done, self.started = total, 0, time.perf_counter()
@@ -241,7 +241,7 @@ class Progress:
 
 
 def run_all(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int) -> int:
-    """Run what is not finished; returns how many failed. A loss that is not finite fails its variant alone."""
+    """Run the tasks; returns how many failed. A loss that is not finite fails only its own variant."""
     failed, progress = 0, Progress(len(tasks))
     if num_proc == 1:
         for variant, seed in tasks:
@@ -260,7 +260,7 @@ def run_all(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int) -> int:
                 for variant, seed in ready:
                     waiting.remove((variant, seed))
                     running[pool.submit(run_in_worker, plan, variant.name, seed)] = (variant, seed)
-                if not running:  # the model that the rest starts from has failed
+                if not running:  # the variant that the rest starts from has failed
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     variant, seed = running.pop(future)
@@ -289,7 +289,7 @@ def no_start(variant: Variant) -> FloatingPointError:
 
 
 def dry_run(plan: Plan, tables: list[str], tasks: list[tuple[Variant, int]]) -> str:
-    """Print what would be trained, and the commands."""
+    """The variants that would be trained, and their commands, as text."""
     built, lines = build_tables(plan.depth, plan.ours), []
     for variant, seed in tasks:
         places = [key for key in tables if variant.name in dict(built[key].rows).values()]
@@ -329,23 +329,30 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("outputs/tables"), help="folder (default: outputs/tables)")
     parser.add_argument("--max_train_steps", type=int, help="steps of every variant, instead of the preset's")
     parser.add_argument(
-        "--config", help="recipe, instead of the preset's (base: scripts/recipes/pjvlt_base_DATASET.yaml)"
+        "--config", help="recipe instead of the preset's settings (base: scripts/recipes/pjvlt_base_DATASET.yaml)"
     )
     parser.add_argument(
         "--dataset", choices=BASE_RECIPES, default="lasot", help="base: dataset for training and test (default: lasot)"
     )
     parser.add_argument("--dataset_name", help="base: that dataset as pjvlt-convert wrote it (default: the recipe's)")
-    parser.add_argument("--num_processes", type=int, help="base: of accelerate launch (default: one for each GPU)")
-    parser.add_argument("--protocol", help=f"base: of pjvlt-eval (default: {PROTOCOLS})")
-    parser.add_argument("--sentences", metavar="FILE", help="base: of pjvlt-eval; GOT-10k's test set ships none")
-    parser.add_argument("--num_proc", type=int, help="variants at a time (default: tiny one for each core, base 1)")
+    parser.add_argument(
+        "--num_processes", type=int, help="base: processes of accelerate launch (default: one for each GPU)"
+    )
+    defaults = ", ".join(f"{dataset}: {protocol}" for dataset, protocol in PROTOCOLS.items())
+    parser.add_argument("--protocol", help=f"base: as for pjvlt-eval (default: {defaults})")
+    parser.add_argument(
+        "--sentences", metavar="FILE", help="base: as for pjvlt-eval; GOT-10k's test set ships no sentences"
+    )
+    parser.add_argument(
+        "--num_proc", type=int, help="variants trained at a time (default: tiny one for each core, base 1)"
+    )
     parser.add_argument("--dry_run", action="store_true", help="only print what would be trained, and the commands")
     parser.add_argument("--print", action="store_true", help="only print the tables from what is finished")
     return parser
 
 
 def build_plan(args: argparse.Namespace) -> Plan:
-    """Raises `ValueError` or `FileNotFoundError` for invalid arguments."""
+    """The plan that the arguments describe. Raises `ValueError` or `FileNotFoundError` for invalid ones."""
     from modeling_pjvlt.training.arguments import read_recipe
 
     settings = copy.deepcopy(TINY) if args.preset == "tiny" and not args.config else None
@@ -365,7 +372,7 @@ def build_plan(args: argparse.Namespace) -> Plan:
     if args.max_train_steps is not None:
         before = settings.get("max_train_steps", args.max_train_steps)
         settings["max_train_steps"] = args.max_train_steps
-        if settings.get("lr_drop_step"):  # keeps its share of the run
+        if settings.get("lr_drop_step"):  # stays at the same share of the run
             settings["lr_drop_step"] = max(round(settings["lr_drop_step"] * args.max_train_steps / before), 1)
     if args.preset == "tiny":
         return Plan("tiny", settings, args.output / "tiny", ours=args.ours)
@@ -380,7 +387,7 @@ def build_plan(args: argparse.Namespace) -> Plan:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 2 for a mistake of the user's, 1 if a variant failed, 130 when interrupted."""
+    """Train, score, report. Returns the exit code: 2 for a user's mistake, 1 for a failed variant, 130 for Ctrl-C."""
     args = build_parser().parse_args(argv)
     default = TABLES if args.ours else PAPERS
     tables = [key for key in TABLES if key in (args.table or default)]
@@ -413,7 +420,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_open(plan: Plan, tasks: list[tuple[Variant, int]], num_proc: int | None) -> int:
-    """Run what is not finished yet; returns how many failed."""
+    """Run the tasks that are not finished yet; returns how many failed."""
     from modeling_pjvlt.video_pjvlt import available_cores
 
     todo = [task for task in tasks if not plan.finished(*task)]

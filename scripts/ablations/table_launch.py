@@ -1,4 +1,4 @@
-"""Training and evaluation runs that `reproduce_tables.py` starts with `accelerate launch`, and their scores."""
+"""Runs of training and evaluation that `reproduce_tables.py` starts with `accelerate launch`, and their scores."""
 
 import json
 import shlex
@@ -8,13 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 
 INTERRUPTED = (130, -2, -15)  # exit codes after Ctrl-C or SIGTERM
-FINDINGS = {"lasot": ("auc", "normalized_precision", "precision"), "got10k": ("ao", "sr50", "sr75")}  # as in the paper
+METRICS = {"lasot": ("auc", "normalized_precision", "precision"), "got10k": ("ao", "sr50", "sr75")}  # as in the paper
 PROTOCOLS = {"lasot": "pytracking_lasot", "got10k": "got10k"}  # by default; the paper names none
 STARTS = ("model_config", "vision_backbone", "text_backbone", "tokenizer_name_or_path")
 
 
 def launcher(num_processes: int) -> list[str]:
-    """The command before `-m MODULE ...` that starts this many processes on this machine."""
+    """The start of a command, before `-m MODULE ...`, that runs this many processes on this machine."""
     shared = ["--num_processes", str(num_processes), "--num_machines", "1"]
     shared += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # given here, because accelerate warns without it
     return ["accelerate", "launch", *(["--multi_gpu"] if num_processes > 1 else []), *shared]
@@ -35,7 +35,7 @@ def train_words(args) -> list[str]:
 
 
 def evaluate_words(plan, checkpoint: Path, folder: Path) -> list[str]:
-    """Flags of `pjvlt-eval` for the test set of the plan's dataset. GOT-10k's boxes are its server's: an archive."""
+    """Flags of `pjvlt-eval` for the test set of the plan's dataset; for GOT-10k with an archive for its server."""
     names = plan.settings["dataset_name"]
     words = ["--model", str(checkpoint), "--dataset_name", names[0] if isinstance(names, list) else names]
     words += ["--split", "test", "--protocol", plan.scoring["protocol"], "--output_dir", str(folder)]
@@ -57,8 +57,8 @@ def command_line(args, num_processes: int | None = None) -> str:
 def launch(module: str, words: list[str], num_processes: int) -> None:
     """Run a module of this package in several processes.
 
-    Ctrl-C reaches them too: they save, and then this raises `KeyboardInterrupt`; a second one does not wait. Raises
-    `FloatingPointError` for a failed process, so that only its variant fails.
+    Ctrl-C reaches them, too: they save, and then this raises `KeyboardInterrupt`; a second Ctrl-C does not wait for
+    them. Raises `FloatingPointError` for a failed process, so that only its variant fails.
     """
     start = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launcher(num_processes)[1:]]
     process, interrupted = subprocess.Popen([*start, "-m", module, *words]), False
@@ -73,7 +73,7 @@ def launch(module: str, words: list[str], num_processes: int) -> None:
 
 
 def read_evaluation(folder: Path) -> dict:
-    """What `pjvlt-eval` wrote: `scores` in percent, by metric, and `archive`, for a server that keeps the boxes."""
+    """The results of `pjvlt-eval`: `scores` in percent by metric, and `archive`, the file for a server, or None."""
     reports, archives = sorted(folder.glob("*/*/report.json")), sorted(folder.glob("*/*.zip"))
     scores = {}
     if reports:

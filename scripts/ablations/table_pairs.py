@@ -15,14 +15,14 @@ TENSORS = ("pixel_values", "template_pixel_values", "brightness", "labels")
 
 
 class DrawnOnce(Dataset):
-    """The samples of `pairs`, drawn when they are first needed and read from `folder` afterwards.
+    """The samples of `pairs`, drawn when they are first needed, and read from `folder` afterwards.
 
-    All variants of a seed see the same pairs, and drawing one takes longer than training on it.
+    All variants of a seed use the same pairs, and drawing a pair takes longer than training on it.
     """
 
     def __init__(self, pairs: Dataset, folder: Path):
         self.pairs, self.folder = pairs, folder
-        self._held: tuple[Path, list[dict]] | None = None  # the file read last
+        self._held: tuple[Path, list[dict]] | None = None  # the last file that was read, and its samples
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -1,4 +1,4 @@
-"""The plan of `reproduce_tables.py`: the settings that all variants share, and the places of the results."""
+"""The plan of `reproduce_tables.py`: the settings that all variants share, and the paths of the results."""
 
 import copy
 import hashlib
@@ -20,7 +20,7 @@ def fingerprint(value) -> str:
 
 
 def write_json(path: Path, value) -> None:
-    """Write a JSON file, so that a kill leaves the old file or the new one. Missing folders are made."""
+    """Write a JSON file; a kill leaves the old file or the new one. Missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(value, indent=2) + "\n")
 
@@ -29,9 +29,9 @@ def write_json(path: Path, value) -> None:
 class Plan:
     """Settings that all variants of one call share.
 
-    settings: fields of TrainArguments. folder: of all files. ours: whether to include variants that are not in the
-    paper. Of the base preset: dataset is `lasot` or `got10k`, num_processes those of `accelerate launch`, scoring the
-    `protocol` and the file of `sentences` of `pjvlt-eval`.
+    settings: fields of TrainArguments. folder: for all files. ours: whether to include variants that are not in the
+    paper. For the base preset only: dataset, `lasot` or `got10k`; num_processes, for `accelerate launch`; scoring, the
+    `protocol` and the file of `sentences` for `pjvlt-eval`.
     """
 
     preset: str
@@ -65,7 +65,7 @@ class Plan:
         return fingerprint([self.preset, shared, scoring])
 
     def fingerprint(self, variant: Variant, seed: int) -> str:
-        """Changes with every setting that can change the result, and with those of the model it starts from."""
+        """A hash of every setting that can change the result, those of the variant it starts from included."""
         start = self.fingerprint(self.variants[variant.start], seed) if variant.start else None
         return fingerprint([self.protocol(), variant.overrides, seed, start])
 

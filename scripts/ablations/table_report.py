@@ -4,16 +4,16 @@ import json
 import statistics
 from pathlib import Path
 
-from table_launch import FINDINGS
+from table_launch import METRICS
 from table_plan import Plan, write_json
 from table_variants import Table, build_tables
 
 TINY_NOTE = "Tiny preset: this checks only that each variant learns and that the code distinguishes them."
-COLUMNS = {  # key of a tiny result's scores, and what its column is called
+COLUMNS = {  # key of a tiny result's scores -> heading of its column
     "right": "AUC, right sentence",
     "wrong": "AUC, wrong sentence",
-    "words_right": "only words tell: right",
-    "words_wrong": "only words tell: wrong",
+    "words_right": "only the sentence: right",
+    "words_wrong": "only the sentence: wrong",
 }
 LABELS = {"auc": "AUC", "normalized_precision": "NP", "precision": "P", "ao": "AO", "sr50": "SR50", "sr75": "SR75"}
 
@@ -36,22 +36,22 @@ def cell(values: list[float], digits: int = 3) -> str:
 
 
 def table_markdown(plan: Plan, key: str, table: Table, results: dict, seeds: list[int] | None) -> str:
-    """One table; of the base preset with the paper's three numbers beside ours. seeds: that count; None is all."""
+    """One table; for the base preset with the paper's three numbers beside ours. seeds: to use; None for all."""
     columns, published, digits = COLUMNS, {}, 3
     if plan.preset == "base":
         from modeling_pjvlt.evaluation.published import published_ablations
 
-        columns = {metric: f"{LABELS[metric]}, here" for metric in FINDINGS[plan.dataset]}
+        columns = {metric: f"{LABELS[metric]}, here" for metric in METRICS[plan.dataset]}
         published, digits = published_ablations(plan.dataset), 1
     paper = [f"{LABELS[metric]}, paper" for metric in columns] if published else []
     heads = [table.head, *columns.values(), *paper, "last loss", "seeds"]
     lines = [f"**{table.title}**", "", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     for label, name in table.rows:
-        found = [r for seed, r in sorted(results.get(name, {}).items()) if seeds is None or seed in seeds]
-        cells = [cell([r["scores"][c] for r in found if c in r["scores"]], digits) for c in columns]
+        used = [r for seed, r in sorted(results.get(name, {}).items()) if seeds is None or seed in seeds]
+        cells = [cell([r["scores"][c] for r in used if c in r["scores"]], digits) for c in columns]
         cells += [str(published.get(name, {}).get(metric, "-")) for metric in columns] if published else []
-        number = str(len(found)) if seeds is None else f"{len(found)} of {len(seeds)}"
-        lines.append(f"| {' | '.join([label, *cells, cell([r['loss'] for r in found]), number])} |")
+        number = str(len(used)) if seeds is None else f"{len(used)} of {len(seeds)}"
+        lines.append(f"| {' | '.join([label, *cells, cell([r['loss'] for r in used]), number])} |")
     return "\n".join(lines)
 
 
@@ -68,20 +68,22 @@ def report(plan: Plan, tables: list[str], seeds: list[int] | None) -> str:
         notes.append(f"Percent, on the test set of {plan.dataset}, protocol {plan.scoring['protocol']}. {spread}")
         notes += [f"To submit: {r['variant']}, seed {r['seed']}: {r['archive']}" for r in used if r.get("archive")]
     for steps, batch in sorted({(r["steps"], r["batch_size"]) for r in used}):
-        added = "; those added to the trained `none` come after as many of its own" if "residual" in tables else ""
+        added = (
+            "; those added to the trained `none` come after as many steps of `none`" if "residual" in tables else ""
+        )
         notes.append(f"{steps} steps of {batch} pairs{added}.")
     if len({r["protocol"] for r in used}) > 1:
-        notes.append("Careful: these results were made with different settings; they must not be compared.")
+        notes.append("Careful: these results were made with different settings, so they cannot be compared.")
     parts = [table_markdown(plan, key, built[key], results, seeds) for key in tables]
     return "\n\n".join([*parts, "\n".join(notes)])
 
 
 def write_results(plan: Plan) -> Path:
-    """All finished results in one file."""
+    """Write all finished results to one file; returns its path."""
     results = read_results(plan)
     path = plan.folder / "results.json"
     tables = {key: dict(table.rows) for key, table in build_tables(plan.depth, plan.ours).items()}
-    found = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.items()}
+    variants = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.items()}
     note = TINY_NOTE if plan.preset == "tiny" else None
-    write_json(path, {"preset": plan.preset, "note": note, "tables": tables, "variants": found})
+    write_json(path, {"preset": plan.preset, "note": note, "tables": tables, "variants": variants})
     return path

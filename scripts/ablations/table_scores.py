@@ -1,4 +1,4 @@
-"""The scores that `reproduce_tables.py` computes for a trained variant."""
+"""The training loss that `reproduce_tables.py` reports for a variant."""
 
 import json
 import statistics

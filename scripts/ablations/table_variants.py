@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variant:
-    """One model to train. overrides: fields of PJVLTConfig. start: the variant whose trained vision stream it gets."""
+    """One model to train. overrides: fields of PJVLTConfig. start: the variant whose trained weights it gets."""
 
     name: str
     overrides: dict
@@ -14,7 +14,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Table:
-    """One table. head: of the first column. rows: label in the first column, and name of the variant."""
+    """One table. head: heading of the first column. rows: label in the first column, and name of the variant."""
 
     title: str
     head: str
@@ -53,7 +53,8 @@ def build_variants(depth: int) -> dict[str, Variant]:
 def build_tables(depth: int, ours: bool = True) -> dict[str, Table]:
     """The tables by their name for `--table`; a variant may be in several.
 
-    ours: of a model as deep as the paper's, table 3 has a row for each depth, not only the paper's five.
+    ours: table 3 has a row for each depth, not only the paper's five. A model less deep than the paper's always has
+    a row for each.
     """
     depths = range(1, depth + 1) if ours or depth != PAPER_DEPTHS[-1] else PAPER_DEPTHS
     layers = [(f"last {k} of {depth}", f"last-{k}" if k < depth else "progressive") for k in depths]
@@ -103,10 +104,10 @@ def build_tables(depth: int, ours: bool = True) -> dict[str, Table]:
     }
 
 
-# Fields of TrainArguments. Measured on two cores of an AMD EPYC that others used too: two processes with one thread
-# each trained a model of this kind on 250 pairs/s together, one process with two threads on 150. bf16 with eager
-# attention was 8 % faster than float32, bf16 with sdpa 50 % slower. With 64-pixel search crops the sentence had not
-# lowered the loss after 400 steps. Drawing a pair takes 13 ms, training on it 10 ms: hence `DrawnOnce`.
+# Fields of TrainArguments. Measured on two shared cores of an AMD EPYC: two processes with one thread each trained a
+# model of this kind on 250 pairs/s together, one process with two threads on 150. bf16 with eager attention was 8 %
+# faster than float32, bf16 with sdpa 50 % slower. With 64-pixel search crops the sentence had not lowered the loss
+# after 400 steps. Drawing a pair takes 13 ms, training on it 10 ms: hence `DrawnOnce`.
 TINY = {
     "model_config": {
         "hidden_size": 96,
@@ -144,14 +145,14 @@ TINY = {
     "max_grad_norm": 1.0,
     "mixed_precision": "bf16",
     "attn_implementation": "eager",
-    "words_share": 0.8,  # and no wrong or missing sentences: few steps have to show whether words are read
+    "words_share": 0.8,  # and no wrong or missing sentences: few steps have to show whether the sentence is used
     "wrong_text_share": 0.0,
     "no_text_share": 0.0,
     "flip_probability": 0.0,
     "brightness_jitter": 0.0,
     "logging_steps": 10,
 }
-TINY_CLIPS, TINY_FRAMES = 48, 8  # what a tiny variant is scored on, half of each kind
+TINY_CLIPS, TINY_FRAMES = 48, 8  # that score a tiny variant, half of each kind
 
 BASE_RECIPES = {
     "lasot": "scripts/recipes/pjvlt_base_lasot.yaml",

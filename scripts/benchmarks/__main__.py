@@ -1,4 +1,4 @@
-"""`python scripts/benchmarks COMMAND`: what a PJVLT costs; see `commands`."""
+"""`python scripts/benchmarks COMMAND`: speed, memory and size of PJVLT; see `commands`."""
 
 from commands import main
 

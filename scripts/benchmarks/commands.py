@@ -1,8 +1,8 @@
-"""What a PJVLT costs.
+"""Speed, memory and size of PJVLT.
 
 python scripts/benchmarks model                      parameters and multiply-accumulates of PJVLT-B, by part
 python scripts/benchmarks model --model my-checkpoint
-python scripts/benchmarks data                       how fast training data comes, and what memory it takes
+python scripts/benchmarks data                       speed and memory of the training data
 python scripts/benchmarks data pairs                 only that part: pairs, index or memory
 python scripts/benchmarks train                      steps per second, waiting for data, share of the matmul peak
 python scripts/benchmarks train --model base --batch_size 128 --workers 14 --compile     on a GPU
@@ -27,14 +27,14 @@ from tracking_cases import COMPILED, EAGER, EXPORTED, HELP
 
 
 def add_tracking(commands) -> None:
-    """The arguments of `tracking`, which are many."""
+    """Add the arguments of `tracking`."""
     tracking = commands.add_parser(
         "tracking",
         help="milliseconds per frame by stage, path, precision and targets",
         description=(
-            "Decode, crop, network, decoding of the box, and all of it end to end. The cases take turns in one "
-            "process; medians, quartiles, MACs, the share of this machine's matmul peak, and ratios with their goals "
-            "are printed. Leave the machine alone meanwhile. Most of the time goes into 16 targets."
+            "Times decoding, crop, network, box, and all of them end to end. The cases take turns in one process. "
+            "Prints medians, quartiles, MACs, the share of this machine's matmul peak, and ratios with their goals. "
+            "Leave the machine alone meanwhile. 16 targets take most of the time."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=HELP,
@@ -46,29 +46,31 @@ def add_tracking(commands) -> None:
         "--cases",
         nargs="+",
         choices=EAGER + COMPILED + EXPORTED,
-        help="what runs; see below (default: the first four)",
+        help="cases to run, see below (default: the first four; on a GPU the compiled ones, too)",
     )
-    tracking.add_argument("--compile", action="store_true", help="the compiled cases too (on a GPU they always run)")
+    tracking.add_argument("--compile", action="store_true", help="also the compiled cases")
     tracking.add_argument(
         "--precisions", nargs="+", choices=["fp32", "bf16", "fp16"], help="default: fp32 bf16; on a GPU: bf16 fp16"
     )
-    tracking.add_argument("--targets", nargs="+", type=int, help="in one video (default: 1 4 16; on a GPU: 1 32)")
-    tracking.add_argument("--repeats", type=int, default=9, help="visits of a case, fewer of slow ones (default: 9)")
     tracking.add_argument(
-        "--compile_seconds", type=float, default=200, help="compile no more after these (default: 200)"
+        "--targets", nargs="+", type=int, help="targets in one video (default: 1 4 16; on a GPU: 1 32)"
+    )
+    tracking.add_argument("--repeats", type=int, default=9, help="turns of a case, fewer of slow ones (default: 9)")
+    tracking.add_argument(
+        "--compile_seconds", type=float, default=200, help="start no compilation after so many (default: 200)"
     )
     tracking.add_argument(
-        "--num_threads", type=int, help="of every case (default: one for small models, torch's number for large ones)"
+        "--num_threads", type=int, help="threads of every case (default: one for small models, else torch's number)"
     )
     tracking.add_argument(
-        "--busy", type=int, default=0, metavar="N", help="beside N processes that take a core each (default: 0)"
+        "--busy", type=int, default=0, metavar="N", help="beside N processes that each keep a core busy (default: 0)"
     )
-    tracking.add_argument("--quick", action="store_true", help="one target and three repeats")
-    tracking.add_argument("--output", type=Path, metavar="FILE", help="JSON of all that was measured")
+    tracking.add_argument("--quick", action="store_true", help="one target and at most three repeats")
+    tracking.add_argument("--output", type=Path, metavar="FILE", help="also write all measurements as JSON")
 
 
 def run_tracking(args: argparse.Namespace) -> None:
-    """Fill in what depends on the device, and measure."""
+    """Fill in the defaults that depend on the device, and measure."""
     from tracking import benchmark_tracking
 
     on_gpu = args.device == "cuda"
@@ -101,17 +103,17 @@ def main() -> None:
     train = commands.add_parser("train", help="steps per second, waiting for data, share of the matmul peak")
     train.add_argument("--model", choices=["tiny", "base"], default="tiny", help="default: tiny")
     train.add_argument("--batch_size", type=int, default=32, help="default: 32")
-    train.add_argument("--steps", type=int, default=10, help="measured, after a few to warm up (default: 10)")
+    train.add_argument("--steps", type=int, default=10, help="measured steps, after three to warm up (default: 10)")
     train.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="bf16", help="default: bf16")
     train.add_argument("--workers", type=int, default=0, help="processes that prepare pairs (default: 0)")
     train.add_argument("--compile", action="store_true", help="with torch.compile")
     commands.add_parser("evaluation", help="seconds to score 280 sequences with 685 000 frames, by protocol")
     load = commands.add_parser("load", help="seconds to import and to load PJVLT-B, and memory")
     load.add_argument(
-        "--runs", type=int, default=5, help="each in a process of its own; the median counts (default: 5)"
+        "--runs", type=int, default=5, help="runs in processes of their own, for the median (default: 5)"
     )
     soak = commands.add_parser("soak", help="memory of the process over many frames of one session")
-    soak.add_argument("--frames", type=int, default=20_000, help="default: 20000")
+    soak.add_argument("--frames", type=int, default=20_000, help="frames of the session (default: 20000)")
     add_tracking(commands)
     args = parser.parse_args()
     if args.command == "model":

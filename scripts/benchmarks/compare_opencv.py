@@ -22,7 +22,6 @@ How it compares
 - Where OpenCV reports failure, its last box counts; where PJVLT reports `lost`, its best guess counts. "Lost" is
   the share of such frames.
 - OpenCV's trackers take and give whole pixels, PJVLT fractions of pixels; nothing is rounded for the scores.
-
 - MB is the size of the files that hold a tracker's weights.
 
 Needs opencv-contrib: pip install "pjvlt[compare]"
@@ -44,18 +43,18 @@ from opencv_trackers import CLASSICAL, OPENCV, OpenCVTracker, PJVLTTracker, crea
 from modeling_pjvlt.files_pjvlt import replacing, write_text
 
 PROTOCOL_NAMES = ("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot")
-BORDER_PROTOCOLS = ("otb", "lasot", "tnl2k")  # written for frames that begin at 1
-CHUNK = 32  # frames decoded before the trackers take turns; they share no cache then, and long videos still fit
+BORDER_PROTOCOLS = ("otb", "lasot", "tnl2k")  # written for coordinates that begin at 1
+CHUNK = 32  # frames decoded before the trackers take turns: enough to start with cold caches, few enough for memory
 TOGETHER = "all together"
-STRICT_IOU = 0.75  # boxes that fit, not only follow
+STRICT_IOU = 0.75  # IoU above which a box fits its target closely
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--dataset_name", nargs="+", default=["procedural"], metavar="NAME", help="default: procedural"
+        "--dataset_name", nargs="+", default=["procedural"], metavar="NAME", help="datasets (default: procedural)"
     )
-    parser.add_argument("--split", default="test", help="of the datasets (default: test)")
+    parser.add_argument("--split", default="test", help="split of the datasets (default: test)")
     parser.add_argument(
         "--model", nargs="+", metavar="NAME", help="checkpoints: folders or Hub ids (default: bundled)"
     )
@@ -65,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=CLASSICAL,
         default=CLASSICAL,
         metavar="NAME",
-        help="of OpenCV: csrt, kcf, mil (default: all three)",
+        help="trackers of OpenCV: csrt, kcf, mil (default: all three)",
     )
     parser.add_argument("--vit", type=Path, metavar="FILE", help="also VitTrack, with this network")
     parser.add_argument(
@@ -75,12 +74,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--protocol",
         choices=PROTOCOL_NAMES,
         default="lasot",
-        help="whose rules count (default: lasot); by `otb`, `lasot` and `tnl2k` a target at x or y <= 0 is never "
-        "overlapped",
+        help="scoring rules (default: lasot); in the success curve of `otb`, `lasot` and `tnl2k`, frames whose target "
+        "has x or y <= 0 count as missed for every tracker",
     )
-    parser.add_argument("--max_sequences", type=int, metavar="N", help="only the first N of each dataset")
-    parser.add_argument("--max_frames", type=int, metavar="N", help="only the first N of each sequence, at least 2")
-    parser.add_argument("--num_threads", type=int, help="for PyTorch and for OpenCV (default: what PyTorch takes)")
+    parser.add_argument("--max_sequences", type=int, metavar="N", help="only the first N sequences of each dataset")
+    parser.add_argument(
+        "--max_frames", type=int, metavar="N", help="only the first N frames of each sequence, at least 2"
+    )
+    parser.add_argument(
+        "--num_threads", type=int, help="threads for PyTorch and for OpenCV (default: PyTorch's number)"
+    )
     parser.add_argument("--per_sequence", action="store_true", help="also print a table of all sequences")
     parser.add_argument("--output", metavar="FILE", help="write settings, scores, speeds and boxes as JSON")
     parser.add_argument(
@@ -91,9 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 @dataclass
 class Run:
-    """What one tracker did: sequence -> boxes (n, 4) xywh; seconds in its step; frames that it called lost.
+    """The results of one tracker, by sequence.
 
-    megabytes: of the files that hold its weights.
+    boxes: (n, 4) xywh. seconds: in its `step`. lost: number of frames in which it reported the target as lost.
+    megabytes: size of the files that hold its weights.
     """
 
     megabytes: float = 0.0
@@ -102,19 +106,19 @@ class Run:
     lost: dict[str, int] = field(default_factory=dict)
 
     def fps(self, keys: list[str]) -> tuple[float, float]:
-        """Median over sequences, and of all their frames together; the first frame is given."""
+        """Frames per second after the first frame: the median over sequences, and that of all frames together."""
         tracked = {key: len(self.boxes[key]) - 1 for key in keys}
         each = [tracked[key] / self.seconds[key] for key in keys]
         return statistics.median(each), sum(tracked.values()) / sum(self.seconds[key] for key in keys)
 
     def lost_share(self, keys: list[str]) -> float:
-        """Percent of the tracked frames."""
+        """Percentage of the tracked frames in which the target was reported as lost."""
         return 100 * sum(self.lost[k] for k in keys) / sum(len(self.boxes[k]) - 1 for k in keys)
 
 
 @dataclass
 class Preparation:
-    """Seconds outside of all trackers, and frames."""
+    """Seconds spent outside of all trackers, to decode and to convert, and the number of frames."""
 
     decode: float = 0.0
     convert: float = 0.0
@@ -130,8 +134,8 @@ def compare(
 ) -> None:
     """Track the first `length` frames of one sequence with every tracker; they take turns every CHUNK frames.
 
-    starts: name -> what makes the tracker. runs: name -> where `key` is added. on_frames: called with the number of
-    frames that all trackers are done with.
+    starts: name -> the function that makes the tracker. runs: name -> the run that `key` is added to. on_frames:
+    called with the number of frames that all trackers have finished.
     """
     trackers, boxes = {}, {name: np.zeros((length, 4)) for name in starts}
     seconds, lost = dict.fromkeys(starts, 0.0), dict.fromkeys(starts, 0)
@@ -162,9 +166,10 @@ def compare(
 def build_starts(
     models: list[str], kinds: list[str], vit: Path | None = None, nano: list[Path] | None = None
 ) -> tuple[dict[str, Start], dict[str, float]]:
-    """Name of each tracker -> what starts it, and -> the size of its weights in MB.
+    """For each tracker's name, the function that starts it, and the size of its weights in MB.
 
-    Raises `ValueError` for two models of one name, and what loading raises.
+    Raises `ValueError` for two models of one name, `ImportError` where OpenCV lacks a tracker, and what loading
+    raises.
     """
     for path in filter(None, [vit, *(nano or [])]):
         if not path.is_file():
@@ -209,7 +214,7 @@ def file_megabytes(files: list[Path]) -> float:
 
 @dataclass
 class Comparison:
-    """Everything that was measured. groups: dataset -> keys of its sequences. truth: of all keys."""
+    """All measurements. groups: dataset -> keys of its sequences. truth: the ground truth of all keys."""
 
     runs: dict[str, Run]
     groups: dict[str, list[str]]
@@ -230,15 +235,15 @@ class Comparison:
 
         shares = []
         for key in keys:
-            seen = ~np.asarray(self.truth.absent[key][1:], bool)
-            if seen.any():
-                overlaps = iou(self.runs[name].boxes[key][1:][seen], self.truth.boxes[key][1:][seen])
+            visible = ~np.asarray(self.truth.absent[key][1:], bool)
+            if visible.any():
+                overlaps = iou(self.runs[name].boxes[key][1:][visible], self.truth.boxes[key][1:][visible])
                 shares.append((overlaps > STRICT_IOU).mean())
         return 100 * float(np.mean(shares))
 
 
 def run_comparison(args: argparse.Namespace) -> Comparison:
-    """Load, track, and keep what was measured."""
+    """Load models and data, track with all trackers, and return the measurements."""
     import torch
     from tqdm.auto import tqdm
 
@@ -260,15 +265,15 @@ def run_comparison(args: argparse.Namespace) -> Comparison:
         group = Path(name).resolve().name if Path(name).is_dir() else name
         if group in groups:
             raise ValueError(f"Two datasets are called {group!r}; compare them one by one.")
-        found = load_sequences(name, args.split)[: args.max_sequences]
-        known = ground_truth(found)
-        if not known.known:
+        loaded = load_sequences(name, args.split)[: args.max_sequences]
+        loaded_truth = ground_truth(loaded)
+        if not loaded_truth.known:
             raise ValueError(f"{name}: the ground truth is not public, there is nothing to compare with.")
-        groups[group] = [f"{group}/{sequence.name}" for sequence in found]
-        for key, sequence in zip(groups[group], found, strict=True):
+        groups[group] = [f"{group}/{sequence.name}" for sequence in loaded]
+        for key, sequence in zip(groups[group], loaded, strict=True):
             sequences[key] = sequence
-            truth.boxes[key] = known.boxes[sequence.name][: args.max_frames]
-            truth.absent[key] = known.absent[sequence.name][: args.max_frames]
+            truth.boxes[key] = loaded_truth.boxes[sequence.name][: args.max_frames]
+            truth.absent[key] = loaded_truth.absent[sequence.name][: args.max_frames]
     short = [key for key, boxes in truth.boxes.items() if len(boxes) < 2]
     if short:
         raise ValueError(f"{len(short)} sequences have a single frame: {short[:5]}.")
@@ -384,8 +389,8 @@ def plot_success(comparison: Comparison, path: str) -> None:
     axes = figure.add_subplot(
         xlabel="overlap threshold", ylabel="frames, %", xlim=(0, 1), ylim=(0, 100), title="Success (AUC)"
     )
-    found = {name: comparison.scores(name, list(comparison.truth.boxes)) for name in comparison.runs}
-    for name, scores in sorted(found.items(), key=lambda item: -item[1]["auc"]):
+    by_name = {name: comparison.scores(name, list(comparison.truth.boxes)) for name in comparison.runs}
+    for name, scores in sorted(by_name.items(), key=lambda item: -item[1]["auc"]):
         axes.plot(scores.thresholds["success"], scores.curves["success"], label=f"{name} ({scores['auc']:.1f})")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -394,7 +399,7 @@ def plot_success(comparison: Comparison, path: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare and print. Returns the exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    """Compare and print. Returns the exit code: 2 for a user's mistake, 130 when interrupted."""
     args = build_parser().parse_args(argv)
     try:
         comparison = run_comparison(args)

@@ -1,10 +1,10 @@
-"""How fast training data comes: `python scripts/benchmarks data`.
+"""Speed and memory of the training data: `python scripts/benchmarks data`.
 
 pairs    pairs per second of one core from 1280x720 JPEGs, beside decoding the same two frames (as images, as arrays)
 index    time and memory to the first pair of a dataset of 1 000 000 frames whose Arrow files are in the cache
-memory   of the process over 100 000 samples
+memory   memory of the process over 100 000 samples
 
-All on generated data in a temporary folder.
+All data are generated in a temporary folder.
 """
 
 import gc
@@ -39,7 +39,7 @@ MEMORY_SAMPLES = 100_000
 
 
 def natural_jpeg(rng: np.random.Generator, size: tuple[int, int] = FRAME_SIZE) -> bytes:
-    """An image whose detail falls off with frequency as in photographs, at quality 90."""
+    """A JPEG of quality 90, whose detail falls off with frequency as in photographs."""
     width, height = size
     pixels = np.zeros((height, width, 3))
     for cells in (8, 16, 32, 64, 128, 256, height):
@@ -53,7 +53,7 @@ def natural_jpeg(rng: np.random.Generator, size: tuple[int, int] = FRAME_SIZE) -
 
 
 def write_dataset(folder: Path, images: list[bytes], boxes: list[list[float]], sequences: int) -> None:
-    """`sequences` sequences of equal length, a row for each box."""
+    """Write a dataset of `sequences` sequences of equal length, a row for each box."""
     (folder / "data").mkdir(parents=True)
     schema = row_features(False).arrow_schema
     length = len(boxes) // sequences
@@ -165,7 +165,7 @@ def benchmark_memory(folder: Path) -> None:
     for index in range(MEMORY_SAMPLES):
         pairs[index]
         if (index + 1) % (MEMORY_SAMPLES // 5) == 0 or index + 1 == MEMORY_SAMPLES // 100:
-            gc.collect()  # what stays is what counts
+            gc.collect()  # only memory that stays counts
             print(f"after {index + 1:,} samples: {anonymous_mb():.0f} MB")
 
 
@@ -176,7 +176,7 @@ def anonymous_mb() -> float:
 
 
 def benchmark_data(only: str | None = None) -> None:
-    """Run all parts, or one, in a temporary folder, cache of `datasets` included."""
+    """Run all parts, or one, in a temporary folder that also holds the cache of `datasets`."""
     runs = {"pairs": benchmark_pairs, "index": benchmark_index, "memory": benchmark_memory}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_DATASETS_CACHE"] = f"{folder}/cache"  # for the process that `index` starts

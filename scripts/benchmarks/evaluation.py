@@ -1,4 +1,4 @@
-"""How long scoring takes: `python scripts/benchmarks evaluation`. Random boxes in the numbers of LaSOT's test set."""
+"""The time of scoring: `python scripts/benchmarks evaluation`, with as many random boxes as LaSOT's test set has."""
 
 import resource
 import time

@@ -1,9 +1,9 @@
-"""How long importing and loading take, and what memory: `python scripts/benchmarks load`.
+"""Time and memory of importing and loading: `python scripts/benchmarks load`.
 
 Every measurement runs in a new process, because a process imports a module only once. The results are medians of
-several runs. PJVLT-B with random weights is saved to a temporary folder first. Its weights are then mapped, not
-copied: `from_pretrained` returns before most of the file is read, so the time and memory of reading every weight once
-are reported, too.
+several runs. PJVLT-B with random weights is first saved to a temporary folder. `from_pretrained` maps its weights
+instead of copying them and returns before most of the file is read, so the time and memory of reading every weight
+once are reported, too.
 """
 
 import statistics
@@ -57,11 +57,11 @@ COMMANDS = {"pjvlt-track": "track", "pjvlt-eval": "evaluate", "pjvlt-train": "tr
 
 
 def medians(code: str, runs: int) -> list[float]:
-    """Of the numbers in the last line that a fresh interpreter prints."""
+    """Medians of the numbers in the last line that a new interpreter prints, over several runs."""
     rows = []
     for _ in range(runs):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        rows.append([float(word) for word in done.stdout.splitlines()[-1].split()])
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        rows.append([float(number) for number in process.stdout.splitlines()[-1].split()])
     return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-MATMUL_SIZES, MATMUL_REPEATS = {"cpu": 2048, "cuda": 8192}, 5  # a GPU is through with 2048 before it is under way
-NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as x86 and ARM processors name it among their flags
+MATMUL_SIZES, MATMUL_REPEATS = {"cpu": 2048, "cuda": 8192}, 5  # 2048 is too small to keep a GPU busy
+NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # names among the flags of x86 and ARM processors
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -30,12 +30,12 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when all that was asked of the device is done."""
+    """Return when the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def _told_by_linux(*names: str) -> str:
+def _cpu_info(*names: str) -> str:
     """The first entry of /proc/cpuinfo with one of these names; empty where there is none."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
@@ -48,13 +48,13 @@ def has_native(dtype: torch.dtype, device: torch.device) -> bool:
         return True
     if device.type == "cuda":
         return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
-    return dtype == torch.bfloat16 and not NATIVE_BF16.isdisjoint(_told_by_linux("flags", "Features").split())
+    return dtype == torch.bfloat16 and not NATIVE_BF16.isdisjoint(_cpu_info("flags", "Features").split())
 
 
 def describe_machine(device: torch.device) -> dict:
     """Processor model, cores and threads, and versions; on a GPU its name too."""
     machine = {
-        "processor": _told_by_linux("model name", "Model") or platform.processor() or platform.machine(),
+        "processor": _cpu_info("model name", "Model") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -10,7 +10,7 @@ SENTENCE_TOKENS = 20
 
 
 def parts_of(model: PJVLTModel) -> dict[str, list[str]]:
-    """Names for people, and the modules that belong to each."""
+    """Name of each part of the model -> the names of its modules."""
     fused = [f"encoder.{name}" for name, module in model.encoder.named_modules() if name.endswith(".fusion")]
     return {
         "text encoder (BERT)": ["text_encoder"],
@@ -32,7 +32,7 @@ def count_parameters(model: PJVLTModel, names: list[str]) -> int:
 def count_macs(model: PJVLTModel, names: dict[str, list[str]]) -> tuple[dict[str, int], dict[str, int]]:
     """MACs by part, once per sentence and once per frame. The model has eager attention afterwards."""
     config = model.config
-    model.set_attn_implementation("eager")  # of which every product is counted; of some kernels none is
+    model.set_attn_implementation("eager")  # the counter misses the products in some kernels of other implementations
     crops = {
         "pixel_values": torch.zeros(1, 3, config.search_size, config.search_size),
         "template_pixel_values": torch.zeros(1, 3, config.template_size, config.template_size),
@@ -52,7 +52,7 @@ def count_macs(model: PJVLTModel, names: dict[str, list[str]]) -> tuple[dict[str
     root = type(model).__name__
     per_frame = {part: macs(frame, *(f"{root}.{name}" for name in modules)) for part, modules in names.items()}
     per_sentence = dict.fromkeys(names, 0)
-    if config.uses_language:  # BERT is the only module that is called as one here; the rest is SAIEL's `encode_words`
+    if config.uses_language:  # the counter sees BERT as a module; the rest is SAIEL's `encode_words`
         per_sentence["text encoder (BERT)"] = macs(sentence, type(model.text_encoder).__name__)
         per_sentence["SAIEL"] = macs(sentence, "Global") - per_sentence["text encoder (BERT)"]
     return (

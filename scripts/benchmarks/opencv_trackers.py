@@ -1,4 +1,4 @@
-"""Trackers that are compared, each with the same face: ours, and those of OpenCV.
+"""The trackers that are compared, ours and OpenCV's, with one interface.
 
 A tracker starts with a frame and a box; `step` gives the box in the next frame, and whether the target counts as lost.
 Boxes are x, y, w, h in frame pixels; `order` says whether frames are RGB or BGR.
@@ -17,7 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class OpenCVTracker:
     """One of OpenCV's trackers on one target. Boxes are x, y, w, h in frame pixels.
 
-    create: what makes the tracker. order: of the channels in its frames.
+    create: a function that makes the tracker. order: of the channels in its frames.
     """
 
     def __init__(self, create: Callable, frame: np.ndarray, box, order: str = "BGR"):
@@ -27,10 +27,10 @@ class OpenCVTracker:
 
     def step(self, frame: np.ndarray) -> tuple[tuple, bool]:
         """The box in the next frame, and whether the tracker reports failure; the last box stays then."""
-        found, box = self._tracker.update(frame)
-        if found:
+        succeeded, box = self._tracker.update(frame)
+        if succeeded:
             self.box = box
-        return self.box, not found
+        return self.box, not succeeded
 
 
 class PJVLTTracker:
@@ -51,7 +51,7 @@ class PJVLTTracker:
 
 
 def opencv_class(kind: str):
-    """`cv2.TrackerCSRT` and its like. Raises `ImportError` that names our extra where this OpenCV has none."""
+    """The class of a tracker, such as `cv2.TrackerCSRT`. Raises `ImportError`, with our extra's name, without it."""
     try:
         import cv2
 
@@ -59,13 +59,12 @@ def opencv_class(kind: str):
     except (ImportError, AttributeError) as error:
         raise ImportError(
             f'OpenCV\'s {OPENCV[kind]} needs opencv-contrib: pip install "pjvlt[compare]". Of several OpenCV packages '
-            "in one "
-            "environment only one is imported: uninstall opencv-python, or leave the tracker out of --trackers."
+            "in one environment only one is imported: uninstall opencv-python, or leave the tracker out of --trackers."
         ) from error
 
 
 def create_vit(network: Path, as_trained: bool):
-    """OpenCV's VitTrack; `as_trained` makes up for how it divides by the standard deviations."""
+    """OpenCV's VitTrack; `as_trained` corrects how OpenCV divides by the standard deviations."""
     import cv2
 
     params = cv2.TrackerVit_Params()
@@ -76,9 +75,9 @@ def create_vit(network: Path, as_trained: bool):
 
 
 def quaternion_inverse(values) -> tuple[float, ...]:
-    """The four numbers q of which `1 / cv::Scalar(q)` gives `values`, of which there are three.
+    """Four numbers q for which `1 / cv::Scalar(q)` gives the three `values`.
 
-    Source: `operator/ (double, Scalar_)` of OpenCV's core, which takes the numbers for a quaternion.
+    Source: `operator/ (double, Scalar_)` of OpenCV's core, which treats the numbers as a quaternion.
     """
     first, *others = values
     squares = sum(value**2 for value in values)

@@ -14,7 +14,7 @@ CLIP_FRAMES, REPORTS = 100, 10
 
 
 def benchmark_soak(frames: int) -> None:
-    """Print the memory of the process ten times on the way; a sentence changes and a target comes and goes too."""
+    """Print the memory of the process ten times; meanwhile a sentence changes, and a target is added and removed."""
     clip = ProceduralClip(0, CLIP_FRAMES)
     images = [clip.frame(i) for i in range(CLIP_FRAMES)]
     model = PJVLTModel.from_pretrained(DEFAULT_CHECKPOINT, dtype=torch.float32)

@@ -1,23 +1,23 @@
-"""What a frame costs: `python scripts/benchmarks tracking`.
+"""The time of a frame: `python scripts/benchmarks tracking`.
 
-plain               the session calls the model itself; the sentence was encoded when its target was added
-text                the same, but the sentence goes through the model with every frame, as other trackers do it
-fast                what sessions do: `model.prepare_for_tracking()`
+plain               the session calls the model itself; the sentence is encoded once, when its target is added
+text                the same, but the sentence is encoded with every frame, as other trackers do
+fast                the path of sessions: `model.prepare_for_tracking()`
 baseline            the fast path of the same model without language (`fusion="none"`): a one-stream tracker
 compiled            the fast path through `torch.compile`, on a GPU with CUDA graphs
 compiled-baseline   the baseline through `torch.compile`
-onnx                what `pjvlt-export` makes of the model, in onnxruntime: `OnnxTracker`, on a CPU and in fp32
-onnx-int8           the same with the matmuls that `pjvlt-export --int8` makes of them
+onnx                the files that `pjvlt-export` writes, in onnxruntime: `OnnxTracker`, on a CPU and in fp32
+onnx-int8           the same with the 8-bit matmuls of `pjvlt-export --int8`
 
 Every case is a session with its targets, and the cases take turns: each turn is a few frames, so that other work on
 the machine disturbs all of them alike. A frame is decoded from a video file, on a GPU taken from memory (that is the
 "decode" of the table), and given to `session.step`: crops, network, and the boxes, with the one wait for the device.
-The fast path and the exports of a small model on a CPU are also run as pjvlt-track and the pipeline run it, over the
-whole file with frames decoded ahead in a thread: "decoded ahead", opening of the file included. Compiled, network and
-boxes are one graph and are not timed apart.
+On a CPU, the fast path and the exports of a small model also run as in pjvlt-track and the pipeline, over the whole
+file with frames decoded ahead in a thread: "decoded ahead", the opening of the file included. In compiled cases,
+network and boxes are one graph and are not timed separately.
 
-The head of every model is set to answer the middle of its crop, so that all cases always cut the same crops; PJVLT-B
-("base") is random elsewhere, and so is every baseline. MACs are those that a path computes for one target. The peak is
+The head of every model is set to predict the middle of its crop, so that all cases always cut the same crops. The rest
+of PJVLT-B ("base") and of every baseline is random. MACs are those that a path computes for one target. The peak is
 the best large matrix product of the whole run in that precision; int8 exports are compared with the fp32 peak.
 """
 
@@ -60,12 +60,12 @@ from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SENTENCE = "the small white dog running on the left side of the road behind a man in a car"  # `SENTENCE_TOKENS` tokens
 FRAME_SIZES = {"cpu": (640, 480), "cuda": (1280, 720)}
-CLIP_FRAMES = 150  # long enough that opening the file weighs little
+CLIP_FRAMES = 150  # long enough that the time to open the file matters little
 BOX = (72.0, 56.0)  # width and height of a target, pixels
 QUARTER = -1.1015625  # exact in every type; its sigmoid is a hair under 1/4, so crops, which round up, keep their size
-CASE_SECONDS, LEAST_VISITS = 8.0, 3  # a case gets fewer visits than were asked for when they would take longer
+CASE_SECONDS, LEAST_VISITS = 8.0, 3  # a case gets fewer turns (visits) than --repeats if they would take longer
 VISIT_SECONDS, VISIT_FRAMES = 0.2, 20  # a visit of a fast case has more than one frame
-AHEAD = ("fast", *EXPORTED)  # what is also run over the whole file, with frames decoded ahead
+AHEAD = ("fast", *EXPORTED)  # cases that also run over the whole file, with frames decoded ahead
 WARM_UPS = {"cpu": 1, "cuda": 5}  # CUDA graphs are captured in the first few frames
 
 
@@ -79,7 +79,7 @@ class Case(NamedTuple):
 
 
 class Clock:
-    """When the stages of a frame ended: moments on a CPU, events on a GPU, which does its work after it was asked."""
+    """When the stages of a frame ended: times on a CPU, events on a GPU, whose work runs asynchronously."""
 
     def __init__(self, device: torch.device):
         self.on_gpu = device.type == "cuda"
@@ -93,21 +93,21 @@ class Clock:
             self.marks[name] = time.perf_counter()
 
     def seconds(self, first: str, last: str) -> float:
-        """Between two marks; on a GPU both must be over."""
+        """Seconds between two marks; on a GPU both must have passed."""
         if self.on_gpu:
             return self.marks[first].elapsed_time(self.marks[last]) / 1000
         return self.marks[last] - self.marks[first]
 
 
 class Clip(NamedTuple):
-    """Frames without end, each with the seconds that its decoding took, and the file they come from, if they do."""
+    """Endless frames, each with the seconds of its decoding, and the file that they come from, if there is one."""
 
     frames: Iterator[tuple[np.ndarray, float]]
     path: Path | None
 
 
 def build_clip(folder: Path, device: torch.device) -> Clip:
-    """A clip in a file, for a GPU in memory."""
+    """A clip that is decoded from a file or, for a GPU, taken from memory."""
     width, height = FRAME_SIZES[device.type]
     clip = ProceduralClip(0, CLIP_FRAMES, (height, width))
     frames = [np.asarray(clip.frame(i)) for i in range(CLIP_FRAMES)]
@@ -135,7 +135,7 @@ def _from_file(path: Path) -> Iterator[tuple[np.ndarray, float]]:
 
 
 @torch.no_grad()
-def _answer_the_middle(model: PJVLTModel) -> PJVLTModel:
+def _predict_the_middle(model: PJVLTModel) -> PJVLTModel:
     """Let every box lie in the middle of its crop and have a quarter of its side, with a score that is not low."""
     head, grid = model.head, model.config.search_grid
     for branch in (head.score, head.offset, head.size):
@@ -143,15 +143,14 @@ def _answer_the_middle(model: PJVLTModel) -> PJVLTModel:
     head.score[-1].bias.fill_(2.0)
     head.size[-1].bias.fill_(QUARTER)
     steps = torch.arange(1, grid + 1, dtype=torch.float32)
-    cell = int(
-        (1 - torch.cos(2 * torch.pi * steps / (grid + 1))).argmax()
-    )  # of two equal middles, the window's choice
+    # The grid is even, so it has two middle cells: this is the one that the window chooses.
+    cell = int((1 - torch.cos(2 * torch.pi * steps / (grid + 1))).argmax())
     head.offset[-1].bias.fill_(30.0 if cell < grid / 2 else -30.0)  # a sigmoid of 1 or 0
     return model.eval()
 
 
 class Subject:
-    """A model, its baseline without language, and what both cost."""
+    """A model, its baseline without language, and the MACs of both."""
 
     def __init__(self, name: str, device: torch.device, clock: Clock):
         torch.manual_seed(0)
@@ -165,8 +164,8 @@ class Subject:
             model = PJVLTModel.from_pretrained(checkpoint, dtype=torch.float32)
         if not model.config.uses_language:
             raise ValueError(f"{name!r} reads no language: there is nothing to compare it with.")
-        self.models = {"full": _answer_the_middle(model)}
-        self.models["none"] = _answer_the_middle(
+        self.models = {"full": _predict_the_middle(model)}
+        self.models["none"] = _predict_the_middle(
             PJVLTModel(PJVLTConfig.from_dict({**model.config.to_dict(), "fusion": "none"}))
         )
         self._count()
@@ -189,7 +188,7 @@ class Subject:
             "text": frame["total"] + sentence["total"],
             "fast": fast,
             "baseline": none,
-            "compiled": padded,  # sentences of one length, so that none is compiled anew
+            "compiled": padded,  # all sentences have one length, so that none needs a compilation of its own
             "compiled-baseline": none,
             "onnx": fast,
             "onnx-int8": fast,
@@ -197,10 +196,8 @@ class Subject:
 
     @staticmethod
     def _fast_macs(model: PJVLTModel, words: int | None = None) -> int:
-        config, inference_model = (
-            model.config,
-            model.prepare_for_tracking(portable=True),
-        )  # whose operations are counted
+        config = model.config
+        inference_model = model.prepare_for_tracking(portable=True)  # whose operations the counter knows
         search, template = (torch.zeros(1, 3, size, size) for size in (config.search_size, config.template_size))
         sentence = None
         if config.uses_language:
@@ -211,7 +208,7 @@ class Subject:
         return counter.get_total_flops() // 2
 
     def session(self, precision: str, path: str) -> TrackingSession | OnnxTracker:
-        """A session without targets, whose network tells the clock when it is done."""
+        """A session without targets, whose network marks its end on the clock."""
         if path in EXPORTED:
             return OnnxTracker(self._exported(path))
         dtype = DTYPES[precision]
@@ -229,7 +226,7 @@ class Subject:
         return session
 
     def _exported(self, path: str) -> OnnxModel:
-        """The model exported as `path` says; both exports are made at once, because tracing takes long."""
+        """The export that a path needs; both exports are made at once, because tracing takes long."""
         if not self.exports:
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
@@ -241,7 +238,7 @@ class Subject:
         return self.exports[path]
 
     def _opened(self, folder: Path) -> OnnxModel:
-        """An export that tells the clock when its network begins and ends."""
+        """An export whose network marks its begin and end on the clock."""
         model = OnnxModel(folder, users_choice())
         run = model.maps
 
@@ -260,7 +257,7 @@ class Subject:
 
 
 class Contestant:
-    """One case, ready to run. seconds: of its frames, by stage; visits: the median frame of each visit."""
+    """One case, ready to run. seconds: of its frames, by stage. visits: median seconds of a frame of each visit."""
 
     def __init__(self, case: Case, subject: Subject, clip: Clip):
         self.case, self.clip, self.clock = case, clip, subject.clock
@@ -291,12 +288,12 @@ class Contestant:
         self.wanted = max(int(CASE_SECONDS / (seconds * self.frames)), LEAST_VISITS)
 
     def _reading(self):
-        """While this is open, the model gets the words themselves with every frame."""
+        """In this context, the model of the case `text` gets the tokens with every frame."""
         if self.encoded is None:
             return nullcontext()
-        given = {**self.encoded, "text_features": None}
+        tokens = {**self.encoded, "text_features": None}
         return self.session.model.register_forward_pre_hook(
-            lambda module, args, kwargs: (args, {**kwargs, **given}), with_kwargs=True
+            lambda module, args, kwargs: (args, {**kwargs, **tokens}), with_kwargs=True
         )
 
     def _frame(self) -> dict[str, float]:
@@ -320,7 +317,7 @@ class Contestant:
         return {**stages, "end to end": decoding + stepping}
 
     def visit(self) -> None:
-        """Measure a few frames; where they are more than one, after one to get the caches back."""
+        """Measure a few frames; if there are more than one, after a frame that warms the caches."""
         if self.frames > 1:
             self._frame()
         measured = [self._frame() for _ in range(self.frames)]
@@ -332,7 +329,7 @@ class Contestant:
             self.seconds["decoded ahead"].append(self._whole_clip())
 
     def _whole_clip(self) -> float:
-        """Seconds of a frame, the whole file through, while a thread decodes."""
+        """Mean seconds of a frame over the whole file, while a thread decodes."""
         started, count = time.perf_counter(), 0
         for frame in read_ahead(read_frames(self.clip.path)):
             self.session.step(frame)
@@ -341,7 +338,7 @@ class Contestant:
 
 
 def choose_precisions(names: list[str], device: torch.device) -> list[str]:
-    """Those of `names` that the processor computes in; says which are left out."""
+    """The precisions that the processor computes in; prints which ones are left out."""
     chosen = [name for name in names if has_native(DTYPES[name], device)]
     for name in names:
         if name not in chosen:
@@ -352,7 +349,7 @@ def choose_precisions(names: list[str], device: torch.device) -> list[str]:
 
 
 def prepare(subject: Subject, cases: list[Case], clip: Clip, compile_seconds: float) -> list[Contestant]:
-    """The cases of one model, warm; compiled ones as long as `compile_seconds` last."""
+    """The cases of one model, warmed up; no compilation starts after `compile_seconds`."""
     ready, left = [], compile_seconds
     for case in tqdm(cases, unit="case", desc=f"{subject.name}, getting ready", disable=None):
         compiled = case.path.startswith("compiled")
@@ -374,9 +371,9 @@ def benchmark_tracking(
     compile_seconds: float,
     output: Path | None,
 ) -> None:
-    """Measure and print; `output` gets the same as JSON."""
+    """Measure and print. output: file for the same as JSON."""
     precisions = choose_precisions(precisions, device)
-    torch._dynamo.config.recompile_limit = 256  # every case is a graph of the same few functions
+    torch._dynamo.config.recompile_limit = 256  # each case compiles the same few functions once more
     peaks, contestants, parts = dict.fromkeys(precisions, 0.0), [], {}
     with tempfile.TemporaryDirectory() as folder:
         clip = build_clip(Path(folder), device)
@@ -392,16 +389,16 @@ def benchmark_tracking(
                 contestants += racing
                 race(racing, repeats, peaks, device)
                 for contestant in racing:
-                    contestant.session = None  # and with the last of them goes the model
+                    contestant.session = None  # the last one frees the model
         except KeyboardInterrupt:
-            print("Interrupted: this is what was measured until then.")
+            print("Interrupted. Measured so far:")
     measured = [contestant for contestant in contestants if contestant.visits]
     if measured:
         report(measured, peaks, parts, describe_machine(device), device, output)
 
 
 def race(racing: list[Contestant], repeats: int, peaks: dict[str, float], device: torch.device) -> None:
-    """Let the cases of one model take turns; before each round the peak is measured too, and the best one kept."""
+    """Let the cases of one model take turns. Before each round the peaks are measured, too; the best ones are kept."""
     rounds = [[c for c in racing if number < c.wanted] for number in range(repeats)]
     with tqdm(total=sum(map(len, rounds)), unit="visit", desc=racing[0].case.model, disable=None) as bar:
         for taking_part in rounds:

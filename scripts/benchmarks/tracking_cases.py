@@ -5,11 +5,11 @@ EXPORTED = ["onnx", "onnx-int8"]
 HELP = """cases:
   plain               the model itself in the loop, its sentence encoded once
   text                the same, with the sentence encoded again for every frame
-  fast                what sessions do: model.prepare_for_tracking()
+  fast                the path of sessions: model.prepare_for_tracking()
   baseline            the fast path of the same model without language (fusion="none")
   compiled            fast through torch.compile, on a GPU with CUDA graphs
   compiled-baseline   baseline through torch.compile
-  onnx                what pjvlt-export makes of the model, in onnxruntime; on a CPU, in fp32
+  onnx                the files that pjvlt-export writes, in onnxruntime; on a CPU, in fp32
   onnx-int8           the same, made with --int8
 
 examples:

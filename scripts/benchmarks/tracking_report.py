@@ -10,7 +10,7 @@ from tracking_cases import EXPORTED
 from modeling_pjvlt.files_pjvlt import write_text
 
 STAGES = ("decode", "crop", "network", "box", "end to end")
-PAIRS = (("fast", "baseline"), ("compiled", "compiled-baseline"))  # a path, and what it is without language
+PAIRS = (("fast", "baseline"), ("compiled", "compiled-baseline"))  # a path, and the same without language
 NETWORK_SHARE = {"fp32": 0.75, "bf16": 0.60}  # goals on a CPU
 
 
@@ -20,7 +20,7 @@ def _spread(values) -> dict[str, float]:
 
 
 def build_rows(contestants, peaks: dict[str, float]) -> dict[tuple, dict]:
-    """What was measured, by case; few targets first."""
+    """The measurements by case; for each model, cases with few targets first."""
     rows, models = {}, list(dict.fromkeys(c.case.model for c in contestants))
     for contestant in sorted(contestants, key=lambda c: (models.index(c.case.model), c.case.targets)):
         case = contestant.case
@@ -40,11 +40,11 @@ def build_rows(contestants, peaks: dict[str, float]) -> dict[tuple, dict]:
 
 
 def build_ratios(contestants, rows: dict[tuple, dict], on_gpu: bool) -> list[dict]:
-    """Every comparison that both of its cases were measured for, with the goal where there is one."""
+    """Every comparison whose two cases were measured, with its goal if there is one."""
     visits = {c.case: c.visits for c in contestants}
     ratios = []
 
-    def tell(case, what: str, spread: dict, goal: str | None, unit: str = "x") -> None:
+    def add(case, what: str, spread: dict, goal: str | None, unit: str = "x") -> None:
         row = {**case._asdict(), "what": what, **spread, "unit": unit, "goal": goal}
         if goal is not None:
             bound = float(goal.split()[-1])
@@ -52,14 +52,14 @@ def build_ratios(contestants, rows: dict[tuple, dict], on_gpu: bool) -> list[dic
         ratios.append(row)
 
     def compare(case, other, what: str, goal: str | None) -> None:
-        if case in visits and other in visits:  # visit by visit, because two of one round share what disturbed them
-            tell(case, what, _spread([a / b for a, b in zip(visits[case], visits[other], strict=False)]), goal)
+        if case in visits and other in visits:  # visit by visit, because those of one round share disturbances
+            add(case, what, _spread([a / b for a, b in zip(visits[case], visits[other], strict=False)]), goal)
 
     for case, row in rows.items():
         base_on_cpu = case.model == "base" and not on_gpu
         if case.path in EXPORTED:
             compare(case._replace(path="fast"), case, f"time of fast over {case.path}", None)
-            _tell_alone(case, row, False, on_gpu, tell)
+            _add_single(case, row, False, on_gpu, add)
         for path, baseline in PAIRS:
             if case.path != path:
                 continue
@@ -75,41 +75,41 @@ def build_ratios(contestants, rows: dict[tuple, dict], on_gpu: bool) -> list[dic
                 compare(in_fp32, case, f"time of {path} in fp32 over {case.precision}", goal)
                 other, goal = without._replace(precision="fp32"), "at most 0.42" if bf16_on_cpu else None
                 compare(case, other, f"time of {path} in {case.precision} over {baseline} in fp32", goal)
-            _tell_alone(case, row, base_on_cpu, on_gpu, tell)
+            _add_single(case, row, base_on_cpu, on_gpu, add)
     return ratios
 
 
-def _tell_alone(case, row: dict, base_on_cpu: bool, on_gpu: bool, tell) -> None:
-    """Figures of one case."""
+def _add_single(case, row: dict, base_on_cpu: bool, on_gpu: bool, add) -> None:
+    """Add the figures of a case alone, without comparison."""
     ms = row["milliseconds"]
     goal = NETWORK_SHARE.get(case.precision) if base_on_cpu else None
     shares = {  # a short time is a large share
         name: row["share_of_peak"] * ms["network"]["median"] / ms["network"][of]
         for name, of in (("median", "median"), ("q25", "q75"), ("q75", "q25"))
     }
-    tell(case, f"{case.path} network's share of the matmul peak", shares, goal and f"at least {goal}", "")
+    add(case, f"{case.path} network's share of the matmul peak", shares, goal and f"at least {goal}", "")
     if "box" in ms:
         around = {q: (ms["crop"][q] + ms["box"][q]) / ms["network"]["median"] for q in ("median", "q25", "q75")}
-        tell(case, f"{case.path}: crop and box over network", around, "at most 0.03" if base_on_cpu else None, "")
+        add(case, f"{case.path}: crop and box over network", around, "at most 0.03" if base_on_cpu else None, "")
     rates = _rates(ms["end to end"])
     goal = "at least 300" if (case.model, case.targets, on_gpu) == ("base", 1, True) else None
-    tell(case, f"{case.path} end to end", rates, goal, "FPS")
+    add(case, f"{case.path} end to end", rates, goal, "FPS")
     if "decoded ahead" in ms:
         goal = "at least 75" if (case.model, case.targets) == ("tiny", 1) else None
-        tell(case, f"{case.path} end to end, decoded ahead", _rates(ms["decoded ahead"]), goal, "FPS")
+        add(case, f"{case.path} end to end, decoded ahead", _rates(ms["decoded ahead"]), goal, "FPS")
     if case.targets > 1:
         goal = "at least 3000" if on_gpu and case.model == "base" and case.targets == 32 else None
         many = {q: rate * case.targets for q, rate in rates.items()}
-        tell(case, f"{case.path} end to end", many, goal, "target-frames/s")
+        add(case, f"{case.path} end to end", many, goal, "target-frames/s")
 
 
 def _rates(ms: dict[str, float]) -> dict[str, float]:
-    """Frames a second; the quartiles change places."""
+    """Frames per second; the lower quartile of the times is the upper one of the rates."""
     return {q: 1000 / ms[p] for q, p in (("median", "median"), ("q25", "q75"), ("q75", "q25"))}
 
 
 def table(rows: dict[tuple, dict]) -> str:
-    """Markdown; times in ms, end to end with its quartiles."""
+    """The cases as a Markdown table, with times in ms; end to end has its quartiles."""
     lines = [
         "| model | targets | precision | path | decode | crop | network | box | end to end (quartiles) | FPS | GMACs "
         "| of peak | frames |",
@@ -127,7 +127,7 @@ def table(rows: dict[tuple, dict]) -> str:
 
 
 def macs_table(parts: dict[str, dict[str, tuple[int, int, int]]]) -> str:
-    """Markdown; what the plain model costs, by part."""
+    """The MACs of the plain model by part, as a Markdown table."""
     lines = ["| model | part | GMACs per sentence | GMACs per frame | without language |", "|---|---|---:|---:|---:|"]
     for model, counts in parts.items():
         for part, numbers in counts.items():
@@ -147,7 +147,7 @@ def ratio_line(ratio: dict) -> str:
 def report(
     contestants, peaks: dict[str, float], parts: dict, machine: dict, device: torch.device, output: Path | None
 ) -> None:
-    """Print everything; with `output`, write it down too."""
+    """Print all measurements and, with `output`, write them as JSON."""
     rows = build_rows(contestants, peaks)
     ratios = build_ratios(contestants, rows, device.type == "cuda")
     print(

@@ -1,4 +1,4 @@
-"""How fast training goes: `python scripts/benchmarks train`.
+"""The speed of training: `python scripts/benchmarks train`.
 
 Steps of forward, backward and optimizer on generated 1280x720 videos: steps and pairs per second, the share of time
 spent waiting for data, and the share of this machine's matrix-multiplication peak, which is measured in the same run.
@@ -35,7 +35,7 @@ def _write_videos(folder: Path) -> None:
 def benchmark_train(
     model_name: str, batch_size: int, steps: int, precision: str, workers: int, compiled: bool
 ) -> None:
-    """Print one row."""
+    """Measure one setting, and print it as a row of a table."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_DATASETS_CACHE"] = f"{folder}/cache"
         import datasets
