@@ -1,13 +1,13 @@
 #!/bin/bash
-# pjvlt_tiny_hybrid_tracking.yaml on one GPU in a quarter of an hour, from data that fit into 45 MB.
+# Trains pjvlt_tiny_hybrid_tracking.yaml on one GPU in a quarter of an hour, with data that fit into 45 MB.
 #
 #   python scripts/shrink_images.py my-videos my-images --max_side 208 --quality 60 --output_dir data
 #   bash scripts/recipes/pjvlt_tiny_gpu.sh data/my-videos data/my-images START OUTPUT
 #
-# START is a checkpoint to go on from, such as the first one of pjvlt_tiny_hybrid.yaml. SECONDS_TO_TRAIN
-# (default 720), BATCH (256), WORKERS (14), STEPS (3 000), PRECISION (bf16) and VAL, a
-# folder of videos to evaluate on, come from the environment. Every two minutes or so there are new weights, in bfloat16
-# and under 20 MB, in OUTPUT/weights.
+# START is a checkpoint to start from, such as one of pjvlt_tiny_hybrid.yaml. SECONDS_TO_TRAIN (default 720), BATCH
+# (256), WORKERS (14), STEPS (3 000), PRECISION (bf16), EVERY (400 steps between checkpoints), PAUSE (20 seconds
+# between looks for a new one) and VAL, a folder of videos to evaluate on, come from the environment. Each checkpoint
+# is also written to OUTPUT/weights in bfloat16, under 20 MB.
 set -euo pipefail
 videos=$1 images=$2 start=$3 output=$4
 here=$(cd "$(dirname "$0")" && pwd)
@@ -30,7 +30,7 @@ while kill -0 "$trained" 2>/dev/null; do
     fi
   done
 done
-wait "$trained" || test $? -eq 124  # out of time, which was the plan
+wait "$trained" || test $? -eq 124  # 124: the time is over, as planned
 last=$(ls -d "$output"/run/checkpoints/[0-9]*/pretrained_model | tail -n 4)
 # shellcheck disable=SC2086
 python "$here/../average_checkpoints.py" $last --output_dir "$output/weights/mean"
