@@ -251,7 +251,7 @@ def test_a_folder_that_does_not_serve_is_said(page, folder):
         run(page, load, name="other/")
     with pytest.raises(playwright.Error, match=r"ONNX Runtime Web cannot be loaded from .*/gone\.mjs"):
         run(page, 'await module.Model.load("pjvlt-onnx", {runtime: "gone.mjs"});')
-    with pytest.raises(playwright.Error, match="tokenizer of BERT; that of this export is made of Lowercase, "):
+    with pytest.raises(playwright.Error, match="tokenizer of BERT only; this export's consists of Lowercase, "):
         run(page, 'new module.Tokenizer({normalizer: {type: "Lowercase"}, added_tokens: []});')
 
 

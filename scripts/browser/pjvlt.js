@@ -1,8 +1,8 @@
 /**
  * Tracks one target through a video in the browser, with the files that `pjvlt-export` writes and ONNX Runtime Web.
  *
- * What `modeling_pjvlt/onnx/tracker.py` is in Python: the same crops, tokens and rules, and the same boxes. No server
- * is needed beyond one that hands out files, and nothing that the page reads leaves the machine.
+ * It does what `modeling_pjvlt/onnx/tracker.py` does in Python: the same crops, tokens and rules give the same boxes.
+ * A server for static files is enough, and no video or sentence leaves the machine.
  *
  *     import { Model, Tracker, videoFrames } from "./pjvlt.js";
  *     const tracker = new Tracker(await Model.load("pjvlt-onnx"));
@@ -19,10 +19,10 @@
 export const RUNTIME = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/ort.wasm.min.mjs";
 
 const SETTINGS_FILE = "pjvlt_onnx.json";
-const SENTENCE = ["keys", "values", "mask"]; // what text.onnx makes of a sentence and tracker.onnx takes
+const SENTENCE = ["keys", "values", "mask"]; // outputs of text.onnx, inputs of tracker.onnx
 const MAPS = ["score_map", "offset_map", "size_map"];
-const DEFAULT_SENTENCE = "the target"; // what an empty or missing sentence becomes
-const MAX_WORDS = 40; // tokens, [CLS] and [SEP] included
+const DEFAULT_SENTENCE = "the target"; // in place of an empty or missing sentence
+const MAX_TOKENS = 40; // [CLS] and [SEP] included
 const TRACKING_DEFAULTS = { window_weight: 1, size_smoothing: 0, lost_score: 0.2 };
 const LOST_AFTER = 5; // frames
 const GROWTH = 1.1; // of a lost target's search region, per frame
@@ -31,7 +31,7 @@ const MIN_BOX_SIDE = 1; // pixels
 
 // --- sentences
 
-// Python's `str.split` and Rust's `char::is_whitespace`, which JavaScript's \s is not quite.
+// The blanks of Python's `str.split` and of Rust's `char::is_whitespace`; JavaScript's \s differs a little.
 const BLANKS = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u;
 const WHITE_SPACE = /[\t-\r\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]/u;
 const PUNCTUATION = /[!-/:-@[-`{-~]|\p{P}/u;
@@ -41,23 +41,23 @@ const CHINESE = new RegExp(
   "gu",
 );
 
-/** The sentence without needless blanks; an empty one becomes "the target". Throws for what is not text. */
+/** The sentence without needless blanks; an empty one becomes "the target". Throws for anything but valid text. */
 export function cleanSentence(text) {
   if (text !== null && text !== undefined && typeof text !== "string") {
     throw new TypeError(`A target has one sentence, a string, got ${typeof text}.`);
   }
-  if (/\p{Surrogate}/u.test(text ?? "")) throw new Error("The sentence holds half a letter: type it again.");
+  if (/\p{Surrogate}/u.test(text ?? "")) throw new Error("The sentence holds half a character: type it again.");
   return (text ?? "").split(BLANKS).filter(Boolean).join(" ") || DEFAULT_SENTENCE;
 }
 
-/** The WordPiece tokenizer of BERT, from the tokenizer.json of an export. It differs from the one in Python for a few
- * rare signs only, which Unicode added after 2016 and which that one does not know. */
+/** The WordPiece tokenizer of BERT, from the tokenizer.json of an export. It differs from the one in Python only for a
+ * few rare characters, which Unicode added after 2016 and which that one does not know. */
 export class Tokenizer {
   constructor(description) {
     const { normalizer, pre_tokenizer: split, model, post_processor: around, added_tokens: added } = description;
     const kinds = [normalizer?.type, split?.type, model?.type, around?.type].join(", ");
     if (kinds !== "BertNormalizer, BertPreTokenizer, WordPiece, TemplateProcessing") {
-      throw new Error(`The page reads the tokenizer of BERT; that of this export is made of ${kinds}.`);
+      throw new Error(`The page reads the tokenizer of BERT only; this export's consists of ${kinds}.`);
     }
     this.normalizer = normalizer;
     this.model = model;
@@ -77,7 +77,7 @@ export class Tokenizer {
       place % 2 ? [this.added.get(part)] : this.words(this.normalize(part)).flatMap((word) => this.pieces(word)),
     );
     const ids = this.template.flatMap((special) => special ?? words);
-    return ids.length <= MAX_WORDS ? ids : [...ids.slice(0, MAX_WORDS - 1), ids.at(-1)];
+    return ids.length <= MAX_TOKENS ? ids : [...ids.slice(0, MAX_TOKENS - 1), ids.at(-1)];
   }
 
   normalize(text) {
@@ -123,7 +123,7 @@ export class Tokenizer {
 
 // --- crops
 
-/** The square of side ceil(sqrt(w h) factor) around a box [x, y, w, h], shown at `size` pixels. */
+/** The square of side ceil(sqrt(w h) factor) around a box [x, y, w, h], scaled to `size` pixels. */
 export function cropGeometry([x, y, w, h], factor, size) {
   const side = Math.max(Math.ceil(Math.sqrt(w * h) * factor), 1);
   return { left: x + w / 2 - side / 2, top: y + h / 2 - side / 2, scale: size / side };
@@ -138,8 +138,9 @@ function triangleMass(centre, support) {
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** What one axis of a crop reads of `length` source pixels: those from first to last, and for each output pixel
- * `count` weights from its place on. They are normalised over all pixels, also those outside, which are black. */
+/** How one axis of a crop is resampled from `length` source pixels: it reads those from first to last, and for each
+ * output pixel `count` weights from its place on. The weights are normalised over all pixels, including those outside,
+ * which are black. */
 function axisTaps(start, scale, size, length) {
   const support = Math.max(1, 1 / scale);
   const first = clamp(Math.floor(start - support), 0, length);
@@ -159,7 +160,7 @@ function axisTaps(start, scale, size, length) {
   return { first, last, count, places, weights };
 }
 
-/** What a crop shows of an image, black outside: (3, size, size) in a Float32Array of values from 0 to 255. */
+/** A crop of an image, black outside of it: (3, size, size) in a Float32Array of values from 0 to 255. */
 export function cropImage(image, { left, top, scale }, size) {
   const rows = axisTaps(top, scale, size, image.height);
   const columns = axisTaps(left, scale, size, image.width);
@@ -205,7 +206,7 @@ export function clipBox([x, y, w, h], width, height) {
   return [left, top, Math.max(right - left, MIN_BOX_SIDE), Math.max(bottom - top, MIN_BOX_SIDE)];
 }
 
-/** Throws for a box that is not [x, y, w, h], finite, wider and higher than 0 and on the frame. */
+/** Throws for a box that is not [x, y, w, h]: finite, wider and higher than 0, and at least partly on the frame. */
 function checkBox(box, { width, height }) {
   const [x, y, w, h] = box;
   const shown = `The box ${Array.from(box).join(" ")} (x y w h)`;
@@ -221,7 +222,7 @@ function checkBox(box, { width, height }) {
 /** An exported model; any number of trackers can share it. */
 export class Model {
   /** Read the folder that `pjvlt-export` wrote. `runtime`: address of ONNX Runtime Web. `report` is called with the
-   * name of each file before it is read. Throws where the folder holds no export that a browser can run. */
+   * name of each file before it is read. Throws if the folder holds no export that a browser can run. */
   static async load(folder, { runtime = RUNTIME, report = () => {} } = {}) {
     const base = new URL(`${String(folder).replace(/\/+$/, "")}/`, globalThis.location?.href);
     const model = new Model();
@@ -237,7 +238,7 @@ export class Model {
       throw new Error(`ONNX Runtime Web cannot be loaded from ${address}: ${error.message}`);
     }
     model.runtime.env.wasm.wasmPaths = new URL(".", address).href;
-    model.runtime.env.wasm.numThreads = 1; // more need a server that isolates the page
+    model.runtime.env.wasm.numThreads = 1; // more threads need a server that isolates the page
     const graph = async (name) => {
       const bytes = await (await read(base, name, report)).arrayBuffer();
       return model.runtime.InferenceSession.create(new Uint8Array(bytes));
@@ -251,7 +252,7 @@ export class Model {
     return model;
   }
 
-  /** What the frames need of a sentence: `keys`, `values` and `mask`; nothing for a model without language. */
+  /** The constants of a sentence, `keys`, `values` and `mask`; nothing for a model without language. */
   async encodeText(sentence) {
     if (!this.text) return {};
     const ids = this.tokenizer.encode(cleanSentence(sentence));
@@ -259,7 +260,7 @@ export class Model {
     return this.text.run({ input_ids: row(ids), attention_mask: row(ids.map(() => 1)) }, SENTENCE);
   }
 
-  /** What the frames need of the target's look: `template`. */
+  /** The constants of a template crop: `template`. */
   async encodeTemplate(image, box) {
     const { template_factor: factor, template_size: size } = this.settings;
     const pixels = this.crop(image, cropGeometry(box, factor, size), size);
@@ -281,13 +282,13 @@ export class Model {
 async function read(base, name, report) {
   report(name);
   const address = new URL(name, base);
-  const answer = await fetch(address).catch((error) => error);
-  if (answer instanceof Error || !answer.ok) {
-    const why = answer instanceof Error ? answer.message : `the server says ${answer.status}`;
-    const mend = "make the folder with pjvlt-export and serve it with the page";
-    throw new Error(`${address} cannot be read (${why}): ${mend}.`);
+  const response = await fetch(address).catch((error) => error);
+  if (response instanceof Error || !response.ok) {
+    const reason = response instanceof Error ? response.message : `the server says ${response.status}`;
+    const advice = "make the folder with pjvlt-export and serve it with the page";
+    throw new Error(`${address} cannot be read (${reason}): ${advice}.`);
   }
-  return answer;
+  return response;
 }
 
 /** The Hann window 0.5 (1 - cos(2 pi k / (size + 1))) in both axes, with a weight from 0 to 1. */
@@ -311,8 +312,8 @@ function decode(scores, offsets, sizes, window, grid) {
 
 // --- the tracker
 
-/** Tracks one target, as a session with `redetect="local"` does: a target whose score stays low for some frames is
- * lost and looked for where it was last seen, in a region that grows. */
+/** Tracks one target, like a session with `redetect="local"`: a target whose score stays low for some frames is lost,
+ * and is searched where it was last seen, in a region that grows. */
 export class Tracker {
   /** Options: `windowWeight`, `sizeSmoothing`, `lostScore`; by default those of the export. `lostAfter`: frames. */
   constructor(model, { windowWeight, sizeSmoothing, lostScore, lostAfter = LOST_AFTER } = {}) {
@@ -325,12 +326,12 @@ export class Tracker {
     this.target = null;
   }
 
-  /** Track what a box [x, y, w, h] shows in an image, from the next one on. Throws for a box that is not on it. */
+  /** Start with the target in a box [x, y, w, h] of an image; `step` tracks it. Throws for a box that is not on it. */
   async start(image, box, text) {
     checkBox(box, image);
     const inputs = { ...(await this.model.encodeTemplate(image, box)), ...(await this.model.encodeText(text)) };
     const { width, height } = image;
-    // box: around which it is searched; seen: the last one with a score that was not low
+    // box: around which the target is searched; seen: the last box whose score was not low
     this.target = { inputs, width, height, box: [...box], seen: [...box], low: 0, growth: 1 };
   }
 
@@ -350,12 +351,12 @@ export class Tracker {
     const maps = await this.model.tracker.run({ pixel_values: pixels, ...target.inputs }, MAPS);
     const { fractions, score } = decode(...MAPS.map((name) => maps[name].data), this.window, grid);
     const [cx, cy, w, h] = fractions.map((value) => (value * size) / crop.scale);
-    const found = clipBox([crop.left + cx - w / 2, crop.top + cy - h / 2, w, h], image.width, image.height);
-    const box = this.smoothed(target.box, found);
+    const predicted = clipBox([crop.left + cx - w / 2, crop.top + cy - h / 2, w, h], image.width, image.height);
+    const box = this.smoothed(target.box, predicted);
     return { box, score, lost: this.follow(box, score) };
   }
 
-  /** The box around the same middle, its sides nearer to those of the box before. */
+  /** The box with the same middle, and with sides nearer to those of the previous box. */
   smoothed(before, [x, y, w, h]) {
     const kept = this.sizeSmoothing;
     if (kept === 0) return [x, y, w, h];
@@ -378,13 +379,13 @@ export class Tracker {
 
 // --- videos
 
-/** Every frame of a <video>, in order: {image, time}, time in seconds. The video plays from frame to frame, and one
- * that went by unseen is sought. Throws where the browser cannot show the frames one by one. */
+/** Every frame of a <video>, in order: {image, time}, time in seconds. The video plays from frame to frame, and seeks
+ * a frame that it skipped. Throws if the browser cannot show the frames one by one. */
 export async function* videoFrames(video) {
   const player = new Player(video);
   try {
     let interval = await player.interval();
-    let last = (await player.at(0, Infinity, HASTE)) ?? player.grab(0); // which was perhaps there before
+    let last = (await player.at(0, Infinity, SHORT_WAIT)) ?? player.grab(0); // null if the video already shows it
     for (let frame = last; frame; ) {
       last = frame;
       yield last;
@@ -403,12 +404,12 @@ export async function* videoFrames(video) {
   }
 }
 
-const [SLOWEST, SLOWER, FASTER] = [1 / 8, 0.7, 1.03]; // rates at which the video plays, and how they change
-const LOOKED_AT = 5; // frames that tell how far apart they are
-const [HASTE, PATIENCE] = [100, 1000]; // milliseconds for a frame that was sought
+const [SLOWEST, SLOWER, FASTER] = [1 / 8, 0.7, 1.03]; // slowest playback rate, and the factors that change the rate
+const FIRST_FRAMES = 5; // frames that show the interval between frames
+const [SHORT_WAIT, LONG_WAIT] = [100, 1000]; // milliseconds to wait for a frame after a seek
 
-/** A video that is paused before it starts to play says so by an error. */
-function unlessPaused(error) {
+/** Ignore the error of a video that is paused before it starts to play. */
+function ignoreAbort(error) {
   if (error.name !== "AbortError") throw error;
 }
 
@@ -416,7 +417,7 @@ function unlessPaused(error) {
 class Player {
   constructor(video) {
     if (!video.requestVideoFrameCallback) {
-      throw new Error("This browser cannot tell the frames of a video apart; take a newer one.");
+      throw new Error("This browser cannot show the frames of a video one by one; use a newer one.");
     }
     this.video = video;
     this.waiting = [];
@@ -425,14 +426,14 @@ class Player {
     this.context = this.canvas.getContext("2d", { willReadFrequently: true });
     this.notice = () => this.wake();
     for (const event of ["seeked", "ended", "error"]) video.addEventListener(event, this.notice);
-    video.muted = true; // browsers play nothing else unasked
+    video.muted = true; // without a click, browsers play only muted videos
     this.watch();
   }
 
   watch() {
     this.handle = this.video.requestVideoFrameCallback((now, { mediaTime: time }) => {
       this.waiting.push(this.grab(time));
-      this.video.pause(); // until it is the next one's turn
+      this.video.pause(); // until the next frame is needed
       this.watch();
       this.wake();
     });
@@ -444,7 +445,7 @@ class Player {
     return { image: this.context.getImageData(0, 0, width, height), time };
   }
 
-  /** Wait until something happens to the video, or for some milliseconds. */
+  /** Wait for an event of the video, or for some milliseconds. */
   async change(milliseconds = Infinity) {
     if (this.video.error) throw new Error(`The video cannot be decoded: ${this.video.error.message}`);
     let timer;
@@ -460,31 +461,31 @@ class Player {
   async next() {
     while (!this.waiting.length) {
       if (this.video.ended) return null;
-      if (this.video.paused) await this.video.play().catch(unlessPaused);
+      if (this.video.paused) await this.video.play().catch(ignoreAbort);
       if (!this.waiting.length && !this.video.ended) await this.change();
     }
     return this.waiting.shift();
   }
 
-  /** Seconds from frame to frame, the shortest among the first ones; that of the whole video if it has one frame. */
+  /** The shortest interval between the first frames, in seconds; for a single frame, the length of the video. */
   async interval() {
-    await this.at(0, Infinity, HASTE);
+    await this.at(0, Infinity, SHORT_WAIT);
     this.video.playbackRate = SLOWEST;
     const times = [];
-    for (let frame; times.length < LOOKED_AT && (frame = await this.next()); ) times.push(frame.time);
+    for (let frame; times.length < FIRST_FRAMES && (frame = await this.next()); ) times.push(frame.time);
     this.video.playbackRate = 1;
     const gaps = times.slice(1).map((time, place) => time - times[place]);
     return Math.min(this.video.duration, ...gaps.filter((gap) => gap > 0));
   }
 
-  /** The frame that is shown at a time, which began at `latest` or before; null where the browser shows none. */
-  async at(time, latest = time, patience = PATIENCE) {
+  /** The frame at a time, which began at `latest` or before; null if the browser shows none within `wait` ms. */
+  async at(time, latest = time, wait = LONG_WAIT) {
     this.video.pause();
     this.waiting = [];
     this.video.currentTime = time;
     const shown = () => this.waiting.findLast((frame) => frame.time <= latest);
     while (this.video.seeking) await this.change();
-    for (let end = performance.now() + patience; !shown() && performance.now() < end; ) await this.change(patience);
+    for (let end = performance.now() + wait; !shown() && performance.now() < end; ) await this.change(wait);
     const frame = shown() ?? null;
     this.waiting = [];
     return frame;
@@ -499,7 +500,7 @@ class Player {
 
 // --- results
 
-/** What a frame gives, as people want it: the box on the frame and to hundredths of a pixel. */
+/** The result of a frame: its box is clipped to the frame and rounded to hundredths of a pixel. */
 export function makeResult(frame, time, { box, score, lost }, { width, height }) {
   const rounded = clipBox(box, width, height).map((value) => Number(value.toFixed(2)));
   return { frame, box: rounded, score: Number(score.toFixed(4)), time, lost };
@@ -514,7 +515,7 @@ export function toCsv(results) {
   return `frame,x,y,w,h,score,time,lost,redetected\n${lines.map((line) => `${line}\n`).join("")}`;
 }
 
-/** The same as JSON, under what is known of the video: {video, model, text, fps}. */
+/** The same as JSON, with {video, model, text, fps} in front. */
 export function toJson(head, results) {
   const round = (value, digits) => Number(value.toFixed(digits));
   const lines = results.map(({ frame, box, score, time, lost }) =>
