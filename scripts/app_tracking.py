@@ -329,7 +329,7 @@ def track_video(
             frames = read_ahead(read_frames(video.path)).timed()
             for frame, targets, size in video_loop_pjvlt.track_video(session, frames, starts):
                 if done >= _most_frames(limits) or frame.time > 1.01 * limits.seconds:
-                    raise Refused(f"The video is longer than it announces; {limits.seconds:g} seconds are allowed.")
+                    raise Refused(f"The video is longer than it says; {limits.seconds:g} seconds are allowed.")
                 image = frame.image
                 for t in targets:
                     label = t.target_id if len(first) > 1 else ""

@@ -68,8 +68,8 @@ def shrink_boxed_images(source: Path, target: Path, max_side: int, quality: int)
         scale = shrink_image(path, target / "images" / name, max_side, quality)
         with Image.open(target / "images" / name) as image:
             row |= {"file": name.as_posix(), "width": image.width, "height": image.height}
-        for target in row["objects"]:
-            target["box"] = [round(v, 2) for v in _scaled(target["box"], scale)]
+        for labelled in row["objects"]:
+            labelled["box"] = [round(v, 2) for v in _scaled(labelled["box"], scale)]
         row.pop("captions", None)
         kept.append(json.dumps(row, ensure_ascii=False))
     target.mkdir(parents=True, exist_ok=True)

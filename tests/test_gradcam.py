@@ -300,7 +300,7 @@ def test_script_draws_a_video_of_all_frames(checkpoints, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["clip.mp4"], "--box X Y W H is missing"),
-        (["clip.mp4", "--seed", "1", "--box", "1", "1", "5", "5"], "a VIDEO or --seed, not both"),
+        (["clip.mp4", "--seed", "1", "--box", "1", "1", "5", "5"], "give either a VIDEO or --seed"),
         (["--seed", "1", "--box", "1", "1", "5", "5"], "--box needs a VIDEO"),
         (["--seed", "1", "2", "--video", "out.mp4"], "one clip"),
         (["--seed", "1", "--frames", "0", "99"], "no frame 99"),
