@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from modeling_pjvlt import PJVLTImageProcessor
-from modeling_pjvlt.data.pairs.boxed_images import BoxedImagePairs, BoxedImages
+from modeling_pjvlt.data.boxed_images import BoxedImages
+from modeling_pjvlt.data.pairs.boxed_images import BoxedImagePairs
 from modeling_pjvlt.data.pairs.cropping import PairCropper
 from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 
