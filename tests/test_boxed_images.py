@@ -139,3 +139,12 @@ def test_what_cannot_be_read_is_named(folder, tmp_path):
     (folder / "boxes.jsonl").write_text(json.dumps(row))
     with pytest.raises(ValueError, match=r"one\.png cannot be decoded"):
         BoxedImages([folder]).pixels(0)
+
+
+def test_an_image_is_seen_upright(folder):
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # turned by 90 degrees
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :20] = 255
+    Image.fromarray(pixels).save(folder / "images" / "one.png", exif=orientation)
+    assert BoxedImages([folder]).pixels(0).shape == (60, 40, 3)

@@ -4,9 +4,10 @@ A folder of boxed images holds `boxes.jsonl`, one image a line:
 
     {"file": "dog.jpg", "objects": [{"box": [x, y, w, h], "phrases": ["a brown dog"], "category": "animals"}, ...]}
 
-`file` is beside it or in `images/`; boxes are in pixels of the image. `phrases` are what people call the object;
-without any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two dogs"), so
-they do not identify it. A `split` other than the one that is read ("train" where it is missing) leaves the image out.
+`file` is beside it or in `images/`; boxes are in pixels of the upright image. `phrases` are what people call the
+object; without any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two
+dogs"), so they do not identify it. A `split` other than the one that is read ("train" where it is missing) leaves the
+image out.
 """
 
 import json
@@ -18,6 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..pixels_pjvlt import rgb_image, upright_image
+
+TABLE = "boxes.jsonl"
 CACHE_BYTES = 2**30  # decoded images that a process keeps
 MIN_SIDE = 12  # pixels; smaller objects are left out
 MAX_SHARE = 0.85  # of the image; larger objects are left out, because their edges are those of the image
@@ -63,8 +67,8 @@ class BoxedImages:
             return self._cache[index]
         try:
             with Image.open(self.paths[index]) as image:
-                pixels = np.array(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
+                pixels = np.array(rgb_image(upright_image(image)))
+        except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"The image {self.paths[index]} cannot be decoded: {error}") from error
         self._cache[index] = pixels
         self._cached += pixels.nbytes
@@ -75,9 +79,9 @@ class BoxedImages:
 
 def read_boxes(folder: Path, split: str = "train") -> list[tuple[Path, list[BoxedObject]]]:
     """The images of one split of a folder, each with its objects that are neither tiny nor as large as the image."""
-    table = folder / "boxes.jsonl"
+    table = folder / TABLE
     if not table.is_file():
-        raise FileNotFoundError(f"{folder} holds no boxes.jsonl, which lists the boxes of its images.")
+        raise FileNotFoundError(f"{folder} holds no {TABLE}, which lists the boxes of its images.")
     root = folder / "images" if (folder / "images").is_dir() else folder
     found = []
     for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
@@ -90,8 +94,8 @@ def read_boxes(folder: Path, split: str = "train") -> list[tuple[Path, list[Boxe
             objects = [o for o in map(_read_object, row["objects"]) if o is not None]
             path = root / row["file"].removeprefix("images/")
             area = row["width"] * row["height"] if "width" in row else _area(path)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{table}, line {number}: {error!r}; expected the fields of boxes.jsonl.") from error
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ValueError(f"{table}, line {number}: {error!r}; expected the fields of {TABLE}.") from error
         objects = [o for o in objects if o.box[2:].min() >= MIN_SIDE and o.box[2:].prod() <= MAX_SHARE * area]
         if objects:
             found.append((path, objects))
@@ -116,4 +120,4 @@ def _read_object(row: dict) -> BoxedObject | None:
     return BoxedObject(box, phrases, category, named.split()[-1].lower() if named else "")
 
 
-__all__ = ["BoxedImages", "BoxedObject", "read_boxes"]
+__all__ = ["TABLE", "BoxedImages", "BoxedObject", "read_boxes"]

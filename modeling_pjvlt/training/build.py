@@ -121,9 +121,10 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
         )
     if PHOTOGRAPHS in args.dataset_name:
         sources[PHOTOGRAPHS] = PhotographPairs(
-            PhotographFolder(args.photographs),
+            PhotographFolder(args.photographs, labelled_share=args.labelled_share),
             difficulty=args.photograph_difficulty,
             pasted_share=args.pasted_share,
+            frame_height=args.photograph_height,
             wrong_text_share=args.wrong_text_share,
             no_text_share=args.no_text_share,
         )
