@@ -24,11 +24,12 @@ from .procedural import smooth_waves
 from .procedural_text import COLOURS
 
 KINDS = ("camera", "pasted")
-FRAME_SIZE = (240, 320)  # height and width of a frame; less where the photograph does not cover as much
-LEAST_FRAME = 140  # pixels, of the shorter side of a whole photograph
-TARGET_SIDES = (16, 72)  # pixels, range of sqrt(w h) of a target in its first frame
+FRAME_HEIGHT = 240  # pixels; frames are 4 : 3, and smaller where the photograph does not cover as much
+LEAST_FRAME = 140 / 240  # of the frame's height: the shorter side of a whole photograph
+TARGET_SIDES = np.array([16, 72]) / 240  # of the frame's height: range of sqrt(w h) of a target in its first frame
 MAX_STRETCH = 2.5  # an image is not enlarged more than that
 SURROUNDED_SHARE = 0.75  # of clips whose photograph is continued by another one at its edges
+PHRASE_SHARE = 0.85  # of the sentences about a target that has phrases
 SEAM = 12  # pixels over which the two are blended
 # objects in photographs are duller than the figures of procedural clips, so some names have a second colour
 NAMED_COLOURS = [
@@ -193,9 +194,11 @@ class PhotographClip:
         photographs: what it is made of.
         seed: decides everything.
         num_frames: length of the clip; it changes neither the frames before its end nor their speed.
-        kind: "camera" or "pasted"; drawn from the seed if None.
+        kind: "camera" or "pasted"; drawn from the seed if None. Always "camera" for a target of which only the box is
+            known.
         difficulty: in [0, 1], how much shapes and light change and how often there are distractors and occluders.
         times: of its frames, from 0 on, in frames; by default 0, 1, and so on up to `num_frames`.
+        frame_height: of its frames, in pixels; targets grow with it.
 
     Attributes: `kind`, `text`, `size` (height and width of its frames). Raises `ValueError` for an image that cannot
     be read.
@@ -209,6 +212,7 @@ class PhotographClip:
         kind: str | None = None,
         difficulty: float = 1.0,
         times: Sequence[float] | None = None,
+        frame_height: int = FRAME_HEIGHT,
     ) -> None:
         if kind not in (None, *KINDS):
             raise ValueError(f"kind must be None or one of {KINDS}, got {kind!r}")
@@ -217,13 +221,14 @@ class PhotographClip:
         self.photographs, self.seed, self.difficulty = photographs, seed, difficulty
         self.num_frames = num_frames if times is None else len(times)
         self.name = f"photograph-{seed:06d}"
+        self._frame_size = frame_height, round(frame_height * 4 / 3)
         self._t = np.arange(num_frames, dtype=np.float64) if times is None else np.array(times, np.float64)
         rng = self._stream(0)
         drawn = str(rng.choice(KINDS))
-        self.kind = kind or drawn
         self._number, target = self._draw_target(rng)
+        self.kind = "camera" if target.boxed else kind or drawn
         image = photographs.image(self._number)
-        self._side = float(np.exp(rng.uniform(*np.log(TARGET_SIDES))))
+        self._side = float(np.exp(rng.uniform(*np.log(frame_height * TARGET_SIDES))))
         self.text = self._describe(rng, image, target)
         self._set_scene(self._stream(1), image, target)
         self._set_distractors(self._stream(2), target)
@@ -237,9 +242,9 @@ class PhotographClip:
         return np.random.default_rng([self.seed, number])
 
     def _draw_target(self, rng: np.random.Generator) -> tuple[int, Target]:
-        """A labelled object in half of the clips, where there are some, else a random part of a random image."""
+        """A labelled object in a share of the clips, where there are some, else a random part of a random image."""
         labelled = self.photographs.labelled
-        if labelled and rng.random() < 0.5:
+        if labelled and rng.random() < self.photographs.labelled_share:
             number = labelled[int(rng.integers(len(labelled)))]
             objects = self.photographs.objects(number)
             if objects:
@@ -248,7 +253,9 @@ class PhotographClip:
         return number, self.photographs.draw_region(rng, number)
 
     def _describe(self, rng: np.random.Generator, image: Image.Image, target: Target) -> str:
-        """A sentence about the target from its colour and its class."""
+        """What people call the target, or else a sentence from its colour and its class."""
+        if target.phrases and rng.random() < PHRASE_SHARE:
+            return str(rng.choice(target.phrases))
         colour = colour_word(image, target) if rng.random() < 0.6 else ""
         noun = target.family if target.family and rng.random() < 0.2 else target.name
         return describe(rng, colour, noun)
@@ -262,7 +269,8 @@ class PhotographClip:
         if self.kind == "camera" and rng.random() < SURROUNDED_SHARE:
             surrounded_by = self.photographs.image(int(rng.integers(len(self.photographs))))
         else:
-            least = source_side * LEAST_FRAME / min(image.size)  # a large target is shown large, with its surroundings
+            # a large target is shown large, with its surroundings
+            least = source_side * LEAST_FRAME * self._frame_size[0] / min(image.size)
             self._side = max(self._side, least)
         self._side = min(self._side, MAX_STRETCH * source_side)
         reach = max(image.size) if self.kind == "camera" else 0.0
@@ -270,11 +278,11 @@ class PhotographClip:
         if self.kind == "camera":
             margin, background = np.zeros(2, int), image
             if surrounded_by is not None:
-                missing = np.array(FRAME_SIZE[::-1]) / (0.9 * motion.scale[0]) - image.size
+                missing = np.array(self._frame_size[::-1]) / (0.9 * motion.scale[0]) - image.size
                 margin = np.clip(missing / 2, 0, image.size).astype(int)
                 background = surrounded(image, surrounded_by, tuple(margin.tolist()))
             extent = np.array(background.size) * motion.scale[0] * 0.9
-            width, height = np.clip(extent, 32, FRAME_SIZE[::-1]).astype(int).tolist()
+            width, height = np.clip(extent, 32, self._frame_size[::-1]).astype(int).tolist()
             self.size = (height, width)
             places = self._path(rng, motion.scale)
             middle = np.array([x + w / 2, y + h / 2])
@@ -285,7 +293,7 @@ class PhotographClip:
             self._camera = [motion.matrix(i, middle, p) for i, p in enumerate(places)]
             self._target_outline, self._layers = target.outline, []
             return
-        self.size = FRAME_SIZE
+        self.size = self._frame_size
         frame = np.array(self.size[::-1])
         same = rng.random() < 0.25
         self._background_number = self._number if same else int(rng.integers(len(self.photographs)))
@@ -418,12 +426,15 @@ class PhotographClip:
         for attempt in range(5):
             if objects and attempt < 2:
                 other = objects[int(rng.integers(len(objects)))]
-            else:
+            elif rng.random() < 2 * (1 - self.photographs.labelled_share):
                 other = self.photographs.draw_region(rng, number)
+            else:
+                continue
             outlines = [project(matrix, other.outline) for matrix in self._camera]
             boxes = self._clipped(outlines)
             sides = np.sqrt(boxes[:, 2:].prod(axis=1))
-            fitting = (sides >= TARGET_SIDES[0]) & (sides <= 1.5 * TARGET_SIDES[1])
+            least, most = self._frame_size[0] * TARGET_SIDES
+            fitting = (sides >= least) & (sides <= 1.5 * most)
             if not (self._inside(outlines, boxes) & fitting).all():
                 continue
             if max(_covered(boxes, over).max() for over in hiding) < 0.3:
