@@ -110,13 +110,13 @@ class TrainArguments:
         default=0.5, metadata={"help": "Share of photograph clips whose target moves over another photograph."}
     )
     photograph_height: int = field(
-        default=240, metadata={"help": "Height of those clips' frames, in pixels; targets grow with it."}
+        default=240, metadata={"help": "Height of the frames of photograph clips, in pixels; targets grow with it."}
     )
     labelled_share: float = field(
         default=0.5,
         metadata={
-            "help": "Share of those clips whose target is a labelled object, where there are some; the target of the "
-            "others is a random shape over texture."
+            "help": "Share of photograph clips whose target is a labelled object, where there are some; the target of "
+            "the others is a random shape over texture."
         },
     )
     boxed_images: list[str] | None = field(
