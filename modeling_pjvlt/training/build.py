@@ -102,7 +102,7 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
         return StreamedPairs(
             loaded, cropper, length, batch_size, args.seed, weights, gap, min_box_sides=sides, excluded=excluded
         )
-    spoiled = {"wrong_text_share": args.wrong_text_share, "no_text_share": args.no_text_share}
+    text_shares = {"wrong_text_share": args.wrong_text_share, "no_text_share": args.no_text_share}
     shares = args.dataset_wrong_text_share, args.dataset_no_text_share, args.hidden_share, args.absent_share
     sources = {
         name: SequencePairs(dataset, args.max_gap, sides[name], excluded, *shares) for name, dataset in loaded.items()
@@ -110,22 +110,17 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
     if BOXED_IMAGES in args.dataset_name:
         shares = {name: getattr(args, name) for name in ("alike_share", "kind_share", "absent_share")}
         words = args.boxed_words_share
-        sources[BOXED_IMAGES] = BoxedImagePairs(BoxedImages(args.boxed_images), words, **shares, **spoiled)
+        sources[BOXED_IMAGES] = BoxedImagePairs(BoxedImages(args.boxed_images), words, **shares, **text_shares)
     if PROCEDURAL in args.dataset_name:
-        sources[PROCEDURAL] = ProceduralPairs(
-            words_share=args.words_share,
-            wrong_text_share=args.wrong_text_share,
-            no_text_share=args.no_text_share,
-            attribute_weights=args.attribute_weights,
-        )
+        words, attributes = args.words_share, args.attribute_weights
+        sources[PROCEDURAL] = ProceduralPairs(words_share=words, attribute_weights=attributes, **text_shares)
     if PHOTOGRAPHS in args.dataset_name:
         sources[PHOTOGRAPHS] = PhotographPairs(
             PhotographFolder(args.photographs, labelled_share=args.labelled_share),
             difficulty=args.photograph_difficulty,
             pasted_share=args.pasted_share,
             frame_height=args.photograph_height,
-            wrong_text_share=args.wrong_text_share,
-            no_text_share=args.no_text_share,
+            **text_shares,
         )
     sources = {name: sources[name] for name in args.dataset_name}  # in the order of their weights
     return TrackingPairs(sources, cropper, length, args.seed, weights, args.twins)
