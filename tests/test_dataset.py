@@ -208,6 +208,13 @@ def test_category_stands_in_for_a_missing_sentence(caplog):
     ]
 
 
+def test_a_sentence_of_ones_own_is_not_counted_as_missing(caplog):
+    table = Dataset.from_dict(rows(text=["the target"] * 3 + [""] * 2), features=FEATURES)
+    table = table.add_column("category", ["dog"] * 3 + ["cat"] * 2)
+    assert [s.text for s in TrackingDataset(table)] == ["the target", "cat"]
+    assert "1 of 2 sequences have no sentence: 1 are called by their class, 0 'the target'." in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

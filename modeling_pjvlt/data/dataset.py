@@ -8,7 +8,8 @@ missing where the target is absent, or where it is not known (test sets with a f
 uses that of the row before it: several targets of one photograph. This is what `load_dataset("imagefolder")` makes of
 a folder with a `metadata.jsonl` or `metadata.csv`, so a user's own images need no code.
 
-Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where known `sequence`, `visible` (a list).
+Or one row per video: `video` and `boxes` (a list of boxes), and where known `sequence`, `visible` (a list), `text` and
+`category`.
 """
 
 import json
@@ -132,12 +133,12 @@ class _Table:
         given = self._of_first_rows("text")
         given = [self._sentences.get(name, text) for name, text in zip(self._names, given, strict=True)]
         texts = [sentence_or_class(text, category) for text, category in zip(given, self.categories, strict=True)]
-        fallen = sum(not (text or "").strip() for text in given)
-        if fallen and not self._quiet:
-            unknown = sum(text == DEFAULT_SENTENCE for text in texts)
+        replaced = [text for text, own in zip(texts, given, strict=True) if not (own or "").strip()]
+        if replaced and not self._quiet:
+            unknown = replaced.count(DEFAULT_SENTENCE)
             logger.warning(
-                f"{fallen} of {len(texts)} sequences have no sentence: {fallen - unknown} are called by their class, "
-                f"{unknown} {DEFAULT_SENTENCE!r}."
+                f"{len(replaced)} of {len(texts)} sequences have no sentence: {len(replaced) - unknown} are called by "
+                f"their class, {unknown} {DEFAULT_SENTENCE!r}."
             )
         return texts
 
