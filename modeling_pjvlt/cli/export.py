@@ -63,7 +63,10 @@ def build_parser() -> CommandParser:
         help="measure AUC also on a tracking dataset (Hub id or folder) or a folder of sequences; needs pjvlt[eval]",
     )  # fmt: skip
     add("--eval_split", help="split of those datasets (default: test, or the only one)")
-    add("--num_threads", type=int, help="threads of onnxruntime for measuring speed and AUC (default: one per core)")
+    add(
+        "--num_threads", type=int,
+        help="threads for measuring speed and AUC (default: one for a small ONNX model, else the runtime's own)",
+    )  # fmt: skip
     return parser
 
 

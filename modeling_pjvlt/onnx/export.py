@@ -27,13 +27,14 @@ from .openvino import convert_graphs, import_openvino
 from .quantize import quantize_tracker
 from .tracker import SETTINGS_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker, import_onnxruntime
 
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the maps, which lie in (0, 1)
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the maps; score and size lie in (0, 1)
 
 
 def export(args: Namespace) -> Path:
     """Run `pjvlt-export` with its arguments. Returns the folder.
 
-    Raises `ValueError` for a folder that is in use and for an export that differs from PyTorch, which is deleted.
+    Raises `ValueError` for a folder that is in use and for an export that differs from PyTorch, which is deleted, and
+    `ImportError` where the format needs a package that is missing.
     """
     output = Path(args.output_dir)
     _check_free(output, args.overwrite_output_dir)
@@ -102,7 +103,7 @@ def write_export(
 
 
 def import_exporters(format: str) -> None:
-    """Import what the format needs before the work begins. Raises `ModuleNotFoundError`."""
+    """Import what the format needs before the work begins. Raises `ImportError`."""
     if format == "openvino":
         import_openvino()
     if format == "onnx":

@@ -1,8 +1,8 @@
 """The three graphs of an export, and how they are written.
 
 `TrackerGraph` runs for every frame, on crops and the outputs of the other two graphs, and gives the maps.
-`TemplateGraph` runs once for every target, `TextGraph` once for every sentence. All take any number of targets, and of
-words up to 40.
+`TemplateGraph` runs once for every target, `TextGraph` once for every sentence. All take any number of targets, and
+sentences of up to 40 tokens.
 """
 
 import warnings

@@ -1,7 +1,7 @@
-"""Tracking with an exported model: NumPy, onnxruntime and tokenizers, and no torch.
+"""Tracking with an exported model: needs NumPy, tokenizers and onnxruntime or OpenVINO, but no torch.
 
-[`OnnxModel`] is a folder that `pjvlt-export` wrote, [`OnnxTracker`] a session that runs on it as
-[`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch is not needed.
+[`OnnxModel`] reads a folder that `pjvlt-export` wrote, and [`OnnxTracker`] runs on it as [`TrackingSession`] runs on a
+[`PJVLTModel`]: same crops, same boxes.
 """
 
 import json
@@ -21,7 +21,7 @@ TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "pjvlt_onnx.json"
 SENTENCE = ("keys", "values", "mask")  # what text.onnx makes of a sentence and tracker.onnx takes
 TARGET_AXIS = {"template": 0, "keys": 1, "values": 1, "mask": 0}  # of what tracker.onnx takes of the targets
 MAPS = ("score_map", "offset_map", "size_map")
-SMALL_GRAPH = 120_000_000  # bytes; a model with fewer takes one thread
+SMALL_GRAPH = 120_000_000  # bytes; a smaller graph runs on one thread
 
 
 class OnnxModel:
@@ -29,16 +29,16 @@ class OnnxModel:
 
     Args:
         folder: what `pjvlt-export` wrote.
-        num_threads: for each operation; default: one for a small model, as in a [`TrackingSession`], else one for each
-            core.
+        num_threads: for each operation; default: one for a small graph, else one for each core. OpenVINO has its own
+            default.
         providers: onnxruntime's execution providers in order of preference; default: the CPU.
 
     Attributes:
         settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and
             `shift`, for value * scale - shift.
 
-    Raises `ImportError` without onnxruntime and `FileNotFoundError` for a folder without an export, or with one of an
-    older version.
+    Raises `ImportError` if onnxruntime or OpenVINO is missing, and `FileNotFoundError` for a folder without an export,
+    or with one of an older version.
     """
 
     def __init__(self, folder: str | os.PathLike, num_threads: int | None = None, providers: list[str] | None = None):
