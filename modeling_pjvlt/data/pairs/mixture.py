@@ -32,16 +32,16 @@ class PairSource(Protocol):
 
 
 class FailureCount:
-    """Counts unreadable samples by dataset, and raises when they are more than 1 % of one dataset."""
+    """Counts unreadable samples by dataset, and raises at more than ten that are more than 1 % of one dataset."""
 
     def __init__(self):
         self.drawn, self.failed = Counter(), Counter()
 
     def add(self, name: str, index: int, error: ValueError) -> None:
-        """Log one. Raises `ValueError` when there are too many."""
+        """Count and log one. Raises `ValueError` when there are too many."""
         self.failed[name] += 1
         failed, drawn = self.failed[name], self.drawn[name]
-        logger.warning(f"Sample {index} ({name}) is skipped: {error}")
+        logger.warning(f"Sample {index} ({name}) cannot be read and is replaced: {error}")
         if failed > max(MIN_FAILURES, MAX_FAILED * drawn):
             raise ValueError(
                 f"{failed} of {drawn} samples of {name} could not be read, more than {MAX_FAILED:.0%}; "
@@ -84,7 +84,8 @@ class TrackingPairs(Dataset):
             a source has `draw_twins`. That halves the time to draw them, and only template and sentence show which
             target is meant.
 
-    A pair that cannot be read is skipped, counted and logged; more than 1 % of a source's raise `ValueError`.
+    A pair that cannot be read is logged and counted, and another one is drawn. Too many raise `ValueError`; see
+    [`FailureCount`].
     """
 
     def __init__(
