@@ -4,9 +4,11 @@ A folder of boxed images holds `boxes.jsonl`, one image a line:
 
     {"file": "dog.jpg", "objects": [{"box": [x, y, w, h], "phrases": ["a brown dog"], "category": "animals"}, ...]}
 
-`file` is beside it or in `images/`; boxes are in pixels of the image. `phrases` are what people call the object;
-without any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two dogs"), so
-they do not identify it. A `split` other than the one that is read ("train" where it is missing) leaves the image out.
+`file` is relative to the folder, or to `images/` if that exists; boxes are in pixels of the image. `phrases` are what
+people call the object; without any, its phrase is "the CATEGORY". `group` marks an object that shares its phrases with
+others ("two dogs"), so they do not identify it. Left out are images whose `split` ("train" where it is missing) is not
+the one that is read, objects of the category "scene", and objects with `pseudo`, whose boxes a detector made. `width`
+and `height` of an image are optional and save opening it.
 """
 
 import json
@@ -31,7 +33,7 @@ MAX_OVERLAP = 0.5  # IoU above which two boxes may show the same object
 
 @dataclass(frozen=True)
 class BoxedObject:
-    """One object. box: (4,) xywh in pixels of its image. name: the last word of its shortest phrase or category."""
+    """One object. box: (4,) xywh in image pixels. name: the last word of its shortest phrase, or of its category."""
 
     box: np.ndarray
     phrases: tuple[str, ...]
@@ -126,13 +128,14 @@ class BoxedImagePairs:
 
     Args:
         images: what the pairs are drawn from.
-        words_share: share of pairs whose search image also shows other objects, and whose template does not show which
-            is meant.
-        kind_share: share of the others whose template is another object of the same name, from another image, which
+        words_share: share of pairs whose search image shows two objects with different phrases, and whose template, in
+            85 % of them, does not show which one is meant: it is hidden, or shows a third object of the same name.
+        absent_share: share of the other pairs whose search image is another one, without the target.
+        kind_share: share of those left whose template is another object of the same name, from another image, which
             teaches the extent of this kind of object.
-        absent_share: share of the others whose search image is another one, without the target.
-        wrong_text_share, no_text_share: share of the others with another image's phrase, and with "the target".
-        alike_share: share of the pairs decided by words in which both objects are of one category, which is harder.
+        wrong_text_share, no_text_share: share of those left with the phrase of an object drawn at random, and with
+            "the target".
+        alike_share: share of the pairs of `words_share` in which both objects are of one category, which is harder.
         surrounded_share: share of pairs whose search image is continued by another one outside its frame, because
             objects fill most of a photograph.
     """
@@ -171,13 +174,13 @@ class BoxedImagePairs:
         return self._draw_appearance(rng)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two pairs; if only the phrase identifies the target, they share the image and differ in phrase and box."""
+        """Two pairs; those of `words_share` have the same search image, and differ in phrase and box."""
         if self.distinct and rng.random() < self.words_share:
             return self._draw_words(rng)
         return self._draw_appearance(rng), self._draw_appearance(rng)
 
     def _draw_words(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two objects of an image as targets, with a hidden template or that of a third object of the same name."""
+        """Two objects of an image as targets. The template is hidden, of a third object of the same name, or clear."""
         some = self.alike if self.alike and rng.random() < self.alike_share else self.distinct
         i, *both = some[int(rng.integers(len(some)))]
         objects = [self.images.objects[i][j] for j in both]
@@ -218,7 +221,7 @@ class BoxedImagePairs:
         return i, self.images.objects[i][int(rng.integers(len(self.images.objects[i])))]
 
     def _same_name(self, rng: np.random.Generator, image: int, name: str) -> tuple[np.ndarray | None, np.ndarray]:
-        """Another image with an object of that name, and its box; None if there is none."""
+        """Another image with an object of that name, and its box; None if four attempts find none."""
         others = self.of_name[name]
         for _ in range(4):
             i, j = others[int(rng.integers(len(others)))]

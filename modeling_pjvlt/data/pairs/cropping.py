@@ -42,7 +42,7 @@ class FramePair(NamedTuple):
 
     Frames are (H, W, 3) uint8 RGB, or not decoded yet; boxes are xywh in frame pixels. template: None if it is hidden
     and only the sentence identifies the target. present: False if the search frame does not show the target; its box
-    then gives the search region. surroundings: (H, W, 3), shown around a search frame that its target nearly fills.
+    then gives the search region. surroundings: (H, W, 3), shown outside the search frame, which is black without it.
     """
 
     template: np.ndarray | SequenceFrame | None
@@ -256,8 +256,8 @@ class PairCropper:
         Raises `ValueError` naming a frame that cannot be decoded or an invalid box.
 
         `pixel_values`, `template_pixel_values`: (3, S, S) uint8, the search and the template crop. `brightness`: (2,)
-        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop,
-        zeros where it does not show the target. `text`: the sentence.
+        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in fractions of the search crop
+        (w or h of a long target can be above 1), zeros where it does not show the target. `text`: the sentence.
         """
         images = self.images
         x, y, w, h = box = check_box(pair.search_box)

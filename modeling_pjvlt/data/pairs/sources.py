@@ -117,7 +117,7 @@ class PhotographPairs:
         photographs: what the clips are made of.
         difficulty: of the hardest clips, in [0, 1]; see [`PhotographClip`]. Easy and hard ones are mixed.
         max_gap: frames between template and search frame, at most.
-        pasted_share: share of clips whose target moves over another photograph.
+        pasted_share: share of clips whose target is cut out and moves over a background; see [`PhotographClip`].
         wrong_text_share, no_text_share: share of pairs with another target's sentence, and with "the target". On real
             images the template says more than the words, so the words must not outweigh it.
     """
@@ -200,9 +200,10 @@ class SequencePairs:
     Args:
         sequences: a tracking dataset.
         max_gap, min_box_side, excluded: see [`PairRules`].
-        wrong_text_share, no_text_share: share of pairs with another sequence's sentence, and with "the target".
+        wrong_text_share, no_text_share: share of the pairs left by the next two with another sequence's sentence, and
+            with "the target".
         hidden_share: share of pairs without a template, so that only the sentence identifies the target.
-        absent_share: share of pairs whose search frame is of another sequence and does not show the target.
+        absent_share: share of pairs whose search frame is of a sequence with another sentence, without the target.
     """
 
     def __init__(
@@ -247,7 +248,7 @@ class SequencePairs:
 
 
 def draw_pair(sequence, rng: np.random.Generator, rules: PairRules) -> FramePair | None:
-    """Two visible frames of one sequence, or None if the rules allow none."""
+    """Two visible frames of one sequence, which can be the same one twice; None if the rules allow no frame."""
     if sequence.name in rules.excluded:
         return None
     usable = sequence.visible

@@ -15,7 +15,7 @@ SPARE_PAIRS = 8  # kept to replace pairs that cannot be read
 
 
 class StreamedPairs(IterableDataset):
-    """Samples for `PJVLTModel` from streamed datasets, the same as [`TrackingPairs`] gives, in a fixed order.
+    """Samples for `PJVLTModel` from streamed datasets, in a fixed order and in the form that [`TrackingPairs`] gives.
 
     A sample depends only on (seed, epoch, index): the order of the files, the pairs of each piece and the shuffling do
     not depend on the number of workers. Every worker therefore reads the whole stream, and decodes only the images of
@@ -62,7 +62,7 @@ class StreamedPairs(IterableDataset):
     def place(self, rank: int = 0, num_processes: int = 1, first_batch: int = 0) -> None:
         """Set the rank of this process and the first batch that it gives.
 
-        Batch b of all processes together holds samples b * n to (b + 1) * n; each process has its part of them.
+        Batch b holds the next `batch_size` samples for each process, one process after the other.
         """
         self.rank, self.num_processes, self.first_batch = rank, num_processes, first_batch
 
