@@ -2,10 +2,10 @@
 
 A clip is a moving scene. Its background is a photograph under a moving camera; its target either belongs to that
 photograph (`kind="camera"`: target and surroundings move together, and most of these photographs are continued by
-another one at their edges, because a large target would otherwise be surrounded by black) or is cut out of it and
-pasted over another one (`kind="pasted"`: only the target itself shows where it went). Distractors (of the target's
-class where there are some, or other parts of its image) and an occluder move on their own; light, blur, noise and
-compression change with time.
+another one at their edges, because a large target would otherwise be surrounded by black) or is cut out of its
+photograph and pasted over the background, which in three of four clips is another one (`kind="pasted"`: only the
+target itself shows where it went). Distractors (of the target's class where there are some, or other parts of its
+image) and an occluder move on their own. Light and blur change with time; noise and compression do not.
 
 As with procedural clips everything follows from the seed, and motion is a function of time alone, so frames can be
 drawn in any order. Coordinates are continuous pixels: pixel i covers [i, i + 1).
@@ -25,8 +25,8 @@ from .procedural_text import COLOURS
 
 KINDS = ("camera", "pasted")
 FRAME_SIZE = (240, 320)  # height and width of a frame; less where the photograph does not cover as much
-LEAST_FRAME = 140  # pixels, of the shorter side of a whole photograph
-TARGET_SIDES = (16, 72)  # pixels, range of sqrt(w h) of a target in its first frame
+LEAST_FRAME = 140  # pixels; least shorter side at which a photograph is shown that no other one continues
+TARGET_SIDES = (16, 72)  # pixels; sqrt(w h) of a target in its first frame is drawn from this range, then adjusted
 MAX_STRETCH = 2.5  # an image is not enlarged more than that
 SURROUNDED_SHARE = 0.75  # of clips whose photograph is continued by another one at its edges
 SEAM = 12  # pixels over which the two are blended
@@ -355,7 +355,7 @@ class PhotographClip:
         return self._layers[-1].outline(index)
 
     def _set_occluder(self, rng: np.random.Generator) -> None:
-        """In some clips a part of an image that hides up to half of the target at times."""
+        """In some clips, a part of an image that moves beside the target and hides some or most of it at times."""
         self._occluder = None
         if rng.random() > 0.25 * self.difficulty:
             return

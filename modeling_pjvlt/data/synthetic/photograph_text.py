@@ -75,6 +75,8 @@ def vocabulary() -> list[str]:
 def describe(rng: np.random.Generator, colour: str = "", noun: str = "") -> str:
     """A sentence that says a colour and a noun (either may be empty) and, in two of three cases, something made up.
 
+    Without colour and noun, half of the sentences are "the target".
+
     >>> describe(np.random.default_rng(2), "brown", "dog")
     'brown dog rolling among others'
     """

@@ -171,9 +171,7 @@ def read_image(path: Path) -> Image.Image:
     """An RGB image, shrunk to `LONGEST_SIDE`. Raises `ValueError` naming a file that cannot be read."""
     try:
         with Image.open(path) as image:
-            image.draft(
-                "RGB", (LONGEST_SIDE, LONGEST_SIDE)
-            )  # lets a JPEG be decoded at a half or a quarter of its size
+            image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # decodes a large JPEG at 1/2, 1/4 or 1/8 of its size
             image = rgb_image(upright_image(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"The image {path} cannot be read: {error}") from error

@@ -171,7 +171,10 @@ def _change(rng: np.random.Generator, look: Look, names: tuple[str, ...], values
 
 
 def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
-    """The looks of the target and of one to four distractors, all different; the first one is the most similar."""
+    """The looks of the target and of one to four distractors, all different.
+
+    The first distractor of a "words" clip differs from the target in one attribute only.
+    """
     barred = {pair[rng.integers(2)] for pair in _LOOKALIKES}
     values = {"colour": list(COLOURS), "pattern": list(PATTERNS), "form": list(FORMS)}
     values = {name: [v for v in options if v not in barred] for name, options in values.items()}
@@ -213,7 +216,7 @@ class ProceduralClip:
         kind: "appearance" or "words".
         variant: "clear" for appearance clips; "grey", "blurred" or "hidden" for words clips.
         text: A sentence that is true of the target alone.
-        wrong_text: A sentence that is true of one distractor alone (in words clips, of the first one).
+        wrong_text: A sentence that is true of the first distractor alone.
         looks: Looks of the target and of the distractors, in this order.
     """
 
@@ -377,7 +380,7 @@ class ProceduralClip:
 
     @cached_property
     def visible(self) -> np.ndarray:
-        """(n,) bool: False where more than 70 % of the target is under an occluder or outside the frame."""
+        """(n,) bool: False where more than 70 % of the target is covered or outside the frame."""
         visible = self._seen(0)
         visible[0] &= self.variant != "hidden"
         return visible
