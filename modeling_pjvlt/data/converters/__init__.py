@@ -59,12 +59,13 @@ def convert(
         benchmark: one of `BENCHMARKS`.
         root: the folder, as the benchmark's authors distribute it.
         output: where the dataset goes.
-        splits: by default all that `root` holds.
+        splits: by default all that `root` holds; for a benchmark without splits, which one the folder is.
         num_proc: processes that write files.
         sequences_per_shard: sequences in a file; by default a few hundred megabytes.
         class_map: classes by sequence (TrackingNet, whose training parts need it) or by number (YOLO), which the
             benchmark does not ship.
-        check: `"fast"` reads the beginning and the end of every image, `"full"` decodes it.
+        check: `"fast"` looks at the beginning and the end of every JPEG and PNG, and decodes one only if they look
+            wrong; `"full"` decodes every image.
         license: for the card.
         progress: show a bar.
         sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a

@@ -50,7 +50,7 @@ class SourceSequence:
     """One target of one video, as its authors annotated it.
 
     boxes: (n, 4) xywh, rows of NaN where unknown. visible: (n,) bool. cover: (n,) int or None; -1 where unknown.
-    notes: what was left out, and why.
+    numbers: of the frames; by default those in the images' names. notes: what was left out, and why.
     """
 
     name: str
@@ -186,7 +186,7 @@ def fit_flags(flags: np.ndarray | None, length: int, missing: int, what: str, no
     if flags is None:
         return np.full(length, missing)
     if len(flags) != length:
-        notes.append(f"{what} has {len(flags)} lines for {length} frames")
+        notes.append(f"{what} has {len(flags)} values for {length} frames")
     return np.append(flags[:length], np.full(max(length - len(flags), 0), missing))
 
 
