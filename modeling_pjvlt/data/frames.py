@@ -139,9 +139,9 @@ class _NotAsIndexed(Exception):
 class VideoFrames:
     """Frames of one video in any order, the same as `read_frames` gives in theirs.
 
-    Seeks to the key frame before a frame, or continues from the last one. Not every file supports seeking: some do not
-    say when a frame is shown, or hold packets that show nothing. This is detected, and such a video is decoded from
-    its start.
+    Seeks to the key frame before a frame, or continues from the last one. Not every file allows seeking: frame times
+    or key frames can be missing, and packets can show nothing. This is detected, and such a video is decoded from its
+    start.
 
     Args:
         source: path or bytes of the video.
@@ -163,8 +163,8 @@ class VideoFrames:
             raise ValueError(f"the video has {self._num_frames} frames, but there are {self.num_boxes} boxes")
         if self._index is None:
             logger.warning_once(
-                "A video does not say when its frames are shown, so it is decoded from its first frame on, which is "
-                "slow. MP4 with H.264 is faster."
+                "A video file does not list its frames well enough to jump to one, so it is decoded from its first "
+                "frame on, which is slow. MP4 with H.264 is faster."
             )
         try:
             return self._decode(index)

@@ -1,4 +1,4 @@
-"""Streamed tracking datasets: nothing is stored, and only a part of one sequence is in memory at a time."""
+"""Streamed tracking datasets: nothing is stored, and one sequence or a piece of one is in memory at a time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -50,8 +50,8 @@ class StreamingTrackingDataset:
     def pieces(self, max_frames: int | None = None, shuffle_seed: int | None = None) -> Iterator[TrackingSequence]:
         """Sequences, long ones cut into pieces of at most `max_frames` frames.
 
-        With `shuffle_seed` the files come in an order that depends on it; a sequence that spans two files then comes
-        in two pieces.
+        With `shuffle_seed` the files come in an order that depends on it. A sequence that spans two files may then
+        come in two pieces.
         """
         tables = (self._renamed(table) for rows in self._files(shuffle_seed) for table in rows.iter(ROWS_AT_ONCE))
         for number, table in enumerate(_fill_images(_group(tables, max_frames))):
