@@ -1,4 +1,4 @@
-"""Images with boxes and phrases, and the training pairs that are made of them.
+"""Images with boxes and phrases, and the training pairs that are made from them.
 
 A folder of boxed images holds `boxes.jsonl`, one image a line:
 
@@ -26,8 +26,8 @@ from .sources import spoil_text
 
 CACHE_BYTES = 2**30  # decoded images that a process keeps
 MIN_SIDE = 12  # pixels; smaller objects are left out
-MAX_SHARE = 0.85  # of the image; larger objects are left out, because their edges are those of the image
-SCENERY = "scene"  # a category of places, not of things
+MAX_SHARE = 0.85  # of the image; larger objects are left out, because the image cuts them off
+SCENERY = "scene"  # a category of places, not of objects
 MAX_OVERLAP = 0.5  # IoU above which two boxes may show the same object
 
 
@@ -44,8 +44,8 @@ class BoxedObject:
 class BoxedImages:
     """The images of some folders and their objects; images are decoded on demand and cached, up to `cache_bytes`.
 
-    Raises `FileNotFoundError` for a folder without `boxes.jsonl`, `ValueError` naming file and line for one that
-    cannot be read, or where no object is left.
+    Raises `FileNotFoundError` for a folder without `boxes.jsonl`, and `ValueError` for a line that cannot be read
+    (with file and number), or if no object is left.
     """
 
     def __init__(self, folders: Sequence[str | Path], cache_bytes: int = CACHE_BYTES, split: str = "train"):
@@ -81,12 +81,12 @@ class BoxedImages:
 
 
 def read_boxes(folder: Path, split: str = "train") -> list[tuple[Path, list[BoxedObject]]]:
-    """The images of one split of a folder, each with its objects that are neither tiny nor as large as the image."""
+    """The images of one split of a folder, each with its objects that are neither tiny nor nearly as large as it."""
     table = folder / "boxes.jsonl"
     if not table.is_file():
         raise FileNotFoundError(f"{folder} holds no boxes.jsonl, which lists the boxes of its images.")
     root = folder / "images" if (folder / "images").is_dir() else folder
-    found = []
+    images = []
     for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -101,8 +101,8 @@ def read_boxes(folder: Path, split: str = "train") -> list[tuple[Path, list[Boxe
             raise ValueError(f"{table}, line {number}: {error!r}; expected the fields of boxes.jsonl.") from error
         objects = [o for o in objects if o.box[2:].min() >= MIN_SIDE and o.box[2:].prod() <= MAX_SHARE * area]
         if objects:
-            found.append((path, objects))
-    return found
+            images.append((path, objects))
+    return images
 
 
 def _area(path: Path) -> int:
@@ -111,7 +111,7 @@ def _area(path: Path) -> int:
 
 
 def _read_object(row: dict) -> BoxedObject | None:
-    """An object, or None for scenery and for boxes that a detector made."""
+    """An object; None for scenery and for a box that a detector made."""
     category = row.get("category", "")
     if category == SCENERY or row.get("pseudo"):
         return None
@@ -119,15 +119,15 @@ def _read_object(row: dict) -> BoxedObject | None:
     box = np.array(row["box"], np.float32)
     if box.shape != (4,):
         raise ValueError(f"a box must be x, y, w, h, got {row['box']}")
-    named = min(row.get("phrases") or [category], key=len)
-    return BoxedObject(box, phrases, category, named.split()[-1].lower() if named else "")
+    shortest = min(row.get("phrases") or [category], key=len)
+    return BoxedObject(box, phrases, category, shortest.split()[-1].lower() if shortest else "")
 
 
 class BoxedImagePairs:
     """Pairs from images with boxes: one object twice, two of one kind, or one that only its phrase identifies.
 
     Args:
-        images: what the pairs are drawn from.
+        images: from which the pairs are drawn.
         words_share: share of pairs whose search image shows two objects with different phrases, and whose template, in
             85 % of them, does not show which one is meant: it is hidden, or shows a third object of the same name.
         absent_share: share of the other pairs whose search image is another one, without the target.
@@ -181,31 +181,31 @@ class BoxedImagePairs:
 
     def _draw_words(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
         """Two objects of an image as targets. The template is hidden, of a third object of the same name, or clear."""
-        some = self.alike if self.alike and rng.random() < self.alike_share else self.distinct
-        i, *both = some[int(rng.integers(len(some)))]
-        objects = [self.images.objects[i][j] for j in both]
+        candidates = self.alike if self.alike and rng.random() < self.alike_share else self.distinct
+        i, *numbers = candidates[int(rng.integers(len(candidates)))]
+        objects = [self.images.objects[i][j] for j in numbers]
         if rng.random() < 0.5:
             objects.reverse()
-        search, around = self.images.pixels(i), self._surroundings(rng)
+        search, surroundings = self.images.pixels(i), self._surroundings(rng)
         template, box = None, objects[0].box
         if objects[0].name == objects[1].name and rng.random() < 0.4:
             template, box = self._same_name(rng, i, objects[0].name)
-        shown = rng.random() < 0.15  # a clear template and its phrase agree
+        is_clear = rng.random() < 0.15  # a clear template and its phrase agree
         pairs = []
         for target in objects:
-            seen = (search, target.box) if shown else (template, box)
-            pairs.append(FramePair(*seen, search, target.box, _phrase(rng, target), surroundings=around))
+            first = (search, target.box) if is_clear else (template, box)
+            pairs.append(FramePair(*first, search, target.box, _phrase(rng, target), surroundings=surroundings))
         return tuple(pairs)
 
     def _draw_appearance(self, rng: np.random.Generator) -> FramePair:
         i, target = self._draw_object(rng)
         template, box, text = self.images.pixels(i), target.box, _phrase(rng, target)
-        around = self._surroundings(rng)
+        surroundings = self._surroundings(rng)
         if rng.random() < self.absent_share:
-            other, elsewhere = self._draw_object(rng)
-            if other != i and elsewhere.name != target.name:
-                search = self.images.pixels(other)
-                return FramePair(template, box, search, elsewhere.box, text, present=False, surroundings=around)
+            k, other = self._draw_object(rng)
+            if k != i and other.name != target.name:
+                search = self.images.pixels(k)
+                return FramePair(template, box, search, other.box, text, present=False, surroundings=surroundings)
         search = template
         if rng.random() < self.kind_share:
             template, box = self._same_name(rng, i, target.name)
@@ -214,7 +214,7 @@ class BoxedImagePairs:
         text = spoil_text(
             rng, text, lambda: _phrase(rng, self._draw_object(rng)[1]), self.wrong_text_share, self.no_text_share
         )
-        return FramePair(template, box, search, target.box, text, surroundings=around)
+        return FramePair(template, box, search, target.box, text, surroundings=surroundings)
 
     def _draw_object(self, rng: np.random.Generator) -> tuple[int, BoxedObject]:
         i = int(rng.integers(len(self.images)))
@@ -222,9 +222,9 @@ class BoxedImagePairs:
 
     def _same_name(self, rng: np.random.Generator, image: int, name: str) -> tuple[np.ndarray | None, np.ndarray]:
         """Another image with an object of that name, and its box; None if four attempts find none."""
-        others = self.of_name[name]
+        places = self.of_name[name]
         for _ in range(4):
-            i, j = others[int(rng.integers(len(others)))]
+            i, j = places[int(rng.integers(len(places)))]
             if i != image:
                 return self.images.pixels(i), self.images.objects[i][j].box
         return None, np.array([0, 0, 1, 1], np.float32)
