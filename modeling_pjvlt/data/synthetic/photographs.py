@@ -4,11 +4,11 @@ Optional files of such a folder:
 
 - `labels/*.txt`: boxes in YOLO's format (class, centre x, centre y, width, height as fractions of the image);
 - `polygons/*.txt`: outlines (class, then x and y of each corner as fractions); they replace the boxes of an image;
-- `segments/*.png`: regions, one grey value each;
+- `segments/*.png`: regions, each of one grey value;
 - `classes.tsv`: index, name and supercategory of the classes, or the file name of an image and what it shows.
 
 Images lie in the folder itself or in `images/`; the other folders repeat the tree of `images/`.
-A target is an outline in an image: that of a labelled object, or a random shape over a textured part, so a few hundred
+A target is an outline in an image: that of a labelled object, or a random shape over a textured part. So a few hundred
 photographs give any number of targets.
 """
 
@@ -23,10 +23,10 @@ from PIL import Image
 from ...pixels_pjvlt import rgb_image, upright_image
 from ..converters.sources import IMAGE_SUFFIXES, natural_key
 
-LONGEST_SIDE = 480  # pixels, to which images are shrunk when they are read
-CACHE_BYTES = 2**30  # decoded images kept by a process
-MIN_SIDE = 14  # pixels; labelled objects that are smaller are left out
-MAX_SHARE = 0.7  # of the image; labelled objects that are larger are left out
+LONGEST_SIDE = 480  # pixels; larger images are shrunk to it when they are read
+CACHE_BYTES = 2**30  # decoded images that a process keeps
+MIN_SIDE = 14  # pixels; smaller labelled objects are left out
+MAX_SHARE = 0.7  # of the image; larger labelled objects are left out
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Photograph:
 def superellipse(box, corners: int = 24, power: float = 0.5) -> np.ndarray:
     """(corners, 2) points of a rounded rectangle that touches all sides of a box (x, y, w, h).
 
-    `power` 1: an ellipse.
+    A `power` of 1 gives an ellipse, a smaller one squarer corners.
     """
     angle = np.arange(corners) * 2 * np.pi / corners
     unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -82,7 +82,7 @@ class PhotographFolder:
     """The photographs of some folders, read when they are needed.
 
     Args:
-        folders: see the module's text.
+        folders: see the module's docstring.
         cache_bytes: decoded images that a process keeps.
 
     Raises `FileNotFoundError` for a folder that is not there or holds no image, `ValueError` for labels that cannot
@@ -93,9 +93,9 @@ class PhotographFolder:
         self.photographs: list[Photograph] = []
         self.classes: list[dict[int, tuple[str, str]]] = []  # of each photograph's folder
         for folder in folders:
-            found, classes = read_folder(Path(folder))
-            self.photographs += found
-            self.classes += [classes] * len(found)
+            photographs, classes = read_folder(Path(folder))
+            self.photographs += photographs
+            self.classes += [classes] * len(photographs)
         self.cache_bytes = cache_bytes
         self._cache: OrderedDict[int, Image.Image] = OrderedDict()
         self._cached = 0
@@ -110,7 +110,7 @@ class PhotographFolder:
             return self._cache[index]
         image = read_image(self.photographs[index].path)
         self._cache[index] = image
-        self._cached += image.width * image.height * 4  # what Pillow takes for a pixel
+        self._cached += image.width * image.height * 4  # bytes that Pillow needs for a pixel
         while self._cached > self.cache_bytes and len(self._cache) > 1:
             old = self._cache.popitem(last=False)[1]
             self._cached -= old.width * old.height * 4
@@ -134,7 +134,7 @@ class PhotographFolder:
         return [i for i, p in enumerate(self.photographs) if p.labels or p.segments is not None]
 
     def draw_region(self, rng: np.random.Generator, index: int) -> Target:
-        """A random shape over the part of the image with the most contrast, out of eight random parts."""
+        """A random shape over a part of the image: of eight random parts, the one with the most contrast."""
         image = self.image(index)
         size = np.array(image.size)
         grey = np.asarray(image.convert("L").reduce(4), np.float32)
@@ -184,7 +184,7 @@ def read_image(path: Path) -> Image.Image:
 
 @lru_cache(maxsize=4096)
 def _regions(path: Path) -> list[np.ndarray]:
-    """Outlines (k, 2), as fractions of the image, of the regions of a segmentation: left edge down, right edge up."""
+    """Outlines (k, 2) of the regions of a segmentation, as fractions of the image: left edge down, right edge up."""
     values = np.asarray(upright_image(Image.open(path)))
     height, width = values.shape[:2]
     outlines = []
@@ -202,7 +202,7 @@ def _regions(path: Path) -> list[np.ndarray]:
 
 
 def read_folder(folder: Path) -> tuple[list[Photograph], dict[int, tuple[str, str]]]:
-    """The photographs of a folder, by name, and its classes (name and supercategory, by number)."""
+    """The photographs of a folder, sorted by path, and its classes (name and supercategory, by number)."""
     root = folder / "images" if (folder / "images").is_dir() else folder
     paths = sorted(
         (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES), key=lambda p: natural_key(str(p))
