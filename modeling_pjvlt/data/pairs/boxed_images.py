@@ -127,7 +127,7 @@ class BoxedImagePairs:
     """Pairs from images with boxes: one object twice, two of one kind, or one that only its phrase identifies.
 
     Args:
-        images: from which the pairs are drawn.
+        images: what the pairs are drawn from.
         words_share: share of pairs whose search image shows two objects with different phrases, and whose template, in
             85 % of them, does not show which one is meant: it is hidden, or shows a third object of the same name.
         absent_share: share of the other pairs whose search image is another one, without the target.
