@@ -47,8 +47,8 @@ def render_card(
 ) -> ModelCard:
     """The card of a model: usage, data, recipe, hardware, scores, limits and citation.
 
-    Local folders, among the datasets and in the arguments, are shown by their last component only; tokens, and
-    arguments that would upload or delete something, are left out.
+    Of local folders, among the datasets and in the arguments, it shows the last component only. Tokens, and arguments
+    that would upload or delete something, are left out.
 
     Args:
         arguments: fields of `TrainArguments` of the run; None where they are not known.
@@ -115,7 +115,7 @@ def read_run_arguments(checkpoint: str | Path) -> dict | None:
 def read_metrics(path: str | Path) -> dict[str, float]:
     """Numbers by name from a JSON file.
 
-    Raises `FileNotFoundError`, or `ValueError` for what is not a finite number.
+    Raises `FileNotFoundError`, or `ValueError` for a value that is not a finite number.
     """
     path = Path(path)
     if not path.is_file():
@@ -148,7 +148,7 @@ def read_json(path: Path) -> dict:
     return values
 
 
-# What goes wrong on the way
+# Parts of the card
 
 
 def _number(name: str, value) -> float | int:
@@ -193,7 +193,7 @@ def _dataset_line(name: str) -> str:
 
 
 def _limits(datasets: list[str], config: PJVLTConfig | None) -> list[str]:
-    """Limits of every PJVLT, and those that follow from data and config."""
+    """The limits of every PJVLT, and those that follow from data and config."""
     lines = [
         "It needs the target's box in the first frame. Without one, another model finds the target from the sentence; "
         "with `detector=None` the tracker does, but it finds fewer targets.",
@@ -210,11 +210,11 @@ def _limits(datasets: list[str], config: PJVLTConfig | None) -> list[str]:
     return lines
 
 
-# Paths of this machine
+# Paths on this machine
 
 
 def _is_local(name: str) -> bool:
-    """Whether a name is a path of this machine, rather than a Hub id or another word."""
+    """Whether a name is a path on this machine, rather than a Hub id or another word."""
     if re.match(r"~|\.{1,2}([/\\]|$)|[/\\]|[A-Za-z]:[/\\]", name) or "\\" in name or name.count("/") > 1:
         return True
     with suppress(OSError, ValueError):
@@ -223,7 +223,7 @@ def _is_local(name: str) -> bool:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Whether a name can be that of a repository: `user/name`, and nothing that lies here."""
+    """Whether a name can be that of a repository: `user/name`, and no path on this machine."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not _is_local(name)
 
 
@@ -232,7 +232,7 @@ def _last_component(name: str) -> str:
 
 
 def _without_paths(value, name: str = ""):
-    """Arguments as plain values, with paths cut to their last component and without secrets."""
+    """Arguments as plain values, without secrets, and with paths cut to their last component."""
     if isinstance(value, Mapping):
         return {str(k): _without_paths(v, str(k)) for k, v in value.items() if not SECRET.search(str(k))}
     if isinstance(value, (list, tuple)):
