@@ -5,7 +5,7 @@ Optional files of such a folder:
 - `labels/*.txt`: boxes in YOLO's format (class, centre x, centre y, width, height as fractions of the image);
 - `polygons/*.txt`: outlines (class, then x and y of each corner as fractions); they replace the boxes of an image;
 - `segments/*.png`: regions, each of one grey value;
-- `classes.tsv`: index, name and supercategory of the classes, or the file name of an image and what it shows.
+- `classes.tsv`: lines of index, name and supercategory of a class, separated by tabs.
 
 Images lie in the folder itself or in `images/`; the other folders repeat the tree of `images/`.
 A target is an outline in an image: that of a labelled object, or a random shape over a textured part. So a few hundred
@@ -51,14 +51,12 @@ class Target:
 class Photograph:
     """An image file and its labels.
 
-    labels: (class, outline as fractions of the image) of its objects. segments: file of its regions. name: of what
-    it shows as a whole.
+    labels: (class, outline as fractions of the image) of its objects. segments: file of its regions.
     """
 
     path: Path
     labels: tuple[tuple[int, np.ndarray], ...] = ()
     segments: Path | None = None
-    name: str = ""
 
 
 def superellipse(box, corners: int = 24, power: float = 0.5) -> np.ndarray:
@@ -210,33 +208,24 @@ def read_folder(folder: Path) -> tuple[list[Photograph], dict[int, tuple[str, st
     if not paths:
         reason = "holds no image" if folder.is_dir() else "is not there"
         raise FileNotFoundError(f"The folder of photographs {folder} {reason}.")
-    classes, names = _read_classes(folder / "classes.tsv")
     photographs = []
     for path in paths:
         inside = path.relative_to(root).with_suffix("")
         segments = folder / "segments" / inside.with_suffix(".png")
-        photographs.append(
-            Photograph(
-                path,
-                labels=_read_labels(folder, inside),
-                segments=segments if segments.is_file() else None,
-                name=names.get(path.name, ""),
-            )
-        )
-    return photographs, classes
+        segments = segments if segments.is_file() else None
+        photographs.append(Photograph(path, _read_labels(folder, inside), segments))
+    return photographs, _read_classes(folder / "classes.tsv")
 
 
-def _read_classes(path: Path) -> tuple[dict[int, tuple[str, str]], dict[str, str]]:
-    """Classes by number, or names of images by file name."""
-    classes, names = {}, {}
+def _read_classes(path: Path) -> dict[int, tuple[str, str]]:
+    """Name and supercategory of the classes, by number; lines without a number are ignored."""
+    classes = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
-        first, *rest = [part.strip() for part in line.split("\t")]
-        if first.isdigit():
-            classes[int(first)] = (rest[0], rest[1] if len(rest) > 1 else "")
-        elif rest:
-            names[first] = rest[0]
-    return classes, names
+        number, *names = [part.strip() for part in line.split("\t")]
+        if number.isdigit():
+            classes[int(number)] = (names[0], names[1] if len(names) > 1 else "")
+    return classes
 
 
 def _read_labels(folder: Path, inside: Path) -> tuple[tuple[int, np.ndarray], ...]:
