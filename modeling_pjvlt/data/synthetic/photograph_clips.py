@@ -255,8 +255,8 @@ class PhotographClip:
         return describe(rng, colour, noun)
 
     def _set_scene(self, rng: np.random.Generator, image: Image.Image, target: Target) -> None:
-        """The background, its camera, and the target as a part of it or as a layer."""
-        x, y, w, h = target.box
+        """Set the background, its camera, and the target as a part of it or as a layer."""
+        w, h = target.box[2:]
         vigour = 0.4 + 0.6 * self.difficulty
         source_side = float(np.sqrt(w * h))
         surrounded_by = None
@@ -269,23 +269,36 @@ class PhotographClip:
         reach = max(image.size) if self.kind == "camera" else 0.0
         motion = _Motion(rng, self._t, self._side, source_side, vigour, reach)
         if self.kind == "camera":
-            margin, background = np.zeros(2, int), image
-            if surrounded_by is not None:
-                missing = np.array(FRAME_SIZE[::-1]) / (0.9 * motion.scale[0]) - image.size
-                margin = np.clip(missing / 2, 0, image.size).astype(int)
-                background = surrounded(image, surrounded_by, tuple(margin.tolist()))
-            extent = np.array(background.size) * motion.scale[0] * 0.9
-            width, height = np.clip(extent, 32, FRAME_SIZE[::-1]).astype(int).tolist()
-            self.size = (height, width)
-            places = self._path(rng, motion.scale)
-            middle = np.array([x + w / 2, y + h / 2])
-            low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(image.size) + margin - middle)
-            high = motion.scale[:, None] * (middle + margin)
-            places = np.where(low < high, np.clip(places, low, np.maximum(low, high)), (low + high) / 2)
-            self._background_number, self._background, self._margin = self._number, background, margin
-            self._camera = [motion.matrix(i, middle, p) for i, p in enumerate(places)]
-            self._target_outline, self._layers = target.outline, []
-            return
+            self._set_camera_scene(rng, image, target, motion, surrounded_by)
+        else:
+            self._set_pasted_scene(rng, image, target, motion, vigour)
+
+    def _set_camera_scene(
+        self, rng: np.random.Generator, image: Image.Image, target: Target, motion: _Motion, other: Image.Image | None
+    ) -> None:
+        """The photograph under a moving camera; `other` continues it at its edges."""
+        x, y, w, h = target.box
+        margin, background = np.zeros(2, int), image
+        if other is not None:
+            missing = np.array(FRAME_SIZE[::-1]) / (0.9 * motion.scale[0]) - image.size
+            margin = np.clip(missing / 2, 0, image.size).astype(int)
+            background = surrounded(image, other, tuple(margin.tolist()))
+        extent = np.array(background.size) * motion.scale[0] * 0.9
+        width, height = np.clip(extent, 32, FRAME_SIZE[::-1]).astype(int).tolist()
+        self.size = (height, width)
+        places = self._path(rng)
+        middle = np.array([x + w / 2, y + h / 2])
+        low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(image.size) + margin - middle)
+        high = motion.scale[:, None] * (middle + margin)
+        places = np.where(low < high, np.clip(places, low, np.maximum(low, high)), (low + high) / 2)
+        self._background_number, self._background, self._margin = self._number, background, margin
+        self._camera = [motion.matrix(i, middle, place) for i, place in enumerate(places)]
+        self._target_outline, self._layers = target.outline, []
+
+    def _set_pasted_scene(
+        self, rng: np.random.Generator, image: Image.Image, target: Target, motion: _Motion, vigour: float
+    ) -> None:
+        """The target as a layer over a background with a camera of its own."""
         self.size = FRAME_SIZE
         frame = np.array(self.size[::-1])
         same = rng.random() < 0.25
@@ -299,11 +312,11 @@ class PhotographClip:
         room = np.maximum(shown - 1.02 * frame / camera.scale[:, None], 0) / 2
         points = shown / 2 + room * smooth_waves(rng, self._t, (2,), (60, 400))
         self._camera = [camera.matrix(i, point, frame / 2) for i, point in enumerate(points)]
-        places = self._path(rng, motion.scale * source_side)
+        places = self._path(rng)
         softness = float(rng.choice([0.0, 0.6, 1.2]))
         self._target_outline, self._layers = None, [_Layer(image, target, motion, places, softness)]
 
-    def _path(self, rng: np.random.Generator, sides: np.ndarray) -> np.ndarray:
+    def _path(self, rng: np.random.Generator) -> np.ndarray:
         """A smooth path through the frame: (n, 2) pixels."""
         frame = np.array(self.size[::-1])
         room = np.maximum(frame / 2 - 0.4 * self._side, 0.1 * frame)
