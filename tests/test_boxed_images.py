@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from modeling_pjvlt import PJVLTImageProcessor
-from modeling_pjvlt.data.pairs.boxed_images import BoxedImagePairs, BoxedImages
+from modeling_pjvlt.data.boxed_images import BoxedImages
+from modeling_pjvlt.data.pairs.boxed_images import BoxedImagePairs
 from modeling_pjvlt.data.pairs.cropping import PairCropper
 from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 
@@ -138,3 +139,12 @@ def test_what_cannot_be_read_is_named(folder, tmp_path):
     (folder / "boxes.jsonl").write_text(json.dumps(row))
     with pytest.raises(ValueError, match=r"one\.png cannot be decoded"):
         BoxedImages([folder]).pixels(0)
+
+
+def test_an_image_is_seen_upright(folder):
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # turned by 90 degrees
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :20] = 255
+    Image.fromarray(pixels).save(folder / "images" / "one.png", exif=orientation)
+    assert BoxedImages([folder]).pixels(0).shape == (60, 40, 3)

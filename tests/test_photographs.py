@@ -83,6 +83,61 @@ def test_objects_come_from_boxes_polygons_and_regions(photographs):
     assert photographs.objects(2)[0].name == ""
 
 
+@pytest.fixture
+def boxed(tmp_path):
+    """Two images of a table of boxes; each shows a red rectangle, and the second one a blue one, too."""
+    rows = []
+    for number in range(2):
+        image = draw_photograph(number)
+        objects = [{"box": OBJECT, "phrases": ["a fast red engine"], "category": "vehicles"}]
+        if number:
+            ImageDraw.Draw(image).rectangle((110, 80, 139, 109), fill=(30, 60, 250))
+            objects.append({"box": [110, 80, 30, 30], "phrases": ["the blue ball"], "category": "other"})
+        image.save(tmp_path / f"{number}.png")
+        rows.append(json.dumps({"file": f"{number}.png", "objects": objects}))
+    draw_photograph(2).save(tmp_path / "not_in_the_table.png")
+    (tmp_path / "boxes.jsonl").write_text("\n".join(rows))
+    return tmp_path
+
+
+def test_a_table_of_boxes_gives_objects_and_what_people_call_them(boxed):
+    photographs = PhotographFolder([boxed], labelled_share=1.0)
+    assert [len(photographs.objects(i)) for i in range(len(photographs))] == [1, 2]
+    target = photographs.objects(1)[0]
+    np.testing.assert_allclose(target.box, OBJECT, atol=1e-4)
+    assert target.phrases == ("a fast red engine",) and target.name == "engine"
+    clips = [PhotographClip(photographs, seed, num_frames=1, kind="pasted") for seed in range(20)]
+    assert {clip.kind for clip in clips} == {"camera"}  # what is around the object in its box is not pasted
+    assert sum(clip.text in {"a fast red engine", "the blue ball"} for clip in clips) > 10
+
+
+def test_without_random_shapes_every_target_and_every_twin_is_an_object(boxed, monkeypatch):
+    monkeypatch.setattr(PhotographClip, "_set_distractors", lambda clip, rng, target: None)
+    monkeypatch.setattr(PhotographClip, "_set_occluder", lambda clip, rng: setattr(clip, "_occluder", None))
+    monkeypatch.setattr(PhotographFolder, "draw_region", lambda *args: pytest.fail("a random shape was drawn"))
+    pairs = PhotographPairs(PhotographFolder([boxed], labelled_share=1.0), wrong_text_share=0.0, no_text_share=0.0)
+    boxes = set()
+    for seed in range(15):
+        for pair in pairs.draw_twins(np.random.default_rng(seed)):
+            boxes.add(tuple(pair.search_box.round(1)))
+    assert len(boxes) > 20
+
+
+def test_a_table_whose_image_is_broken_is_refused(boxed):
+    (boxed / "1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1\.png"):
+        PhotographFolder([boxed])
+
+
+def test_targets_grow_with_the_height_of_the_frames(boxed):
+    photographs, sides = PhotographFolder([boxed]), []
+    for height in (120, 240):
+        clip = PhotographClip(photographs, seed=1, num_frames=1, frame_height=height, difficulty=0.0)
+        assert clip.size[0] <= height and clip.size[1] <= height * 4 / 3
+        sides.append(np.sqrt(clip.boxes[0, 2:].prod()))
+    assert sides[1] > 1.2 * sides[0]
+
+
 def test_any_folder_of_images_will_do(tmp_path):
     draw_photograph(0).save(tmp_path / "plain.jpg")
     photographs = PhotographFolder([tmp_path])

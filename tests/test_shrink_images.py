@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_pjvlt.data.pairs.boxed_images import BoxedImages
+from modeling_pjvlt.data.boxed_images import BoxedImages
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from shrink_images import main

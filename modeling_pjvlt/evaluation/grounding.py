@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data.pairs.boxed_images import BoxedImages
+from ..data.boxed_images import BoxedImages
 from ..detection_pjvlt import OWN_DETECTOR, OwnDetector, find_target, load_detector
 from ..tracking_pjvlt import TrackingSession
 from .metrics import iou

@@ -29,7 +29,7 @@ FREE_ON_RESUME = {
 POSITIVE = (
     "max_train_steps", "per_device_train_batch_size", "global_batch_size", "gradient_accumulation_steps",
     "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "validation_steps",
-    "num_validation_sequences", "lr_drop_step", "num_decay_steps",
+    "num_validation_sequences", "lr_drop_step", "num_decay_steps", "photograph_height",
 )  # fmt: skip
 
 
@@ -104,6 +104,16 @@ class TrainArguments:
     )
     pasted_share: float = field(
         default=0.5, metadata={"help": "Share of those clips whose target moves over another photograph."}
+    )
+    photograph_height: int = field(
+        default=240, metadata={"help": "Height of those clips' frames, in pixels; targets grow with it."}
+    )
+    labelled_share: float = field(
+        default=0.5,
+        metadata={
+            "help": "Share of those clips whose target is a labelled object, where there are some; the target of the "
+            "others is a random shape over texture."
+        },
     )
     boxed_images: list[str] | None = field(
         default=None,
@@ -323,6 +333,7 @@ class TrainArguments:
             "template_flip_probability",
             "degrade_probability",
             "pasted_share",
+            "labelled_share",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} must lie between 0 and 1, got {getattr(self, name)}.")

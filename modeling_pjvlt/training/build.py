@@ -11,9 +11,10 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoConfig, AutoTokenizer
 
 from ..configuration_pjvlt import PJVLTConfig
+from ..data.boxed_images import BoxedImages
 from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
 from ..data.loading import load_tracking_dataset
-from ..data.pairs.boxed_images import BoxedImagePairs, BoxedImages
+from ..data.pairs.boxed_images import BoxedImagePairs
 from ..data.pairs.cropping import PairCropper, WindowJitter
 from ..data.pairs.mixture import PairCollator, TrackingPairs
 from ..data.pairs.sources import PhotographPairs, ProceduralPairs, SequencePairs
@@ -120,9 +121,10 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
         )
     if PHOTOGRAPHS in args.dataset_name:
         sources[PHOTOGRAPHS] = PhotographPairs(
-            PhotographFolder(args.photographs),
+            PhotographFolder(args.photographs, labelled_share=args.labelled_share),
             difficulty=args.photograph_difficulty,
             pasted_share=args.pasted_share,
+            frame_height=args.photograph_height,
             wrong_text_share=args.wrong_text_share,
             no_text_share=args.no_text_share,
         )

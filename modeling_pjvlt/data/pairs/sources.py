@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...processing_pjvlt import DEFAULT_SENTENCE
-from ..synthetic.photograph_clips import PhotographClip
+from ..synthetic.photograph_clips import FRAME_HEIGHT, PhotographClip
 from ..synthetic.photographs import PhotographFolder
 from ..synthetic.procedural import ProceduralClip, draw_cast
 from ..synthetic.procedural_text import Look
@@ -119,6 +119,7 @@ class PhotographPairs:
         pasted_share: share of clips whose target is cut out and moves over a background; see [`PhotographClip`].
         wrong_text_share, no_text_share: share of pairs with another target's sentence, and with "the target". On real
             images the template says more than the words, so the words must not outweigh it.
+        frame_height: of the clips, in pixels.
     """
 
     def __init__(
@@ -129,9 +130,10 @@ class PhotographPairs:
         pasted_share: float = 0.5,
         wrong_text_share: float = 0.2,
         no_text_share: float = 0.15,
+        frame_height: int = FRAME_HEIGHT,
     ):
         self.photographs, self.difficulty, self.max_gap = photographs, difficulty, max_gap
-        self.pasted_share = pasted_share
+        self.pasted_share, self.frame_height = pasted_share, frame_height
         self.wrong_text_share, self.no_text_share = wrong_text_share, no_text_share
 
     def draw(self, rng: np.random.Generator) -> FramePair:
@@ -169,7 +171,8 @@ class PhotographPairs:
             kind = "pasted" if rng.random() < self.pasted_share else "camera"
             seed, gap = int(rng.integers(2**31, 2**62)), float(rng.uniform(1, self.max_gap))
             difficulty = self.difficulty * float(rng.random())
-            clip = PhotographClip(self.photographs, seed, kind=kind, difficulty=difficulty, times=(0, gap))
+            settings = {"kind": kind, "difficulty": difficulty, "frame_height": self.frame_height}
+            clip = PhotographClip(self.photographs, seed, times=(0, gap), **settings)
             if clip.visible.all():
                 return clip
 

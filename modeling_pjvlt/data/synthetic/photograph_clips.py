@@ -24,11 +24,12 @@ from .procedural import smooth_waves
 from .procedural_text import COLOURS
 
 KINDS = ("camera", "pasted")
-FRAME_SIZE = (240, 320)  # height and width of a frame; smaller where the photograph does not cover it
-LEAST_FRAME = 140  # pixels; least shorter side at which a photograph is shown that no other one continues
-TARGET_SIDES = (16, 72)  # pixels; sqrt(w h) of a target in its first frame is drawn from this range, then adjusted
+FRAME_HEIGHT = 240  # pixels; frames are 4 : 3, and smaller where the photograph does not cover them
+LEAST_FRAME = 140 / 240  # of the frame's height: least shorter side of a photograph that no other one continues
+TARGET_SIDES = np.array([16, 72]) / 240  # of the frame's height: range from which a target's sqrt(w h) is drawn
 MAX_STRETCH = 2.5  # an image is not enlarged more than that
 SURROUNDED_SHARE = 0.75  # of clips whose photograph is continued by another one at its edges
+PHRASE_SHARE = 0.85  # of the sentences about a target that has phrases
 SEAM = 12  # pixels over which the two are blended
 # Objects in photographs are duller than the figures of procedural clips, so some names have a second colour.
 NAMED_COLOURS = [
@@ -194,9 +195,11 @@ class PhotographClip:
         photographs: what the clip is made of.
         seed: decides everything.
         num_frames: length of the clip; it changes neither the frames before its end nor their speed.
-        kind: "camera" or "pasted"; drawn from the seed if None.
+        kind: "camera" or "pasted"; drawn from the seed if None. Always "camera" for a target of which only the box is
+            known.
         difficulty: in [0, 1], how much shapes and light change and how often there are distractors and occluders.
         times: of the frames, in frames from 0 on; by default 0, 1, and so on up to `num_frames`, which it replaces.
+        frame_height: in pixels; targets grow with it.
 
     Attributes: `kind`, `text`, `size` (height and width of its frames). Raises `ValueError` for an image that cannot
     be read.
@@ -210,6 +213,7 @@ class PhotographClip:
         kind: str | None = None,
         difficulty: float = 1.0,
         times: Sequence[float] | None = None,
+        frame_height: int = FRAME_HEIGHT,
     ) -> None:
         if kind not in (None, *KINDS):
             raise ValueError(f"kind must be None or one of {KINDS}, got {kind!r}")
@@ -218,13 +222,14 @@ class PhotographClip:
         self.photographs, self.seed, self.difficulty = photographs, seed, difficulty
         self.num_frames = num_frames if times is None else len(times)
         self.name = f"photograph-{seed:06d}"
+        self._frame_size = frame_height, round(frame_height * 4 / 3)
         self._t = np.arange(num_frames, dtype=np.float64) if times is None else np.array(times, np.float64)
         rng = self._stream(0)
         drawn_kind = str(rng.choice(KINDS))  # also with a `kind`, so that the seed then gives the same target
-        self.kind = kind or drawn_kind
         self._number, target = self._draw_target(rng)
+        self.kind = "camera" if target.boxed else kind or drawn_kind
         image = photographs.image(self._number)
-        self._side = float(np.exp(rng.uniform(*np.log(TARGET_SIDES))))
+        self._side = float(np.exp(rng.uniform(*np.log(frame_height * TARGET_SIDES))))
         self.text = self._describe(rng, image, target)
         self._set_scene(self._stream(1), image, target)
         self._set_distractors(self._stream(2), target)
@@ -238,9 +243,9 @@ class PhotographClip:
         return np.random.default_rng([self.seed, number])
 
     def _draw_target(self, rng: np.random.Generator) -> tuple[int, Target]:
-        """A labelled object in half of the clips, if there are any; else a part of a random image."""
+        """A labelled object in a share of the clips, if there are any; else a part of a random image."""
         labelled = self.photographs.labelled
-        if labelled and rng.random() < 0.5:
+        if labelled and rng.random() < self.photographs.labelled_share:
             number = labelled[int(rng.integers(len(labelled)))]
             objects = self.photographs.objects(number)
             if objects:
@@ -249,7 +254,9 @@ class PhotographClip:
         return number, self.photographs.draw_region(rng, number)
 
     def _describe(self, rng: np.random.Generator, image: Image.Image, target: Target) -> str:
-        """A sentence about the target from its colour and its class."""
+        """What people call the target, or else a sentence from its colour and its class."""
+        if target.phrases and rng.random() < PHRASE_SHARE:
+            return str(rng.choice(target.phrases))
         colour = colour_word(image, target) if rng.random() < 0.6 else ""
         noun = target.family if target.family and rng.random() < 0.2 else target.name
         return describe(rng, colour, noun)
@@ -264,7 +271,8 @@ class PhotographClip:
             surrounded_by = self.photographs.image(int(rng.integers(len(self.photographs))))
         else:
             # A target that fills its photograph is shown large enough for its surroundings to be seen.
-            self._side = max(self._side, source_side * LEAST_FRAME / min(image.size))
+            least = source_side * LEAST_FRAME * self._frame_size[0] / min(image.size)
+            self._side = max(self._side, least)
         self._side = min(self._side, MAX_STRETCH * source_side)
         reach = max(image.size) if self.kind == "camera" else 0.0
         motion = _Motion(rng, self._t, self._side, source_side, vigour, reach)
@@ -280,11 +288,11 @@ class PhotographClip:
         x, y, w, h = target.box
         margin, background = np.zeros(2, int), image
         if other is not None:
-            missing = np.array(FRAME_SIZE[::-1]) / (0.9 * motion.scale[0]) - image.size
+            missing = np.array(self._frame_size[::-1]) / (0.9 * motion.scale[0]) - image.size
             margin = np.clip(missing / 2, 0, image.size).astype(int)
             background = surrounded(image, other, tuple(margin.tolist()))
         extent = np.array(background.size) * motion.scale[0] * 0.9
-        width, height = np.clip(extent, 32, FRAME_SIZE[::-1]).astype(int).tolist()
+        width, height = np.clip(extent, 32, self._frame_size[::-1]).astype(int).tolist()
         self.size = (height, width)
         places = self._path(rng)
         middle = np.array([x + w / 2, y + h / 2])
@@ -299,7 +307,7 @@ class PhotographClip:
         self, rng: np.random.Generator, image: Image.Image, target: Target, motion: _Motion, vigour: float
     ) -> None:
         """The target as a layer over a background with a camera of its own."""
-        self.size = FRAME_SIZE
+        self.size = self._frame_size
         frame = np.array(self.size[::-1])
         same = rng.random() < 0.25
         self._background_number = self._number if same else int(rng.integers(len(self.photographs)))
@@ -432,12 +440,15 @@ class PhotographClip:
         for attempt in range(5):
             if objects and attempt < 2:
                 other = objects[int(rng.integers(len(objects)))]
-            else:
+            elif rng.random() < 2 * (1 - self.photographs.labelled_share):
                 other = self.photographs.draw_region(rng, number)
+            else:
+                continue
             outlines = [project(matrix, other.outline) for matrix in self._camera]
             boxes = self._clipped(outlines)
             sides = np.sqrt(boxes[:, 2:].prod(axis=1))
-            fitting = (sides >= TARGET_SIDES[0]) & (sides <= 1.5 * TARGET_SIDES[1])
+            least, most = self._frame_size[0] * TARGET_SIDES
+            fitting = (sides >= least) & (sides <= 1.5 * most)
             if not (self._inside(outlines, boxes) & fitting).all():
                 continue
             if max(_covered(boxes, over).max() for over in covers) < 0.3:

@@ -5,7 +5,9 @@ Optional files of such a folder:
 - `labels/*.txt`: boxes in YOLO's format (class, centre x, centre y, width, height as fractions of the image);
 - `polygons/*.txt`: outlines (class, then x and y of each corner as fractions); they replace the boxes of an image;
 - `segments/*.png`: regions, each of one grey value;
-- `classes.tsv`: lines of index, name and supercategory of a class, separated by tabs.
+- `classes.tsv`: lines of index, name and supercategory of a class, separated by tabs;
+- `boxes.jsonl`: boxes and phrases (see `data/boxed_images.py`), which replace all of the above: only the images of its
+  training split are used.
 
 Images lie in the folder itself or in `images/`; the other folders repeat the tree of `images/`.
 A target is an outline in an image: that of a labelled object, or a random shape over a textured part. So a few hundred
@@ -13,14 +15,15 @@ photographs give any number of targets.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ...pixels_pjvlt import rgb_image, upright_image
+from ...pixels_pjvlt import rgb_image, upright_image, upright_size
+from ..boxed_images import TABLE, BoxedObject, read_boxes
 from ..converters.sources import IMAGE_SUFFIXES, natural_key
 
 LONGEST_SIDE = 480  # pixels; larger images are shrunk to it when they are read
@@ -33,12 +36,15 @@ MAX_SHARE = 0.7  # of the image; larger labelled objects are left out
 class Target:
     """Something in an image. outline: (k, 2) x, y of its corners in pixels of the image as it is read.
 
-    name, family: its class and the supercategory; empty if unknown.
+    name, family: its class and the supercategory; empty if unknown. phrases: what people call it. boxed: only its box
+    is known, and the outline just fills it, so it is not cut out of its image.
     """
 
     outline: np.ndarray
     name: str = ""
     family: str = ""
+    phrases: tuple[str, ...] = ()
+    boxed: bool = False
 
     @property
     def box(self) -> np.ndarray:
@@ -51,11 +57,11 @@ class Target:
 class Photograph:
     """An image file and its labels.
 
-    labels: (class, outline as fractions of the image) of its objects. segments: file of its regions.
+    labels: its objects, with their outlines as fractions of the image. segments: file of its regions.
     """
 
     path: Path
-    labels: tuple[tuple[int, np.ndarray], ...] = ()
+    labels: tuple[Target, ...] = ()
     segments: Path | None = None
 
 
@@ -82,19 +88,16 @@ class PhotographFolder:
     Args:
         folders: see the module's docstring.
         cache_bytes: decoded images that a process keeps.
+        labelled_share: share of clips whose target is a labelled object, if there are any. The target of the others is
+            a random shape, which looks the same in both frames, so a tracker learns to keep the first box.
 
     Raises `FileNotFoundError` for a folder that is not there or holds no image, `ValueError` for labels that cannot
     be read.
     """
 
-    def __init__(self, folders, cache_bytes: int = CACHE_BYTES):
-        self.photographs: list[Photograph] = []
-        self.classes: list[dict[int, tuple[str, str]]] = []  # of each photograph's folder
-        for folder in folders:
-            photographs, classes = read_folder(Path(folder))
-            self.photographs += photographs
-            self.classes += [classes] * len(photographs)
-        self.cache_bytes = cache_bytes
+    def __init__(self, folders, cache_bytes: int = CACHE_BYTES, labelled_share: float = 0.5):
+        self.photographs = [photograph for folder in folders for photograph in read_folder(Path(folder))]
+        self.cache_bytes, self.labelled_share = cache_bytes, labelled_share
         self._cache: OrderedDict[int, Image.Image] = OrderedDict()
         self._cached = 0
 
@@ -118,10 +121,7 @@ class PhotographFolder:
         """The labelled objects and regions of an image that are neither tiny nor nearly as large as it."""
         photograph, image = self.photographs[index], self.image(index)
         size = np.array(image.size)
-        targets = []
-        for number, outline in photograph.labels:
-            name, family = self.classes[index].get(number, ("", ""))
-            targets.append(Target(outline * size, name, family))
+        targets = [replace(label, outline=label.outline * size) for label in photograph.labels]
         if photograph.segments is not None:
             targets += [Target(outline * size) for outline in _regions(photograph.segments)]
         return [t for t in targets if t.box[2:].min() >= MIN_SIDE and t.box[2:].prod() <= MAX_SHARE * size.prod()]
@@ -199,8 +199,10 @@ def _regions(path: Path) -> list[np.ndarray]:
     return outlines
 
 
-def read_folder(folder: Path) -> tuple[list[Photograph], dict[int, tuple[str, str]]]:
-    """The photographs of a folder, sorted by path, and its classes (name and supercategory, by number)."""
+def read_folder(folder: Path) -> list[Photograph]:
+    """The photographs of a folder, sorted by path; those of `boxes.jsonl` in its order."""
+    if (folder / TABLE).is_file():
+        return [_boxed_photograph(path, objects) for path, objects in read_boxes(folder)]
     root = folder / "images" if (folder / "images").is_dir() else folder
     paths = sorted(
         (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES), key=lambda p: natural_key(str(p))
@@ -208,13 +210,24 @@ def read_folder(folder: Path) -> tuple[list[Photograph], dict[int, tuple[str, st
     if not paths:
         reason = "holds no image" if folder.is_dir() else "is not there"
         raise FileNotFoundError(f"The folder of photographs {folder} {reason}.")
+    classes = _read_classes(folder / "classes.tsv")
     photographs = []
     for path in paths:
         inside = path.relative_to(root).with_suffix("")
         segments = folder / "segments" / inside.with_suffix(".png")
         segments = segments if segments.is_file() else None
-        photographs.append(Photograph(path, _read_labels(folder, inside), segments))
-    return photographs, _read_classes(folder / "classes.tsv")
+        photographs.append(Photograph(path, _read_labels(folder, inside, classes), segments))
+    return photographs
+
+
+def _boxed_photograph(path: Path, objects: list[BoxedObject]) -> Photograph:
+    try:
+        with Image.open(path) as image:
+            size = np.array(upright_size(image))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"The image {path} cannot be read: {error}") from error
+    labels = (Target(superellipse(o.box) / size, o.name, phrases=o.phrases, boxed=True) for o in objects)
+    return Photograph(path, tuple(labels))
 
 
 def _read_classes(path: Path) -> dict[int, tuple[str, str]]:
@@ -228,22 +241,25 @@ def _read_classes(path: Path) -> dict[int, tuple[str, str]]:
     return classes
 
 
-def _read_labels(folder: Path, inside: Path) -> tuple[tuple[int, np.ndarray], ...]:
+def _read_labels(folder: Path, inside: Path, classes: dict[int, tuple[str, str]]) -> tuple[Target, ...]:
     for kind in ("polygons", "labels"):
         path = folder / kind / inside.with_suffix(".txt")
         if path.is_file():
-            return tuple(_read_label(path, line, kind) for line in path.read_text().splitlines() if line.strip())
+            lines = path.read_text().splitlines()
+            return tuple(_read_label(path, line, kind, classes) for line in lines if line.strip())
     return ()
 
 
-def _read_label(path: Path, line: str, kind: str) -> tuple[int, np.ndarray]:
+def _read_label(path: Path, line: str, kind: str, classes: dict[int, tuple[str, str]]) -> Target:
     try:
         number, *values = (float(v) for v in line.split())
         numbers = np.array(values)
         if kind == "polygons":
-            return int(number), numbers.reshape(-1, 2)
-        x, y, w, h = numbers
-        return int(number), superellipse((x - w / 2, y - h / 2, w, h))
+            outline = numbers.reshape(-1, 2)
+        else:
+            x, y, w, h = numbers
+            outline = superellipse((x - w / 2, y - h / 2, w, h))
+        return Target(outline, *classes.get(int(number), ("", "")))
     except ValueError as error:
         raise ValueError(f"{path} has a line that is not a {kind[:-1]}: {line[:60]!r}") from error
 
