@@ -107,11 +107,11 @@ class _Table:
             return None
         return self._rows.select_columns([name]).with_format("arrow")[:][name]
 
-    def _report(self, bad: np.ndarray, what: str) -> None:
+    def _report(self, bad: np.ndarray, problem: str) -> None:
         rows = np.flatnonzero(bad)
         if len(rows):
             shown = "; ".join(self._where(row) for row in rows[:MAX_REPORTED])
-            raise ValueError(f"{len(rows)} rows {what}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
+            raise ValueError(f"{len(rows)} rows {problem}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
 
     def _of_first_rows(self, name: str) -> list[str | None]:
         """A column's text in the first row of each sequence; None where there is none."""

@@ -88,10 +88,10 @@ def _find_builder(name: str, revision: str | None) -> DatasetBuilder:
     folder = Path(name).expanduser()
     if not folder.exists():
         near = get_close_matches(folder.name, os.listdir(folder.parent) if folder.parent.is_dir() else [], 1)
-        meant = f" Did you mean {folder.parent / near[0]}?" if near else ""
+        hint = f" Did you mean {folder.parent / near[0]}?" if near else ""
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-            raise FileNotFoundError(f"{name}: there is no such folder.{meant}")
-        logger.warning(f"{name} is not a folder here, so the Hub is asked for a dataset of that name.{meant}")
+            raise FileNotFoundError(f"{name}: there is no such folder.{hint}")
+        logger.warning(f"{name} is not a folder here, so the Hub is asked for a dataset of that name.{hint}")
         _ask_hub(name)
     try:
         return load_dataset_builder(str(folder) if folder.exists() else name, revision=revision)
@@ -177,7 +177,7 @@ def check_mapping(columns: Mapping[str, str], names: list[str], place: str) -> N
     for ours, theirs in columns.items():
         if theirs not in names:
             near = get_close_matches(theirs, names, 1)
-            meant = f" Did you mean {ours}={near[0]}?" if near else ""
+            hint = f" Did you mean {ours}={near[0]}?" if near else ""
             raise ValueError(
-                f"{place}: `columns` maps {ours!r} to {theirs!r}, but the columns are {', '.join(names)}.{meant}"
+                f"{place}: `columns` maps {ours!r} to {theirs!r}, but the columns are {', '.join(names)}.{hint}"
             )

@@ -33,10 +33,11 @@ def official_testing_set() -> set[str]:
 
 def _is_of_split(root: Path, split: str):
     """A function that says whether a name is of the split: by the lists in `root`, or else by the official one."""
-    own = {part: root / f"{part}ing_set.txt" for part in ("train", "test")}
-    if own[split].is_file():
-        return set(own[split].read_text(encoding="utf-8").split()).__contains__
-    testing = set(own["test"].read_text(encoding="utf-8").split()) if own["test"].is_file() else official_testing_set()
+    files = {part: root / f"{part}ing_set.txt" for part in ("train", "test")}
+    listed = {part: set(file.read_text(encoding="utf-8").split()) for part, file in files.items() if file.is_file()}
+    if split in listed:
+        return listed[split].__contains__
+    testing = listed["test"] if "test" in listed else official_testing_set()
     return testing.__contains__ if split == "test" else lambda name: name not in testing
 
 

@@ -181,12 +181,12 @@ def read_flags(path: Path) -> np.ndarray | None:
     return np.array(flags, np.int64)
 
 
-def fit_flags(flags: np.ndarray | None, length: int, missing: int, what: str, notes: list[str]) -> np.ndarray:
+def fit_flags(flags: np.ndarray | None, length: int, missing: int, name: str, notes: list[str]) -> np.ndarray:
     """Flags for `length` frames: `missing` where the file has none. Another number of flags than frames is noted."""
     if flags is None:
         return np.full(length, missing)
     if len(flags) != length:
-        notes.append(f"{what} has {len(flags)} values for {length} frames")
+        notes.append(f"{name} has {len(flags)} values for {length} frames")
     return np.append(flags[:length], np.full(max(length - len(flags), 0), missing))
 
 

@@ -422,8 +422,8 @@ class PhotographClip:
         return self._inside([self._outline(i) for i in range(self.num_frames)], self.boxes)
 
     def _inside(self, outlines: list[np.ndarray], boxes: np.ndarray) -> np.ndarray:
-        whole = np.array([np.ptp(outline, axis=0).prod() for outline in outlines])
-        return (boxes[:, 2:].prod(axis=1) > 0.4 * whole) & (boxes[:, 2:].min(axis=1) >= 4)
+        full_areas = np.array([np.ptp(outline, axis=0).prod() for outline in outlines])
+        return (boxes[:, 2:].prod(axis=1) > 0.4 * full_areas) & (boxes[:, 2:].min(axis=1) >= 4)
 
     def draw_other(self, rng: np.random.Generator) -> tuple[np.ndarray, str] | None:
         """Another target in the same frames: its boxes, in the form of `boxes`, and its sentence.
