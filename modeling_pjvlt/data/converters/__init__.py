@@ -59,7 +59,8 @@ def convert(
         benchmark: one of `BENCHMARKS`.
         root: the folder, as the benchmark's authors distribute it.
         output: where the dataset goes.
-        splits: by default all that `root` holds; for a benchmark without splits, which one the folder is.
+        splits: by default all that `root` holds. A folder without splits (`one_split`) becomes one, by default the
+            first.
         num_proc: processes that write files.
         sequences_per_shard: sequences in a file; by default as many as make a few hundred megabytes.
         class_map: file of the classes that the benchmark does not ship: by sequence (the training parts of
