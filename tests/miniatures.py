@@ -173,7 +173,7 @@ def build_got10k(root: Path) -> Miniature:
         ),
     )
     write_file(part / "list.txt", "".join(train.format(number) + "\n" for number in (1, 2, 3, 4)))
-    skipped = (train.format(3), r"cover\.label has 3 lines for 5 frames$"), (train.format(4), train.format(4))
+    skipped = (train.format(3), r"cover\.label has 3 values for 5 frames$"), (train.format(4), train.format(4))
     part, name = root / "val", "GOT-10k_Val_000001"
     coach = ("coach", "moving", "vehicle", "vehicle")
     val = _write_got10k(part / name, some_boxes(3), coach, "coach moving vehicle", [0, 0, 1], [8, 4, 0])

@@ -93,7 +93,7 @@ def test_columns_are_mapped_in_training_and_one_of_the_same_name_makes_way(alone
 def test_sentences_under_another_name_are_pointed_out(alone, caplog):
     with caplog.at_level(logging.WARNING):
         load_tracking_dataset(write(alone / "mine", text="caption"))
-    assert "no column 'text', but one 'caption'; if that is it: --columns text=caption" in caplog.text
+    assert "no column 'text', but one called 'caption'; to use it: --columns text=caption" in caplog.text
 
 
 @pytest.mark.parametrize("layout", ["data", "flat"])

@@ -90,7 +90,7 @@ def test_parquet_folder_reads_as_sequences(parquet):
     assert dog.visible.tolist() == [True, False, True]
     np.testing.assert_array_equal(cat.boxes, [[3, 2, 10, 8], [4, 2, 10, 8]])
     np.testing.assert_array_equal(cat.frame(1), draw_image(4))
-    with pytest.raises(IndexError, match="frame 2 of sequence 'cat, left'"):
+    with pytest.raises(IndexError, match="no frame 2 in sequence 'cat, left'"):
         cat.frame(2)
 
 
@@ -208,6 +208,13 @@ def test_category_stands_in_for_a_missing_sentence(caplog):
     ]
 
 
+def test_a_sentence_of_ones_own_is_not_counted_as_missing(caplog):
+    table = Dataset.from_dict(rows(text=["the target"] * 3 + [""] * 2), features=FEATURES)
+    table = table.add_column("category", ["dog"] * 3 + ["cat"] * 2)
+    assert [s.text for s in TrackingDataset(table)] == ["the target", "cat"]
+    assert "1 of 2 sequences have no sentence: 1 are called by their class, 0 'the target'." in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -274,13 +281,17 @@ def test_numbers_may_be_words(streaming, isolated_cache):
             lambda i: f"frame_{i},1,1,9,5",
             "'frame' must hold numbers, got .*'frame_0'.*order of the rows",
         ),
-        ("frame,x,y,w,h", lambda i: f"{i if i else ''},1,1,9,5", "1 rows have no number of the frame"),
-        ("x,y,w,h", lambda i: "1,1,9," + ("5" if i else ""), "1 rows have not all of x, y, w, h: sequence '0'"),
+        ("frame,x,y,w,h", lambda i: f"{i if i else ''},1,1,9,5", "1 rows have no frame number"),
+        ("x,y,w,h", lambda i: "1,1,9," + ("5" if i else ""), "1 rows lack some of x, y, w, h: sequence '0'"),
         ("x,y,w,h", lambda i: "1,1,9,high", "x, y, w, h must hold numbers, got 'h' string"),
         ("box", lambda i: '"1 2 3 4"', r"4 rows have a box that is not \[x, y, w, h\]"),
         ("box", lambda i: '"[1, 2, 3]"', "4 rows have a box that is not four numbers"),
         ("box", lambda i: "5", "'box' must hold lists of four numbers x, y, w, h, got int64"),
-        ("x,y,w,h,visible", lambda i: "1,1,9,5,maybe", "4 rows have `visible` that is neither true nor false"),
+        (
+            "x,y,w,h,visible",
+            lambda i: "1,1,9,5,maybe",
+            "4 rows have a value of `visible` that is neither true nor false",
+        ),
         ("x,y,w,h,cover", lambda i: "1,1,9,5,all", "'cover' must hold whole numbers, got string"),
     ],
 )

@@ -104,6 +104,11 @@ def test_card_of_an_unknown_run_says_so():
     assert "model-index" not in card.data.to_dict()
 
 
+def test_data_that_the_package_generates_is_not_called_a_folder():
+    data = section(render_card("a/b", datasets=["procedural", "photographs", "boxed_images"]), "Data")
+    assert data.count("- ") == 3 and "clips made of photographs" in data and "local folder" not in data
+
+
 def test_limits_follow_from_data_and_config(tiny_config):
     assert "not a tracker for real video" in section(render_card("a/b", datasets=["procedural"]), "Limits")
     assert "not a tracker for real video" not in section(render_card("a/b", datasets=["procedural", "c/d"]), "Limits")

@@ -22,7 +22,7 @@ def test_videos_convert(folder, sequences, frames, isolated_cache):
     if folder == "otb":
         david, football = dataset if dataset[0].name == "David" else reversed(list(dataset))
         assert (len(david), len(football)) == (471, 74)
-        assert report.skipped == [["Football1", "81 images, but 74 boxes: the last ones of the longer are left out"]]
+        assert report.skipped == [["Football1", "81 images, but 74 boxes: those too many at the end are left out"]]
 
 
 def test_photographs_with_missing_labels_convert(isolated_cache):

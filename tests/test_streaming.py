@@ -152,7 +152,7 @@ def test_broken_image_of_a_stream_is_skipped_and_counted(isolated_cache, caplog)
     pairs = StreamedPairs({"a": write(isolated_cache / "a", [40], broken={(0, 7)})}, CROPPER, 60, 4, buffer_size=8)
     assert len(drawn(pairs)) == 60
     assert 0 < pairs.failures.failed["a"] <= 10
-    assert any("(a) is skipped: Sequence 's0', frame 7" in record.message for record in caplog.records)
+    assert any("(a) cannot be read and is replaced: Sequence 's0', frame 7" in r.message for r in caplog.records)
 
 
 def test_stream_of_broken_images_is_an_error(isolated_cache):

@@ -191,7 +191,7 @@ def test_box_of_an_absent_target_may_be_missing(clip):
 
 def test_boxes_as_text_are_refused(clip):
     row = {name: value for name, value in table(clip, boxes="[[1, 2, 3, 4]]").items() if name != "visible"}
-    with pytest.raises(ValueError, match=r"'boxes' must hold lists of boxes \[x, y, w, h\], got texts: '\[\[1"):
+    with pytest.raises(ValueError, match=r"'boxes' must hold lists of boxes \[x, y, w, h\], got text: '\[\[1"):
         list(VideoTrackingDataset(Dataset.from_dict(row).cast_column("video", Video())))
 
 

@@ -62,8 +62,7 @@ def build_parser() -> CommandParser:
     add("--eval_split", help="split of those datasets (default: test, or the only one)")
     add(
         "--num_threads", type=int,
-        help="threads for measuring speed and AUC (default: ONNX: one for a small model, else one per core; OpenVINO: "
-        "its own choice)",
+        help="threads for measuring speed and AUC (default: one for a small ONNX model, else the runtime's own)",
     )  # fmt: skip
     return parser
 

@@ -1,4 +1,4 @@
-"""Data: tracking datasets, training pairs, procedural clips and the words that go with them."""
+"""Tracking datasets, training pairs, and synthetic clips with their sentences."""
 
 from importlib import import_module
 
@@ -8,7 +8,7 @@ __all__ = ["TrackingDataset", "TrackingSequence", "load_tracking_dataset"]
 
 
 def __getattr__(name: str):
-    """Import what reads datasets only when it is asked for: `datasets` comes with the extra `train`."""
+    """Import the dataset readers on first use, because they need `datasets`, which the extra `train` installs."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

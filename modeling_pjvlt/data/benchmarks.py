@@ -1,8 +1,8 @@
-"""What pjvlt-eval measures on the benchmarks, in the form that the Hub reads: tasks called PROTOCOL_SCORE, such as
-`lasot_auc`, listed in the file `eval.yaml` of a dataset repository.
+"""What pjvlt-eval measures on the benchmarks, in the form that the Hub reads.
 
-Format: https://huggingface.co/docs/hub/eval-results. Such a dataset gets a leaderboard once the Hub lists it as a
-benchmark.
+Tasks are called PROTOCOL_SCORE, such as `lasot_auc`, and are listed in the file `eval.yaml` of a dataset repository.
+Such a dataset gets a leaderboard once the Hub lists it as a benchmark. Format:
+https://huggingface.co/docs/hub/eval-results.
 """
 
 import yaml
@@ -23,7 +23,7 @@ PROTOCOL_SCORES = {
     **dict.fromkeys(("otb", "lasot", "tnl2k", "pytracking", "pytracking_lasot"), OPE_SCORES),
     "got10k": ("ao", "sr50", "sr75"),
 }
-BENCHMARK_PROTOCOLS = {  # of the datasets that `pjvlt-convert` makes and that have an evaluation of their own
+BENCHMARK_PROTOCOLS = {  # of the datasets that `pjvlt-convert` writes and that have an official evaluation
     "lasot": ("lasot", "pytracking_lasot"),
     "lasotext": ("lasot", "pytracking_lasot"),
     "got10k": ("got10k",),
@@ -36,7 +36,7 @@ BENCHMARK_PROTOCOLS = {  # of the datasets that `pjvlt-convert` makes and that h
 def benchmark_yaml(benchmark: str, title: str) -> str:
     """`eval.yaml` of a benchmark's dataset repository: its tasks, one for each score of each protocol.
 
-    Without `evaluation_framework`: the Hub takes that from a list, in which this package is not.
+    It names no `evaluation_framework`, because the Hub accepts only those of a list, and this package is not on it.
     """
     tasks = [
         {"id": f"{protocol}_{score}", "config": "default", "split": "test"}

@@ -4,10 +4,11 @@ A folder of boxed images holds `boxes.jsonl`, one image a line:
 
     {"file": "dog.jpg", "objects": [{"box": [x, y, w, h], "phrases": ["a brown dog"], "category": "animals"}, ...]}
 
-`file` is beside it or in `images/`; boxes are in pixels of the upright image. `phrases` are what people call the
-object; without any, `category` is its phrase. `group` marks an object that shares its phrases with others ("two
-dogs"), so they do not identify it. A `split` other than the one that is read ("train" where it is missing) leaves the
-image out.
+`file` is relative to the folder, or to `images/` if that exists; boxes are in pixels of the upright image. `phrases`
+are what people call the object; without any, its phrase is "the CATEGORY". `group` marks an object that shares its
+phrases with others ("two dogs"), so they do not identify it. Left out are images whose `split` ("train" where it is
+missing) is not the one that is read, objects of the category "scene", and objects with `pseudo`, whose boxes a
+detector made. `width` and `height` of an image are optional and save opening it.
 """
 
 import json
@@ -24,13 +25,13 @@ from ..pixels_pjvlt import rgb_image, upright_image
 TABLE = "boxes.jsonl"
 CACHE_BYTES = 2**30  # decoded images that a process keeps
 MIN_SIDE = 12  # pixels; smaller objects are left out
-MAX_SHARE = 0.85  # of the image; larger objects are left out, because their edges are those of the image
-SCENERY = "scene"  # a category of places, not of things
+MAX_SHARE = 0.85  # of the image; larger objects are left out, because the image cuts them off
+SCENERY = "scene"  # a category of places, not of objects
 
 
 @dataclass(frozen=True)
 class BoxedObject:
-    """One object. box: (4,) xywh in pixels of its image. name: the last word of its shortest phrase or category."""
+    """One object. box: (4,) xywh in image pixels. name: the last word of its shortest phrase, or of its category."""
 
     box: np.ndarray
     phrases: tuple[str, ...]
@@ -41,8 +42,8 @@ class BoxedObject:
 class BoxedImages:
     """The images of some folders and their objects; images are decoded on demand and cached, up to `cache_bytes`.
 
-    Raises `FileNotFoundError` for a folder without `boxes.jsonl`, `ValueError` naming file and line for one that
-    cannot be read, or where no object is left.
+    Raises `FileNotFoundError` for a folder without `boxes.jsonl`, and `ValueError` for a line that cannot be read
+    (with file and number), or if no object is left.
     """
 
     def __init__(self, folders: Sequence[str | Path], cache_bytes: int = CACHE_BYTES, split: str = "train"):
@@ -78,12 +79,12 @@ class BoxedImages:
 
 
 def read_boxes(folder: Path, split: str = "train") -> list[tuple[Path, list[BoxedObject]]]:
-    """The images of one split of a folder, each with its objects that are neither tiny nor as large as the image."""
+    """The images of one split of a folder, each with its objects that are neither tiny nor nearly as large as it."""
     table = folder / TABLE
     if not table.is_file():
         raise FileNotFoundError(f"{folder} holds no {TABLE}, which lists the boxes of its images.")
     root = folder / "images" if (folder / "images").is_dir() else folder
-    found = []
+    images = []
     for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -98,8 +99,8 @@ def read_boxes(folder: Path, split: str = "train") -> list[tuple[Path, list[Boxe
             raise ValueError(f"{table}, line {number}: {error!r}; expected the fields of {TABLE}.") from error
         objects = [o for o in objects if o.box[2:].min() >= MIN_SIDE and o.box[2:].prod() <= MAX_SHARE * area]
         if objects:
-            found.append((path, objects))
-    return found
+            images.append((path, objects))
+    return images
 
 
 def _area(path: Path) -> int:
@@ -108,7 +109,7 @@ def _area(path: Path) -> int:
 
 
 def _read_object(row: dict) -> BoxedObject | None:
-    """An object, or None for scenery and for boxes that a detector made."""
+    """An object; None for scenery and for a box that a detector made."""
     category = row.get("category", "")
     if category == SCENERY or row.get("pseudo"):
         return None
@@ -116,8 +117,8 @@ def _read_object(row: dict) -> BoxedObject | None:
     box = np.array(row["box"], np.float32)
     if box.shape != (4,):
         raise ValueError(f"a box must be x, y, w, h, got {row['box']}")
-    named = min(row.get("phrases") or [category], key=len)
-    return BoxedObject(box, phrases, category, named.split()[-1].lower() if named else "")
+    shortest = min(row.get("phrases") or [category], key=len)
+    return BoxedObject(box, phrases, category, shortest.split()[-1].lower() if shortest else "")
 
 
 __all__ = ["TABLE", "BoxedImages", "BoxedObject", "read_boxes"]

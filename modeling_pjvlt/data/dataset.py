@@ -2,13 +2,15 @@
 
 One row per frame, sorted by sequence and frame: `sequence` (string), `frame` (integer), `image`, `box` (x, y, w, h in
 frame pixels; or four columns of these names), `visible` (bool), `text`, `category`, `cover`. Only `image` and the box
-are needed: without `sequence` every row is a sequence of one frame, without `frame` the order of the rows counts,
-without `visible` (true or false, yes or no, 1 or 0) a target is visible wherever its box has an area. A box may be
-missing where the target is absent, or where it is not known (test sets with a first box only). A row without an image
-uses that of the row before it: several targets of one photograph. This is what `load_dataset("imagefolder")` makes of
-a folder with a `metadata.jsonl` or `metadata.csv`, so a user's own images need no code.
+are required: without `sequence` every row is a sequence of one frame, without `frame` the frames are in the order of
+the rows, without `visible` (true or false, yes or no, 1 or 0) a target is visible wherever its box has an area. A box
+may be missing where the target is absent, or where its place is unknown (test sets with a first box only). A row
+without an image uses that of the row before it, so several targets can share one photograph.
+`load_dataset("imagefolder")` makes such a table from a folder with a `metadata.jsonl` or `metadata.csv`, so a user's
+own images need no code.
 
-Or one row per video: `video`, `boxes` (a list of boxes), `text`, and where known `sequence`, `visible` (a list).
+Or one row per video: `video` and `boxes` (a list of boxes), and where known `sequence`, `visible` (a list), `text` and
+`category`.
 """
 
 import json
@@ -30,10 +32,10 @@ from .text import sentence_or_class
 
 logger = logging.get_logger(__name__)
 
-FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": True}  # in text
+FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": True}  # as text
 MAX_REPORTED = 5  # bad rows that an error lists
-ROWS_AT_ONCE = 1000  # of encoded images
-OPEN_VIDEOS = 4  # kept open by a dataset of videos
+ROWS_AT_ONCE = 1000  # of encoded images in memory
+OPEN_VIDEOS = 4  # that a dataset of videos keeps open
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class TrackingSequence:
         return len(self.boxes)
 
     def decode(self, index: int, reduction: int = 1) -> tuple[PILImage.Image | np.ndarray, int]:
-        """Frame `index`, an image or (H, W, 3) uint8, decoded now, and by how much it was reduced.
+        """Frame `index`, an image or (H, W, 3) uint8, and the factor by which it was reduced.
 
-        A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size (rounded up), which is faster; everything else comes
-        whole. Raises `ValueError` naming an image that cannot be decoded, `IndexError` for one that does not exist.
+        A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size (rounded up), which is faster; other images keep their
+        size. Raises `ValueError` naming an image that cannot be decoded, `IndexError` for one that does not exist.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"frame {index} of sequence {self.name!r}, which has {len(self)}")
+            raise IndexError(f"there is no frame {index} in sequence {self.name!r}, which has {len(self)}")
         try:
             return decode(self.frames.open(index), reduction)
         except DECODING_ERRORS as error:
@@ -72,13 +74,13 @@ class TrackingSequence:
             ) from error
 
     def frame(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB of frame `index`, decoded now. Raises as `decode` does."""
+        """(H, W, 3) uint8 RGB of frame `index`. Raises what `decode` raises."""
         image, _ = self.decode(index)
         return image if isinstance(image, np.ndarray) else np.array(image)
 
 
 class _Table:
-    """What tables of frames and of videos share: columns, names, sentences and the list of bad rows."""
+    """What tables of frames and of videos share: columns, names, sentences and errors about bad rows."""
 
     def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None, quiet: bool = False):
         self._rows, self._sentences, self._quiet = rows, sentences or {}, quiet
@@ -98,28 +100,28 @@ class _Table:
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self):
-            raise IndexError(f"sequence {index} of {len(self)}")
+            raise IndexError(f"there is no sequence {index} in a dataset of {len(self)}")
 
     def _column(self, name: str) -> pa.ChunkedArray | None:
         if name not in self._rows.column_names:
             return None
         return self._rows.select_columns([name]).with_format("arrow")[:][name]
 
-    def _report(self, bad: np.ndarray, what: str) -> None:
+    def _report(self, bad: np.ndarray, problem: str) -> None:
         rows = np.flatnonzero(bad)
         if len(rows):
             shown = "; ".join(self._where(row) for row in rows[:MAX_REPORTED])
-            raise ValueError(f"{len(rows)} rows {what}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
+            raise ValueError(f"{len(rows)} rows {problem}: {shown}{', …' if len(rows) > MAX_REPORTED else '.'}")
 
     def _of_first_rows(self, name: str) -> list[str | None]:
-        """The text of each sequence. CSV files turn text that looks like a number into one."""
+        """A column's text in the first row of each sequence; None where there is none."""
         column = self._column(name)
         if column is None:
             return [None] * len(self)
-        words = column.take(pa.array(self._starts[:-1])).to_pylist()
-        if any(isinstance(word, list | dict) for word in words):
-            raise ValueError(f"The column {name!r} must hold texts, got {_type_name(column)}.")
-        return [_word(word) for word in words]
+        values = column.take(pa.array(self._starts[:-1])).to_pylist()
+        if any(isinstance(value, list | dict) for value in values):
+            raise ValueError(f"The column {name!r} must hold text, got {_type_name(column)}.")
+        return [_as_text(value) for value in values]
 
     @cached_property
     def categories(self) -> list[str]:
@@ -129,15 +131,15 @@ class _Table:
     @cached_property
     def texts(self) -> list[str]:
         """A sentence for each sequence; empty ones fall back to the class, then to "the target", with one warning."""
-        given = self._of_first_rows("text")
-        given = [self._sentences.get(name, text) for name, text in zip(self._names, given, strict=True)]
-        texts = [sentence_or_class(text, category) for text, category in zip(given, self.categories, strict=True)]
-        fallen = sum(not (text or "").strip() for text in given)
-        if fallen and not self._quiet:
-            unknown = sum(text == DEFAULT_SENTENCE for text in texts)
+        sentences = self._of_first_rows("text")
+        sentences = [self._sentences.get(name, text) for name, text in zip(self._names, sentences, strict=True)]
+        texts = [sentence_or_class(*both) for both in zip(sentences, self.categories, strict=True)]
+        replaced = [text for text, sentence in zip(texts, sentences, strict=True) if not (sentence or "").strip()]
+        if replaced and not self._quiet:
+            unknown = replaced.count(DEFAULT_SENTENCE)
             logger.warning(
-                f"{fallen} of {len(texts)} sequences have no sentence: {fallen - unknown} are called by their class, "
-                f"{unknown} {DEFAULT_SENTENCE!r}."
+                f"{len(replaced)} of {len(texts)} sequences have no sentence: {len(replaced) - unknown} are called by "
+                f"their class, {unknown} {DEFAULT_SENTENCE!r}."
             )
         return texts
 
@@ -148,9 +150,10 @@ class TrackingDataset(_Table):
     Args:
         rows: the table, with the columns of this module's docstring.
         sentences: by sequence name, instead of the table's own.
+        quiet: do not warn of sequences without a sentence.
 
-    Raises `ValueError` that lists the first bad rows: a missing column, frames that are not sorted or come twice,
-    boxes of the wrong length or with values that are not finite.
+    Raises `ValueError` for a missing column, and one that lists the first bad rows: frames that are not sorted or come
+    twice, boxes that are not four finite numbers, flags that are neither true nor false.
     """
 
     def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: bool = False):
@@ -168,7 +171,7 @@ class TrackingDataset(_Table):
 
     @property
     def num_frames(self) -> int:
-        """Of all sequences together."""
+        """Number of frames in all sequences."""
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> TrackingSequence:
@@ -185,7 +188,7 @@ class TrackingDataset(_Table):
         )
 
     def _find_sequences(self) -> tuple[list[str], np.ndarray]:
-        """Names of the sequences, and the rows where they start, with the number of rows at the end."""
+        """Names of the sequences, and the rows where they start, followed by the number of rows."""
         column = self._column("sequence")
         if column is None:
             return [str(i) for i in range(len(self._rows))], np.arange(len(self._rows) + 1)
@@ -194,9 +197,11 @@ class TrackingDataset(_Table):
         starts = np.concatenate([[0], np.flatnonzero(changed) + 1]) if len(column) else np.zeros(0, np.int64)
         names = column.take(pa.array(starts, pa.int64())).to_pylist()
         seen: set[str] = set()
-        again = [name for name in names if name in seen or seen.add(name)]
-        if again:
-            raise ValueError(f"Rows must be sorted by sequence; these come in several pieces: {again[:MAX_REPORTED]}.")
+        repeated = [name for name in names if name in seen or seen.add(name)]
+        if repeated:
+            raise ValueError(
+                f"Rows must be sorted by sequence; these come in several pieces: {repeated[:MAX_REPORTED]}."
+            )
         return names, np.append(starts, len(column)).astype(np.int64)
 
     def _where(self, row: int) -> str:
@@ -213,10 +218,10 @@ class TrackingDataset(_Table):
         if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             raise ValueError(
                 f"The column 'frame' must hold numbers, got {_type_name(column)} such as {column[0].as_py()!r}. "
-                "Without this column the order of the rows counts."
+                "Without this column the frames are in the order of the rows."
             )
         frames = column.to_numpy()
-        self._report(~np.isfinite(frames), "have no number of the frame")
+        self._report(~np.isfinite(frames), "have no frame number")
         if len(frames) < 2:
             return
         step = np.diff(frames)
@@ -255,16 +260,16 @@ class TrackingDataset(_Table):
             ]
             if wrong:
                 raise ValueError(f"The columns x, y, w, h must hold numbers, got {', '.join(wrong)}.")
-            there = np.stack([side.is_valid().to_numpy() for side in sides], axis=1)
-            self._report(there.any(axis=1) & ~there.all(axis=1), "have not all of x, y, w, h")
-            known = there.all(axis=1)
+            valid = np.stack([side.is_valid().to_numpy() for side in sides], axis=1)
+            self._report(valid.any(axis=1) & ~valid.all(axis=1), "lack some of x, y, w, h")
+            known = valid.all(axis=1)
             boxes = np.stack([pc.fill_null(side.cast(pa.float64()), 0.0).to_numpy() for side in sides], axis=1)
             boxes = boxes.astype(np.float32)
         self._report(~np.isfinite(boxes).all(axis=1), "have a box that is not finite")
         return boxes, known
 
     def _boxes_of_text(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Boxes that a CSV file holds as text '[1, 2, 3, 4]'; empty text means no box."""
+        """Boxes that a CSV file holds as text "[1, 2, 3, 4]"; empty text means no box."""
         boxes, bad = [], np.zeros(len(column), bool)
         for row, text in enumerate(column.to_pylist()):
             try:
@@ -282,7 +287,7 @@ class TrackingDataset(_Table):
 
     @cached_property
     def _visible(self) -> np.ndarray:
-        """(rows,) bool: as the table says, and never without an area."""
+        """(rows,) bool: what the table says, but False for a box without an area."""
         column = self._column("visible")
         area = (self._boxes[:, 2:] > 0).all(axis=1)
         if column is None:
@@ -290,12 +295,13 @@ class TrackingDataset(_Table):
         if pa.types.is_boolean(column.type) or _is_number(column.type):
             return area & pc.fill_null(column.cast(pa.bool_()), True).to_numpy().astype(bool)
         flags = [FLAGS.get(str("" if value is None else value).strip().lower()) for value in column.to_pylist()]
-        self._report(np.array([flag is None for flag in flags], bool), "have `visible` that is neither true nor false")
+        unknown = np.array([flag is None for flag in flags], bool)
+        self._report(unknown, "have a value of `visible` that is neither true nor false")
         return area & np.array(flags, bool)
 
     @cached_property
     def _cover(self) -> np.ndarray | None:
-        """(rows,) int8."""
+        """(rows,) int8: the visible share in eighths, -1 where unknown."""
         column = self._column("cover")
         if column is None:
             return None
@@ -307,14 +313,14 @@ class TrackingDataset(_Table):
     def _image_rows(self) -> np.ndarray:
         """(rows,) the row whose image each row shows: its own, or the last one before it that has one."""
         parts = self._images.rows.with_format("arrow").iter(ROWS_AT_ONCE)
-        there = np.array([known for part in parts for known in part["image"].is_valid().to_numpy()], bool)
-        rows = np.maximum.accumulate(np.where(there, np.arange(len(there)), -1))
+        valid = np.array([known for part in parts for known in part["image"].is_valid().to_numpy()], bool)
+        rows = np.maximum.accumulate(np.where(valid, np.arange(len(valid)), -1))
         self._report(rows < 0, "have no image, and no row before them has one")
         return rows
 
 
 class VideoTrackingDataset(_Table):
-    """Sequences of a table with a row per video: `video`, `boxes`, `text`. Arguments and errors as there.
+    """Sequences of a table with a row per video. Arguments and errors are those of [`TrackingDataset`].
 
     Whether a video has as many frames as boxes is checked when its first frame is read.
     """
@@ -323,17 +329,17 @@ class VideoTrackingDataset(_Table):
         super().__init__(rows, sentences, quiet)
         self._videos = rows.select_columns(["video"]).cast_column("video", Video(decode=False))
         names = self._column("sequence")
-        self._names = [str(i) for i in range(len(rows))] if names is None else [_word(n) for n in names.to_pylist()]
+        self._names = [str(i) for i in range(len(rows))] if names is None else [_as_text(n) for n in names.to_pylist()]
         self._starts = np.arange(len(rows) + 1)
         self._opened: dict[int, VideoFrames] = {}
-        self._boxes, self._visible  # noqa: B018  as in a table of frames
+        self._boxes, self._visible  # noqa: B018  read now, as in a table of frames
 
     def __len__(self) -> int:
         return len(self._names)
 
     @property
     def num_frames(self) -> int:
-        """Of all sequences together."""
+        """Number of frames in all sequences."""
         return sum(map(len, self._boxes))
 
     def __getitem__(self, index: int) -> TrackingSequence:
@@ -347,7 +353,7 @@ class VideoTrackingDataset(_Table):
         )
 
     def _frames(self, index: int) -> VideoFrames:
-        """The frames of a video that is still open, or of a newly opened one."""
+        """The frames of a video; the `OPEN_VIDEOS` that were used last stay open."""
         frames = self._opened.pop(index, None)
         if frames is None:
             encoded = self._videos[index]["video"]
@@ -370,9 +376,7 @@ class VideoTrackingDataset(_Table):
             raise ValueError(f"The dataset has no column 'boxes'; it has {self._rows.column_names}.")
         videos = column.to_pylist()
         if any(isinstance(boxes, str) for boxes in videos):
-            raise ValueError(
-                f"The column 'boxes' must hold lists of boxes [x, y, w, h], got texts: {videos[0]!r:.60}."
-            )
+            raise ValueError(f"The column 'boxes' must hold lists of boxes [x, y, w, h], got text: {videos[0]!r:.60}.")
         bad = [f"sequence {name!r} has none" for name, v in zip(self._names, videos, strict=True) if not v]
         bad += [
             f"sequence {name!r}, frame {frame}: {box}"
@@ -405,11 +409,11 @@ def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
 
 
-def _word(value) -> str | None:
-    """Text, or a number as text: 7.0 is the 7 of a column in which other values are missing."""
-    return (
-        str(int(value)) if isinstance(value, float) and value.is_integer() else None if value is None else str(value)
-    )
+def _as_text(value) -> str | None:
+    """The value as text. A 7.0 is "7": CSV files turn numbers into floats where a value of the column is missing."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return None if value is None else str(value)
 
 
 def table_of(rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: bool = False) -> _Table:

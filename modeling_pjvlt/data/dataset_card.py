@@ -18,9 +18,13 @@ def dataset_card(
     """The card of a tracking dataset: columns, splits, counts, licence, citation, and how to load it.
 
     Args:
+        title: name of the dataset, as the card's title.
         splits: by name, a mapping with `sequences`, `frames` and, where known, `absent` and `without_text`.
         features: of the rows.
         license: as the Hub names it.
+        homepage: of the authors, whose terms apply.
+        citation: BibTeX.
+        repo_id: in the code that loads the dataset.
     """
     metadata = DatasetCardData(
         pretty_name=title,
@@ -54,11 +58,11 @@ _MEANINGS = {
     "sequence": "name of the video, or of the target where a video has several",
     "frame": "number of the frame in its source",
     "image": "the image, encoded as its authors did; missing where it equals that of the row before",
-    "box": "x, y, w, h in pixels of the image; missing where it is not public",
+    "box": "x, y, w, h in pixels of the image; missing where it is not known",
     "visible": "whether the target can be seen",
     "text": "the sentence; empty where there is none",
     "category": "class of the target; empty where it is not known",
-    "cover": "visible share of the target, in eighths; missing where it is not public",
+    "cover": "visible share of the target, in eighths; missing where it is not known",
     "video": "the video, encoded",
     "boxes": "x, y, w, h in pixels for every frame",
 }

@@ -1,6 +1,6 @@
 """Frames of a sequence, decoded on demand: images in the rows of a table, or one video file.
 
-Both have a method `open(index)` that gives a PIL image, which may not be decoded yet, or an RGB array.
+Both have a method `open(index)` that returns a PIL image, which may not be decoded yet, or an RGB array.
 """
 
 import io
@@ -22,10 +22,8 @@ from ..streams_pjvlt import ffmpeg_name, main_video, upright
 
 logger = logging.get_logger(__name__)
 
-JPEG_METADATA = (
-    "exif",
-    "xmp",
-)  # may hold the orientation; reading it takes a while, so a JPEG with neither is not asked
+# May hold the orientation. Reading it takes a while, so it is not read from a JPEG with neither.
+JPEG_METADATA = ("exif", "xmp")
 # What Pillow raises for a broken image, depending on the format.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 MAX_ADVANCE = 64  # frames of a video that are decoded and dropped rather than skipped by seeking
@@ -42,11 +40,11 @@ class Frames(Protocol):
 
 
 def read_encoded(encoded: Mapping) -> bytes:
-    """Bytes of an image or video as `datasets` keeps it: a dict of `bytes` and `path`, a file or an address."""
+    """Bytes of an image or video as `datasets` keeps it: a dict of `bytes` and `path`, which is a file or a URL."""
     if encoded["bytes"] is not None:
         return encoded["bytes"]
     path = encoded["path"]
-    if "://" in path:  # of a streamed repository, or inside an archive
+    if "://" in path:  # in a streamed repository or an archive
         import fsspec
 
         with fsspec.open(path, "rb") as file:
@@ -57,8 +55,8 @@ def read_encoded(encoded: Mapping) -> bytes:
 def open_image(encoded: Mapping) -> Image.Image:
     """The image, upright; a JPEG is decoded only when its pixels are needed."""
     image = Image.open(io.BytesIO(read_encoded(encoded)))
-    may_be_turned = image.format != "JPEG" or not image.info.keys().isdisjoint(JPEG_METADATA)
-    if may_be_turned and image.getexif().get(ORIENTATION, 1) != 1:
+    has_metadata = image.format != "JPEG" or not image.info.keys().isdisjoint(JPEG_METADATA)
+    if has_metadata and image.getexif().get(ORIENTATION, 1) != 1:
         return upright_image(image)
     return image
 
@@ -82,7 +80,7 @@ class EncodedImages:
     """Rows of the column `image`, read from the Arrow file directly, which is faster than through `datasets`.
 
     Args:
-        rows: the table, with encoded images. If it is a selection from a larger one, `datasets` reads its rows.
+        rows: the table, with encoded images. The rows of a selection from a larger table are read by `datasets`.
     """
 
     def __init__(self, rows: Dataset):
@@ -98,7 +96,7 @@ class EncodedImages:
         return {"image": self._column[row].as_py()}
 
     def __getstate__(self) -> dict:
-        """Without the column, which would be copied whole; the table knows its file."""
+        """Leaves out the column, which would be copied whole; the copy reads it again from the table's file."""
         return {**self.__dict__, "_column": None}
 
 
@@ -124,7 +122,7 @@ class ImageRows:
 class _PacketIndex:
     """What the packets of a video say about its frames.
 
-    times: presentation times, ascending. keys: those of the key frames. places: of a packet in the file, by its time.
+    times: presentation times, ascending. keys: those of the key frames. places: of each packet in the file, by time.
     """
 
     times: list[int]
@@ -133,27 +131,27 @@ class _PacketIndex:
 
 
 class _NotAsIndexed(Exception):
-    """The decoder gives another frame than the packets announced."""
+    """The decoder returned another frame than the packets announced."""
 
 
 class VideoFrames:
-    """Frames of one video in any order, the same as `read_frames` gives in theirs.
+    """Frames of one video in any order; the same frames as `read_frames` gives.
 
-    Seeks to the key frame before a frame, or continues from the last one. Not every file supports seeking: some do not
-    say when a frame is shown, or hold packets that show nothing. This is detected, and such a video is decoded from
-    its start.
+    Seeks to the key frame before a frame, or continues from the last one. Not every file allows seeking: frame times
+    or key frames can be missing, and packets can show nothing. This is detected, and such a video is decoded from its
+    start.
 
     Args:
         source: path or bytes of the video.
-        num_boxes: number of annotated frames. Another number of frames is a `ValueError` when the first frame is
-            read.
+        num_boxes: number of annotated frames. If the video has another number of frames, reading a frame raises
+            `ValueError`.
     """
 
     def __init__(self, source: str | Path | bytes, num_boxes: int):
         self.source, self.num_boxes = source, num_boxes
         self._index: _PacketIndex | None = None  # None where the video is decoded from its start
         self._num_frames: int | None = None
-        self._next, self._decoder = 0, None  # the frame that the decoder gives next
+        self._next, self._decoder = 0, None  # `_next`: number of the frame that the decoder returns next
 
     def open(self, index: int) -> np.ndarray:
         if self._num_frames is None:
@@ -163,8 +161,8 @@ class VideoFrames:
             raise ValueError(f"the video has {self._num_frames} frames, but there are {self.num_boxes} boxes")
         if self._index is None:
             logger.warning_once(
-                "A video does not say when its frames are shown, so it is decoded from its first frame on, which is "
-                "slow. MP4 with H.264 is faster."
+                "A video file does not list its frames well enough to jump to one, so it is decoded from its first "
+                "frame on, which is slow. MP4 with H.264 is faster."
             )
         try:
             return self._decode(index)
@@ -199,7 +197,7 @@ class VideoFrames:
             packets = [
                 (packet.pts, packet.is_keyframe)
                 for packet in container.demux(_video_stream(container))
-                if packet.size and not packet.is_discard  # the last one is empty; an edit list leaves some out
+                if packet.size and not packet.is_discard  # the last one is empty; an edit list discards some
             ]
         places = {time: place for place, (time, _) in enumerate(packets)}
         keys = sorted(time for time, is_key in packets if is_key and time is not None)
@@ -233,7 +231,7 @@ class VideoFrames:
             except (_NotAsIndexed, StopIteration) as error:
                 if back >= place:
                     raise _NotAsIndexed from error
-                back = 2 * back + 1  # the container came out too late, or is wrong about the time there
+                back = 2 * back + 1  # the container sought too far, or its index is wrong there
         yield frame
         yield from frames
 
@@ -257,9 +255,9 @@ class VideoFrames:
             raise _NotAsIndexed
 
     def _packets_from(self, key: int, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-        """From the one that is shown at the time `key` on.
+        """The packets from the one that is shown at the time `key` on.
 
-        Raises `_NotAsIndexed` where a later one comes before it.
+        Raises `_NotAsIndexed` if a later packet comes before it.
         """
         places = self._index.places
         for packet in packets:
@@ -272,7 +270,7 @@ class VideoFrames:
         raise _NotAsIndexed
 
     def __getstate__(self) -> dict:
-        """Without the open file; a copy in another process opens its own."""
+        """Leaves out the open file; a copy in another process opens its own."""
         return {**self.__dict__, "_decoder": None}
 
 

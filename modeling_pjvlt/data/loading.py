@@ -22,14 +22,15 @@ def load_tracking_dataset(
 
     Args:
         name_or_path: Hub id or folder.
-        split: which part, such as `"train"` or `"test"`; by default `preferred_split`, or the only one there is.
+        split: which part, such as `"train"` or `"test"`; by default `preferred_split`, or else the only split.
         revision: of the Hub repository.
-        columns: names of the dataset's columns by ours, where they differ: `{"box": "bbox"}`.
+        columns: our column names to those of the dataset, where they differ: `{"box": "bbox"}`.
         sentences: a file of lines `sequence<TAB>sentence`, used instead of the `text` column.
         streaming: store nothing: a [`StreamingTrackingDataset`], which can only be iterated.
+        preferred_split: the split to take without `split`, if the dataset has it.
 
-    Returns a [`TrackingDataset`] (or one of videos): `len`, indexing and iteration give [`TrackingSequence`]s. Raises
-    `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
+    Returns a [`TrackingDataset`] or a [`VideoTrackingDataset`]: `len`, indexing and iteration give
+    [`TrackingSequence`]s. Raises `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
     """
     rows, split, place = load_rows(name_or_path, split, revision, streaming, preferred_split)
     texts = None if sentences is None else read_sentences(sentences)

@@ -18,10 +18,10 @@ logger = logging.get_logger(__name__)
 
 HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of the HTTP library that huggingface_hub uses, whichever that is
 SIDES = ("x", "y", "w", "h")
-LARGE = 1 << 30  # bytes of Parquet files that several processes copy into the cache
+LARGE = 1 << 30  # bytes; more than this in Parquet files is copied into the cache by several processes
 SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-# What others call our columns, in their words.
+# What others call our columns.
 ALIASES = {
     "image": ("img", "picture", "frame_image", "images"),
     "box": ("bbox", "bboxes", "boxes", "bounding_box", "rect", "xywh", "groundtruth"),
@@ -34,10 +34,10 @@ ALIASES = {
 def load_rows(
     name_or_path: str, split: str | None, revision: str | None, streaming: bool, preferred: str
 ) -> tuple[Dataset | IterableDataset, str, str]:
-    """The table of one split, the name of the split, and the place it was read from, for messages.
+    """The table of one split, the name of the split, and for messages the place it was read from.
 
-    Without `split` it is the one called `preferred`, or else the only one. Raises `FileNotFoundError` or `ValueError`
-    that says what is missing.
+    Without `split`, it is the split called `preferred`, or else the only one. Raises `FileNotFoundError` or
+    `ValueError` that says what is missing.
     """
     folder = Path(name_or_path).expanduser()
     shards: dict[str, list[str]] = {}
@@ -46,7 +46,7 @@ def load_rows(
             shards.setdefault(match["split"], []).append(str(path))
     known = list(shards)
     if split in shards or (split is None and (preferred in shards or len(shards) == 1)):
-        # By their names: of a local folder whose card lists its files, `datasets` would not notice a change.
+        # Named one by one: where a folder's card lists its files, `datasets` would not notice that they changed.
         split = choose_split(name_or_path, split, known, preferred)
         processes = None if streaming else _processes_for(shards[split])
         files = {split: shards[split]}
@@ -66,12 +66,12 @@ def load_rows(
 def _processes_for(shards: list[str]) -> int | None:
     """How many processes copy Parquet files into the Arrow cache when a folder is loaded for the first time."""
     if sum(os.path.getsize(path) for path in shards) < LARGE:
-        return None  # they would take longer to start
+        return None  # starting processes would take longer
     return min(available_cores(), len(shards))
 
 
 def choose_split(name: str, split: str | None, known: list[str], preferred: str) -> str:
-    """The split that is asked for, or else the preferred or the only one. Raises `ValueError` where there is none."""
+    """The requested split, or else the preferred or the only one. Raises `ValueError` if there is no such split."""
     base = None if split is None else re.split(r"[\[+]", split)[0]  # `datasets` also takes train[:10] and train+test
     if base is not None and (base in known or not known):
         return split
@@ -88,10 +88,10 @@ def _find_builder(name: str, revision: str | None) -> DatasetBuilder:
     folder = Path(name).expanduser()
     if not folder.exists():
         near = get_close_matches(folder.name, os.listdir(folder.parent) if folder.parent.is_dir() else [], 1)
-        meant = f" Did you mean {folder.parent / near[0]}?" if near else ""
+        hint = f" Did you mean {folder.parent / near[0]}?" if near else ""
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-            raise FileNotFoundError(f"{name}: there is no such folder.{meant}")
-        logger.warning(f"{name} is not a folder here, so the Hub is asked for a dataset of that name.{meant}")
+            raise FileNotFoundError(f"{name}: there is no such folder.{hint}")
+        logger.warning(f"{name} is not a folder here, so the Hub is asked for a dataset of that name.{hint}")
         _ask_hub(name)
     try:
         return load_dataset_builder(str(folder) if folder.exists() else name, revision=revision)
@@ -108,7 +108,7 @@ def _ask_hub(name: str) -> None:
     Raises `FileNotFoundError` where there is none, `ConnectionError` where the Hub does not answer.
     """
     try:
-        found = HfApi().repo_exists(name, repo_type="dataset")
+        exists = HfApi().repo_exists(name, repo_type="dataset")
     except OfflineModeIsEnabled:
         return  # `datasets` then looks for a cached copy
     except HTTP_ERROR as error:
@@ -116,7 +116,7 @@ def _ask_hub(name: str) -> None:
             f"{name}: there is no folder of this name here, and the Hub does not answer ({error}). With "
             "HF_HUB_OFFLINE=1 a copy that was loaded before is used."
         ) from error
-    if not found:
+    if not exists:
         raise FileNotFoundError(
             f"{name}: there is neither a folder of this name here nor a dataset that you may read on the Hub (for a "
             "private one: hf auth login)."
@@ -128,9 +128,9 @@ def _place(files: list[str]) -> str:
 
 
 def check_columns(names: Iterable[str], place: str) -> None:
-    """Check for images or videos and boxes, and warn of sentences or names in a column of another name.
+    """Check for images or videos and boxes, and warn if sentences or names may be in a column with another name.
 
-    Raises `ValueError` with the columns, the place they were read from, and the option to use.
+    Raises `ValueError` that names the columns, the place they were read from, and the option to use.
     """
     names = list(names)
     is_video = "video" in names
@@ -151,7 +151,8 @@ def check_columns(names: Iterable[str], place: str) -> None:
     for ours in ("text", "sequence"):
         if ours not in names and (theirs := _alias(ours, names)):
             logger.warning(
-                f"{place}: there is no column {ours!r}, but one {theirs!r}; if that is it: --columns {ours}={theirs}"
+                f"{place}: there is no column {ours!r}, but one called {theirs!r}; to use it: "
+                f"--columns {ours}={theirs}"
             )
 
 
@@ -176,7 +177,7 @@ def check_mapping(columns: Mapping[str, str], names: list[str], place: str) -> N
     for ours, theirs in columns.items():
         if theirs not in names:
             near = get_close_matches(theirs, names, 1)
-            meant = f" Did you mean {ours}={near[0]}?" if near else ""
+            hint = f" Did you mean {ours}={near[0]}?" if near else ""
             raise ValueError(
-                f"{place}: `columns` maps {ours!r} to {theirs!r}, but the columns are {', '.join(names)}.{meant}"
+                f"{place}: `columns` maps {ours!r} to {theirs!r}, but the columns are {', '.join(names)}.{hint}"
             )

@@ -1,4 +1,4 @@
-"""Streamed tracking datasets: nothing is stored, and only a part of one sequence is in memory at a time."""
+"""Streamed tracking datasets: nothing is stored, and one sequence or a piece of one is in memory at a time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,16 +14,17 @@ from .sources import check_columns, check_mapping
 
 logger = logging.get_logger(__name__)
 
-# Of folders of images, `datasets` gives a table a row, whose columns have other types where a value is missing, and
-# fails to make larger ones.
+# `datasets` reads a folder of images row by row, with another column type where a value is missing, and cannot join
+# such rows itself.
 ROWS_AT_ONCE = 1
 
 
 class StreamingTrackingDataset:
     """Sequences of a streamed table, in its order. See [`load_tracking_dataset`].
 
-    Iterating gives whole [`TrackingSequence`]s, whose encoded images are held in memory. Bad rows raise the same
-    errors as in a [`TrackingDataset`], when they are reached; a sequence that comes again later is not noticed.
+    Iterating gives whole [`TrackingSequence`]s, whose encoded images are held in memory. Bad rows raise the errors of
+    a [`TrackingDataset`] when they are reached. A sequence whose rows come in several places is not noticed: it
+    becomes several sequences of one name.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class StreamingTrackingDataset:
         mapped = {theirs: ours for ours, theirs in (columns or {}).items()}
         self._replaced = {name for name in mapped.values() if name in names and name not in mapped}
         check_columns([mapped.get(name, name) for name in names if name not in self._replaced], place)
-        self._rows, self._sentences = rows.with_format("arrow"), sentences  # as tables nothing is decoded
+        self._rows, self._sentences = rows.with_format("arrow"), sentences  # Arrow tables: nothing is decoded
         self._names = mapped
         self._warned = False
 
@@ -50,25 +51,28 @@ class StreamingTrackingDataset:
     def pieces(self, max_frames: int | None = None, shuffle_seed: int | None = None) -> Iterator[TrackingSequence]:
         """Sequences, long ones cut into pieces of at most `max_frames` frames.
 
-        With `shuffle_seed` the files come in an order that depends on it; a sequence that spans two files then comes
-        in two pieces.
+        With `shuffle_seed` the files come in an order that depends on it. A sequence that spans two files may then
+        come in two pieces.
         """
         tables = (self._renamed(table) for rows in self._files(shuffle_seed) for table in rows.iter(ROWS_AT_ONCE))
         for number, table in enumerate(_fill_images(_group(tables, max_frames))):
             features = self._features(table)
             # Without a fingerprint, `datasets` would hash all the images to make one.
-            held = Dataset(table, DatasetInfo(features=features), fingerprint="streamed")
-            sequence = table_of(held, self._sentences, quiet=True)[0]
+            rows = Dataset(table, DatasetInfo(features=features), fingerprint="streamed")
+            sequence = table_of(rows, self._sentences, quiet=True)[0]
             if sequence.text == DEFAULT_SENTENCE and not self._warned:
                 self._warned = True
-                logger.warning(f"Sequence {sequence.name!r}, and maybe more, has no sentence: {DEFAULT_SENTENCE!r}.")
+                logger.warning(
+                    f"Sequence {sequence.name!r} has no sentence and is called {DEFAULT_SENTENCE!r}. Later ones are "
+                    "not reported."
+                )
             yield sequence if "sequence" in table.column_names else replace(sequence, name=str(number))
 
     def _files(self, shuffle_seed: int | None) -> Iterator[IterableDataset]:
-        """The stream file by file, in their order or in another. (`shuffle` of `datasets` would mix their rows.)"""
-        number = self._rows.num_shards
-        order = range(number) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(number)
-        return (self._rows.shard(number, int(file)) for file in order)
+        """The stream file by file, in order or shuffled. (`shuffle` of `datasets` would also mix their rows.)"""
+        count = self._rows.num_shards
+        order = range(count) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(count)
+        return (self._rows.shard(count, int(file)) for file in order)
 
     def _renamed(self, table: pa.Table) -> pa.Table:
         table = table.drop_columns([name for name in table.column_names if name in self._replaced])
@@ -81,24 +85,24 @@ class StreamingTrackingDataset:
 
 
 def _group(tables: Iterator[pa.Table], max_frames: int | None) -> Iterator[pa.Table]:
-    """Tables of one sequence each, or of part of one."""
-    held: list[pa.Table] = []
+    """Tables of one sequence each, or of a piece of one."""
+    parts: list[pa.Table] = []
     name, count = None, 0
     for table in tables:
-        for start, end, found in _runs(table):
+        for start, end, next_name in _runs(table):
             while start < end:
-                if held and (found != name or found is None or count == max_frames):
-                    yield _joined(held)
-                    held, count = [], 0
+                if parts and (next_name != name or next_name is None or count == max_frames):
+                    yield _joined(parts)
+                    parts, count = [], 0
                 stop = end if max_frames is None else min(end, start + max_frames - count)
-                held.append(table.slice(start, stop - start))
-                name, count, start = found, count + stop - start, stop
-    if held:
-        yield _joined(held)
+                parts.append(table.slice(start, stop - start))
+                name, count, start = next_name, count + stop - start, stop
+    if parts:
+        yield _joined(parts)
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
-    """One table; a column is of the type that holds all of its values."""
+    """One table; the type of each column can hold all of its values."""
     return pa.concat_tables(tables, promote_options="permissive")
 
 
@@ -121,7 +125,7 @@ def _fill_images(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _runs(table: pa.Table) -> Iterator[tuple[int, int, str | None]]:
-    """(first row, row after the last, name) of the sequences in a table; None where every row is its own."""
+    """(first row, row after the last, name) of each sequence in a table; without names, every row is a sequence."""
     if "sequence" not in table.column_names:
         yield from ((row, row + 1, None) for row in range(len(table)))
         return

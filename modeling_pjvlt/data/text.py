@@ -10,7 +10,7 @@ _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 def sentence_or_class(sentence: str | None, category: str | None = None) -> str:
-    """The sentence with single spaces; an empty one becomes the class name, or else "the target".
+    """The sentence with single spaces; if it is empty, the class name, or else "the target".
 
     >>> sentence_or_class("  white dog, running ", "dog"), sentence_or_class("", "dog"), sentence_or_class(None)
     ('white dog, running', 'dog', 'the target')
@@ -42,7 +42,7 @@ def swap_left_right(sentence: str) -> str:
 def read_sentences(path: str | Path) -> dict[str, str]:
     """Sentences from a file of lines `sequence<TAB>sentence`.
 
-    Raises `ValueError` naming the first line that is not.
+    Raises `ValueError` naming the first line without a tab.
     """
     sentences = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):

@@ -14,7 +14,8 @@ UPLOADED = ["data/*.parquet", "README.md", BENCHMARK_FILE, "conversion_report.js
 def push_folder(folder: str | Path, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
     """Upload a converted folder to a dataset repository, created if needed; returns its address.
 
-    Files that are already there are not sent again, so an interrupted upload can be repeated.
+    Files that are already there are not sent again, so an interrupted upload can be repeated. private: whether a new
+    repository is private; an existing one stays as it is.
     """
     folder = Path(folder)
     if not any(folder.glob("data/*.parquet")):
@@ -45,7 +46,8 @@ def push_dataset(
 ) -> str:
     """Upload a [`TrackingDataset`] and a card; returns the repository's address. Other splits there stay.
 
-    The rows are uploaded as they were read: columns keep their mapped names, images their bytes.
+    The rows are uploaded as they were read: columns have their mapped names, and images their original bytes. private:
+    as in [`push_folder`].
     """
     sequences = [dataset[i] for i in range(len(dataset))]
     counts = {
@@ -56,11 +58,11 @@ def push_dataset(
     dataset.rows.push_to_hub(repo_id, split=split, private=private, token=token)
     api = HfApi(token=token)
     address = api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
-    made = DatasetCard.load(address.repo_id, token=token)  # by `push_to_hub`: features, sizes and files of all splits
+    pushed = DatasetCard.load(address.repo_id, token=token)  # `push_to_hub` wrote features, sizes and files into it
     card = dataset_card(
         title or repo_id, {split: counts}, dataset.rows.features, license, "", citation, address.repo_id
     )
-    data = {**card.data.to_dict(), **made.data.to_dict(), "license": license}
+    data = {**card.data.to_dict(), **pushed.data.to_dict(), "license": license}
     card.content = f"---\n{DatasetCardData(**data).to_yaml()}\n---\n{card.text}"
     card.push_to_hub(address.repo_id, repo_type="dataset", token=token)
     return str(address)

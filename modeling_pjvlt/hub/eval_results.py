@@ -1,7 +1,7 @@
 """Scores where the Hub looks for them: `model-index` in a model's card, and `.eval_results/*.yaml` beside it.
 
-The card takes any dataset. A file in `.eval_results` names a dataset repository on the Hub and a task of its
-`eval.yaml` (see `benchmarks`). Format: https://huggingface.co/docs/hub/eval-results.
+The card takes scores on any dataset. A file in `.eval_results` names a dataset repository on the Hub and a task of its
+`eval.yaml` (see `data/benchmarks.py`). Format: https://huggingface.co/docs/hub/eval-results.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ TAGS = ["object-tracking", "visual-object-tracking", "single-object-tracking", T
 def eval_results(dataset: str, split: str | None, protocol: str, scores: Mapping[str, float]) -> list[EvalResult]:
     """The scores of one evaluation (percent, by the names of `score_benchmark`) as entries of a card.
 
-    Args: `dataset`, a Hub id, or the name of a folder, which then counts as no repository.
+    dataset: a Hub id, or the name of a folder, which gets no file in `.eval_results`.
     """
     return [
         EvalResult(
@@ -58,12 +58,12 @@ def result_files(card: ModelCard) -> dict[str, str]:
 
 
 def is_repository(dataset: str) -> bool:
-    """Whether a dataset is named as the Hub names one, user/name; what has no user, such as `lasot`, is not."""
+    """Whether a name is that of a dataset repository on the Hub, user/name; `lasot` without a user is not."""
     return dataset.count("/") == 1 and all(dataset.split("/"))
 
 
 def merged(old: list[EvalResult], new: list[EvalResult]) -> list[EvalResult]:
-    """Both; of the same dataset, split and metric the new one counts."""
+    """Old and new results; a new one replaces the old one of the same dataset, split and metric."""
     replaced = {_key(result) for result in new}
     return [*(result for result in old if _key(result) not in replaced), *new]
 

@@ -34,9 +34,9 @@ from .model_card import describe_hardware, read_json, read_metrics, read_run_arg
 
 CONFIG, PROCESSOR_CONFIG, CARD = "config.json", "processor_config.json", "README.md"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-# What an earlier push may have left: a single file would be loaded in place of newer shards.
+# Deleted from earlier pushes: a single file that was left there would be loaded in place of newer shards.
 OLD_WEIGHTS = [WEIGHTS, WEIGHTS_INDEX, "model-?????-of-?????.safetensors"]
-HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of the HTTP library that huggingface_hub uses, whichever that is
+HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of whichever HTTP library huggingface_hub uses
 FAILURES = (HTTP_ERROR, LocalTokenNotFoundError, OfflineModeIsEnabled)
 
 
@@ -44,12 +44,12 @@ class PublishingError(OSError):
     """The Hub could not be reached, or refused the upload."""
 
 
-# What is sent
+# The files of a model repository
 
 
 @dataclass
 class _Checkpoint:
-    """A checkpoint that has been checked. `model` has the shapes of its weights, but no values."""
+    """A checkpoint that passed the checks. `model` has the shapes of its weights, but no values."""
 
     folder: Path
     weights: list[Path]
@@ -62,7 +62,7 @@ def prepare_folder(checkpoint: str | Path, output: str | Path, card: ModelCard) 
 
     Args:
         checkpoint: folder with `config.json`, `model.safetensors` and the processor's files; it is only read.
-        output: a folder that does not exist yet, or an empty one. It appears only when it is complete.
+        output: a folder that does not exist yet or is empty. It appears only once it is complete.
         card: becomes `README.md`; see [`render_card`].
 
     Returns `output`. Raises `FileNotFoundError` for missing files of the checkpoint, `ValueError` for files that do
@@ -88,34 +88,34 @@ def push_checkpoint(
 ) -> str:
     """Upload a checkpoint to a model repository, created if needed, in one commit; returns its address.
 
-    Weights of an earlier push are replaced; other files that are there stay. The checkpoint is only read.
+    Weights of an earlier push are replaced; other files in the repository stay. The checkpoint is only read.
 
     Args:
         checkpoint: folder with `config.json`, `model.safetensors` and the processor's files.
-        repo_id: `user/name`, or a name for the owner of the token.
-        arguments, metrics, datasets, hardware: see [`render_card`], as for `about`: its other arguments.
-        private: whether a new repository is private; by default what the account is set to. With True, an existing
-            public repository gets nothing.
+        repo_id: `user/name`, or only the name, for the owner of the token.
+        arguments, metrics, datasets, hardware, about: see [`render_card`], which takes them.
+        private: whether a new repository is private; by default what the account is set to. With True, nothing is
+            uploaded to an existing public repository, and `PublishingError` is raised.
         token: by default the one of `hf auth login` or HF_TOKEN.
         revision: the branch, created if needed; by default `main`.
         dry_run: write the files to this new folder instead of uploading them, and return it.
 
     Raises what [`prepare_folder`] raises before the Hub is asked for anything, `ValueError` for a bad `repo_id` or
-    metric, and [`PublishingError`] where the Hub cannot be reached or refuses.
+    metric, and [`PublishingError`] if the Hub cannot be reached or refuses.
     """
     validate_repo_id(repo_id)
-    read = _read_checkpoint(checkpoint)
+    source = _read_checkpoint(checkpoint)
     fields = {"arguments": arguments, "metrics": metrics, "datasets": datasets, "hardware": hardware, **about}
-    fields.setdefault("config", read.model.config)
+    fields.setdefault("config", source.model.config)
     card = render_card(repo_id, **fields)
     if dry_run is not None:
-        return str(_write_new(read, Path(dry_run).resolve(), card))
+        return str(_write_new(source, Path(dry_run).resolve(), card))
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="pjvlt-") as folder, _explain_failures(api.endpoint, repo_id):
         if "/" not in repo_id:
             repo_id = f"{api.whoami()['name']}/{repo_id}"
             card = render_card(repo_id, **fields)
-        _write_folder(read, Path(folder), card, _link)
+        _write_folder(source, Path(folder), card, _link)
         address = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.model_info(repo_id).private:
             raise PublishingError(
@@ -134,7 +134,7 @@ def push_checkpoint(
 
 
 def find_model(repo_id: str, token: str | None = None) -> None:
-    """Raise `ValueError` or [`PublishingError`] unless the model is on the Hub; asked before a long evaluation."""
+    """Check before a long evaluation that the model is on the Hub. Raises `ValueError` or [`PublishingError`]."""
     validate_repo_id(repo_id)
     api = HfApi(token=token)
     with _explain_failures(api.endpoint, repo_id):
@@ -150,8 +150,8 @@ def find_model(repo_id: str, token: str | None = None) -> None:
 def push_results(repo_id: str, results: list[EvalResult], token: str | None = None) -> str:
     """Add scores to a model's card and `.eval_results` in one commit; returns the commit's address.
 
-    Earlier scores of the same dataset, split and metric are replaced; all else in the card stays. Raises
-    [`PublishingError`] where the Hub cannot be reached or refuses.
+    Earlier scores of the same dataset, split and metric are replaced; the rest of the card stays. Raises
+    [`PublishingError`] if the Hub cannot be reached or refuses.
     """
     api = HfApi(token=token)
     with _explain_failures(api.endpoint, repo_id):
@@ -172,7 +172,7 @@ def push_results(repo_id: str, results: list[EvalResult], token: str | None = No
 
 
 def _read_checkpoint(folder: str | Path) -> _Checkpoint:
-    """Check a checkpoint: all files are there, and the weights have the shapes of the config."""
+    """Check a checkpoint: all files are there, and weights, processor and config agree on shapes and sizes."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such checkpoint folder")
@@ -183,16 +183,16 @@ def _read_checkpoint(folder: str | Path) -> _Checkpoint:
             )
     model_type = read_json(folder / CONFIG).get("model_type")
     if model_type != PJVLTConfig.model_type:
-        raise ValueError(f"{folder}: {CONFIG} is of a {model_type!r}, not of a {PJVLTConfig.model_type!r}")
+        raise ValueError(f"{folder}: {CONFIG} is that of a {model_type!r} model, not of {PJVLTConfig.model_type!r}")
     weights = _weight_files(folder)
     with torch.device("meta"):
         model = PJVLTModel(PJVLTConfig.from_pretrained(folder))
     _check_shapes(folder, weights, model)
     processor = PJVLTProcessor.from_pretrained(folder)
     for name in ("template_size", "search_size"):
-        pair = getattr(processor.image_processor, name), getattr(model.config, name)
-        if pair[0] != pair[1]:
-            raise ValueError(f"{folder}: {name} is {pair[0]} in {PROCESSOR_CONFIG}, but {pair[1]} in {CONFIG}")
+        processed, expected = getattr(processor.image_processor, name), getattr(model.config, name)
+        if processed != expected:
+            raise ValueError(f"{folder}: {name} is {processed} in {PROCESSOR_CONFIG}, but {expected} in {CONFIG}")
     return _Checkpoint(folder, weights, processor, model)
 
 
@@ -210,45 +210,45 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_shapes(folder: Path, files: list[Path], model: PJVLTModel) -> None:
-    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {}
+    """Raises `ValueError` naming the first weight whose shape in the files is not that of the model."""
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    stored = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as weights:
-                found |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+                stored |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{file}: not a complete safetensors file: {error}") from error
-    wrong = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+    wrong = sorted(name for name in {*expected, *stored} if expected.get(name) != stored.get(name))
     if wrong:
-        shapes = (by_name.get(wrong[0], "missing") for by_name in (found, wanted))
+        first, missing = wrong[0], "missing"
         raise ValueError(
-            "{}: {} weights do not fit {}, the first is {}: {} in the file, {} by the config".format(
-                folder, len(wrong), CONFIG, wrong[0], *shapes
-            )
+            f"{folder}: {len(wrong)} weights do not fit {CONFIG}, the first is {first}: "
+            f"{stored.get(first, missing)} in the file, {expected.get(first, missing)} by the config"
         )
 
 
-def _write_new(read: _Checkpoint, output: Path, card: ModelCard) -> Path:
-    """[`prepare_folder`], once the checkpoint has been read."""
-    if output.is_relative_to(read.folder.resolve()):
-        raise FileExistsError(f"{output} is in the checkpoint; write elsewhere")
+def _write_new(source: _Checkpoint, output: Path, card: ModelCard) -> Path:
+    """[`prepare_folder`] for a checkpoint that has been read."""
+    if output.is_relative_to(source.folder.resolve()):
+        raise FileExistsError(f"{output} is in the checkpoint; choose a folder outside of it")
     check_new_folder(output)
     with replacing_folder(output) as partial:
-        _write_folder(read, partial, card, shutil.copyfile)
+        _write_folder(source, partial, card, shutil.copyfile)
     return output
 
 
-def _write_folder(read: _Checkpoint, folder: Path, card: ModelCard, place) -> None:
-    """Fill an empty folder; `place(source, target)` brings the weights there."""
-    config = read_json(read.folder / CONFIG)
+def _write_folder(source: _Checkpoint, folder: Path, card: ModelCard, copy_file) -> None:
+    """Write the files of a repository into an empty folder; `copy_file(from, to)` copies or links the weights."""
+    config = read_json(source.folder / CONFIG)
     config.pop("_name_or_path", None)
-    read.processor.save_pretrained(folder)
+    source.processor.save_pretrained(folder)
     processor = read_json(folder / PROCESSOR_CONFIG)
     for part, auto_class, settings in (
-        (read.model.config, "AutoConfig", config),
-        (read.model, "AutoModel", config),
-        (read.processor, "AutoProcessor", processor),
-        (read.processor.image_processor, "AutoImageProcessor", processor["image_processor"]),
+        (source.model.config, "AutoConfig", config),
+        (source.model, "AutoModel", config),
+        (source.processor, "AutoProcessor", processor),
+        (source.processor.image_processor, "AutoImageProcessor", processor["image_processor"]),
     ):
         _save_code(part, auto_class, folder, settings)
     custom_object_save(TrackingPipeline, folder)
@@ -257,9 +257,9 @@ def _write_folder(read: _Checkpoint, folder: Path, card: ModelCard, place) -> No
     config["custom_pipelines"] = {TASK: {"impl": f"{module}.{TrackingPipeline.__name__}", "pt": ["AutoModel"]}}
     for name, values in ((CONFIG, config), (PROCESSOR_CONFIG, processor)):
         (folder / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    index = [read.folder / WEIGHTS_INDEX] if read.weights[0].name != WEIGHTS else []
-    for file in (*read.weights, *index):
-        place(file.resolve(), folder / file.name)
+    index = [source.folder / WEIGHTS_INDEX] if source.weights[0].name != WEIGHTS else []
+    for file in (*source.weights, *index):
+        copy_file(file.resolve(), folder / file.name)
     card.save(folder / CARD)
     for name, text in result_files(card).items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -267,13 +267,13 @@ def _write_folder(read: _Checkpoint, folder: Path, card: ModelCard, place) -> No
 
 
 def _save_code(part, auto_class: str, folder: Path, settings: dict) -> None:
-    """transformers copies the modules of a part and enters its class into `settings["auto_map"]`."""
-    before = part._auto_class
-    part._auto_class = auto_class  # of this object, not of its class: whatever else is saved stays without code
+    """Let transformers copy the modules of a part and enter its class into `settings["auto_map"]`."""
+    previous = part._auto_class
+    part._auto_class = auto_class  # of this object, not of its class: other objects are still saved without code
     try:
         custom_object_save(part, folder, config=settings)
     finally:
-        part._auto_class = before
+        part._auto_class = previous
 
 
 def _link(source: Path, target: Path) -> None:

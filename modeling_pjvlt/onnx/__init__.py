@@ -1,1 +1,1 @@
-"""Export of a checkpoint to ONNX or `torch.export`; `tracker` tracks with the ONNX files."""
+"""Export of a checkpoint to ONNX, OpenVINO or `torch.export`; `tracker` tracks with the ONNX and OpenVINO files."""

@@ -1,4 +1,4 @@
-"""The folder of an export, which appears only after it was checked and measured."""
+"""Writes the folder of an export, which appears only once it has been checked and measured."""
 
 import json
 import shutil
@@ -27,13 +27,14 @@ from .openvino import convert_graphs, import_openvino
 from .quantize import quantize_tracker
 from .tracker import SETTINGS_FILE, TOKENIZER_FILE, TRACKER_FILE, OnnxModel, OnnxTracker, import_onnxruntime
 
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the maps, which lie in (0, 1)
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the maps; score and size lie in (0, 1)
 
 
 def export(args: Namespace) -> Path:
     """Run `pjvlt-export` with its arguments. Returns the folder.
 
-    Raises `ValueError` for a folder that is in use and for an export that differs from PyTorch, which is deleted.
+    Raises `ValueError` for a folder that holds files and for an export that differs from PyTorch, which is deleted,
+    and `ImportError` if the format needs a package that is missing.
     """
     output = Path(args.output_dir)
     _check_free(output, args.overwrite_output_dir)
@@ -68,7 +69,7 @@ def write_export(
     """Write the files of an export into an existing folder: graphs, settings and tokenizer.
 
     Args: `name` of the model, for display; `format`, "onnx", "openvino" or "torch_export"; `dtype` of the per-frame
-    graph; `int8`, whether its matmuls are going to be made eight-bit ones.
+    graph; `int8`, whether its matmuls will be quantised later, which is only noted here.
     """
     with timed("tracing"):
         programs = trace(model, getattr(torch, dtype))
@@ -102,7 +103,7 @@ def write_export(
 
 
 def import_exporters(format: str) -> None:
-    """Import what the format needs before the work begins. Raises `ModuleNotFoundError`."""
+    """Import what the format needs, so that a missing package is reported before the work begins as `ImportError`."""
     if format == "openvino":
         import_openvino()
     if format == "onnx":
@@ -122,9 +123,9 @@ def _check_free(output: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def timed(what: str):
-    """Print what is being done, and then how long it took."""
-    print(f"{what} … ", end="", flush=True)
+def timed(step: str):
+    """Print the name of a step, and then how long it took."""
+    print(f"{step} … ", end="", flush=True)
     started = time.perf_counter()
     try:
         yield
@@ -144,32 +145,32 @@ def _refuse_difference(difference: float, dtype: str) -> None:
 
 
 def _measure(folder: Path, args: Namespace, exported: OnnxModel, model: PJVLTModel, processor: PJVLTProcessor) -> None:
-    """Speed and, where asked for, AUC; with `--int8` of both, and the small graph replaces the large one."""
+    """Print the speed and, if asked for, the AUC. With `--int8`, also those in int8, which then replaces the graph."""
     models = {args.dtype: exported}
     if args.int8:
-        small = folder / "int8"
-        shutil.copytree(folder, small, ignore=shutil.ignore_patterns(small.name, TRACKER_FILE))
+        int8_folder = folder / "int8"
+        shutil.copytree(folder, int8_folder, ignore=shutil.ignore_patterns(int8_folder.name, TRACKER_FILE))
         with timed("int8"):
-            quantize_tracker(folder / TRACKER_FILE, small / TRACKER_FILE)
-        models["int8"] = OnnxModel(small, args.num_threads)
+            quantize_tracker(folder / TRACKER_FILE, int8_folder / TRACKER_FILE)
+        models["int8"] = OnnxModel(int8_folder, args.num_threads)
     trackers = {"PyTorch float32": TrackingSession(model, processor)}
     runtime = "OpenVINO" if args.format == "openvino" else "onnxruntime"
     trackers |= {f"{runtime} {name}": OnnxTracker(graphs) for name, graphs in models.items()}
     for name, tracker in trackers.items():
-        whole, network = milliseconds_per_frame(tracker)
-        print(f"{name}: {whole:.1f} ms for a frame of 640x480 from crop to box, {network:.1f} of them in the network")
+        total, network = milliseconds_per_frame(tracker)
+        print(f"{name}: {total:.1f} ms for a frame of 640x480 from crop to box, {network:.1f} of them in the network")
     for label, sequences in _sequences(args):
         scores = success_auc(models, sequences, label)
-        printed = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
-        lost = f"; int8 loses {scores[args.dtype] - scores['int8']:.3f}" if args.int8 else ""
-        print(f"success AUC on {len(sequences)} {label} clips: {printed}{lost}")
+        listed = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+        loss = f"; int8 loses {scores[args.dtype] - scores['int8']:.3f}" if args.int8 else ""
+        print(f"success AUC on {len(sequences)} {label} clips: {listed}{loss}")
     if args.int8:
-        (small / TRACKER_FILE).replace(folder / TRACKER_FILE)
-        shutil.rmtree(small)
+        (int8_folder / TRACKER_FILE).replace(folder / TRACKER_FILE)
+        shutil.rmtree(int8_folder)
 
 
 def _sequences(args: Namespace):
-    """Labels and sequences to measure AUC on, one after the other."""
+    """Yields a label and sequences for each AUC to measure."""
     if args.eval_clips:
         yield "procedural", procedural_clips(args.eval_clips)
     if args.eval_dataset_name:

@@ -1,8 +1,8 @@
 """The three graphs of an export, and how they are written.
 
-`TrackerGraph` runs for every frame, on crops and the outputs of the other two graphs, and gives the maps.
-`TemplateGraph` runs once for every target, `TextGraph` once for every sentence. All take any number of targets, and of
-words up to 40.
+`TrackerGraph` runs for every frame, on crops and the outputs of the other two graphs, and returns the maps.
+`TemplateGraph` runs once for every target, `TextGraph` once for every sentence. All take any number of targets, and
+sentences of up to 40 tokens.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from ..modeling_pjvlt import PJVLTModel
 from ..sentences_pjvlt import MAX_WORDS
 from .tracker import MAPS, SENTENCE
 
-TRACED_TARGETS, TRACED_WORDS = 2, 6  # of the example that is traced; neither is special
+TRACED_TARGETS, TRACED_WORDS = 2, 6  # sizes of the traced example, which do not limit the graph
 TEXT_INPUTS = ("input_ids", "attention_mask")
 NAMES = {  # of inputs and outputs of each graph; a model without language has fewer
     "text": (TEXT_INPUTS, SENTENCE),
@@ -27,7 +27,7 @@ NAMES = {  # of inputs and outputs of each graph; a model without language has f
 
 
 class PortableInferenceModel(PJVLTInferenceModel):
-    """[`PJVLTInferenceModel`] whose sentences have one form, whatever their length, as one graph needs it."""
+    """[`PJVLTInferenceModel`] whose sentences have the same form at every length, because one graph takes them all."""
 
     def __init__(self, model: PJVLTModel, dtype: torch.dtype | None = None):
         super().__init__(model, dtype, portable=True)
@@ -37,7 +37,7 @@ class PortableInferenceModel(PJVLTInferenceModel):
 
 
 class TemplateGraph(nn.Module):
-    """Template crops (B, 3, S, S), float32 in any precision, to tokens (B, N_z, C)."""
+    """From template crops (B, 3, S, S), always float32, to their tokens (B, N_z, C)."""
 
     def __init__(self, inference_model: PortableInferenceModel):
         super().__init__()
@@ -48,7 +48,7 @@ class TemplateGraph(nn.Module):
 
 
 class TrackerGraph(nn.Module):
-    """Search crops (B, 3, S, S), always float32, template and parts of a [`PJVLTSentence`] to the three maps."""
+    """From search crops (B, 3, S, S), always float32, template and parts of a [`PJVLTSentence`] to the three maps."""
 
     def __init__(self, inference_model: PortableInferenceModel):
         super().__init__()
@@ -67,7 +67,7 @@ class TrackerGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """`input_ids` and `attention_mask` (B, T) to the parts of a [`PJVLTSentence`]."""
+    """From `input_ids` and `attention_mask` (B, T) to the parts of a [`PJVLTSentence`]."""
 
     def __init__(self, model: PJVLTModel, inference_model: PortableInferenceModel):
         super().__init__()
@@ -80,7 +80,7 @@ class TextGraph(nn.Module):
 
 @torch.no_grad()
 def trace(model: PJVLTModel, dtype: torch.dtype | None = None) -> dict[str, ExportedProgram]:
-    """`tracker`, `template` and, for a model that reads sentences, `text`. `dtype`: of the frames' arithmetic."""
+    """The programs `tracker`, `template` and, for a model with language, `text`. dtype: of the per-frame graph."""
     config = model.config
     inference_model = PortableInferenceModel(model.eval(), dtype)
     targets, words = Dim("targets"), Dim("words", min=2, max=MAX_WORDS)
@@ -91,7 +91,7 @@ def trace(model: PJVLTModel, dtype: torch.dtype | None = None) -> dict[str, Expo
     if config.uses_language:
         text = TextGraph(model, inference_model).eval()
         tokens = tuple(torch.ones(TRACED_TARGETS, TRACED_WORDS, dtype=torch.long) for _ in TEXT_INPUTS)
-        inputs += text(*tokens)  # which also puts transformers' hooks on, before they could be traced
+        inputs += text(*tokens)  # this call also sets transformers' hooks, before they could be traced
         programs["text"] = torch.export.export(text, tokens, dynamic_shapes=({0: targets, 1: words},) * 2)
         columns = config.num_saiel_heads * words if config.num_saiel_heads > 1 else words
         dynamic += [{1: targets, 3: columns}, {1: targets, 2: columns}, {0: targets, 2: columns}]
@@ -101,31 +101,30 @@ def trace(model: PJVLTModel, dtype: torch.dtype | None = None) -> dict[str, Expo
 
 
 def write_onnx(program: ExportedProgram, path: Path) -> None:
-    """One `.onnx` file that holds its weights."""
+    """Write one `.onnx` file that holds its weights."""
     import onnx
 
     inputs, outputs = NAMES[path.stem]
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of axes that share a name, and of what the exporter deprecates in itself
-        written = torch.onnx.export(
+        warnings.simplefilter("ignore")  # about axes that share a name, and about the exporter's own deprecations
+        exported = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
             input_names=inputs[: len(program.graph_signature.user_inputs)],
             output_names=outputs,
         )
-    graph = written.model_proto
-    for node in [*graph.graph.node, *(node for function in graph.functions for node in function.node)]:
-        del node.metadata_props[:]  # where in which file each was traced: large, and about this machine
-    del graph.graph.value_info[:]
-    onnx.save(graph, path)
+    model = exported.model_proto
+    for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
+        del node.metadata_props[:]  # file and line where each was traced: large, and about this machine
+    del model.graph.value_info[:]
+    onnx.save(model, path)
 
 
 def write_torch(program: ExportedProgram, path: Path) -> None:
-    """One `.pt2` file, for `torch.export.load(path).module()`."""
+    """Write one `.pt2` file, for `torch.export.load(path).module()`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weights that share storage
+        warnings.simplefilter("ignore")  # about weights that share storage
         torch.export.save(program, path)
 
 

@@ -1,4 +1,4 @@
-"""Runs the graphs of an export in OpenVINO's format, with the interface of an onnxruntime session."""
+"""Runs the graphs of an OpenVINO export, with the interface of an onnxruntime session."""
 
 import threading
 from pathlib import Path
@@ -9,7 +9,7 @@ SUFFIX = ".xml"  # of a graph; its weights lie beside it in a .bin
 
 
 def import_openvino():
-    """openvino, or an `ImportError` that names the extra."""
+    """The module `openvino`. Raises `ImportError` that names the extra."""
     try:
         import openvino
     except ModuleNotFoundError as error:
@@ -18,7 +18,7 @@ def import_openvino():
 
 
 def convert_graphs(folder: Path) -> None:
-    """Put every .onnx file of an export into OpenVINO's format, with weights in float32, and remove it."""
+    """Convert every .onnx file of an export to OpenVINO's format, with weights in float32, and delete it."""
     openvino = import_openvino()
     for path in sorted(folder.glob("*.onnx")):
         openvino.save_model(openvino.convert_model(path), path.with_suffix(SUFFIX), compress_to_fp16=False)
@@ -26,10 +26,10 @@ def convert_graphs(folder: Path) -> None:
 
 
 class OpenVinoGraph:
-    """One graph, on the CPU in float32; threads can share it. Called as an `InferenceSession` of onnxruntime is.
+    """One graph, on the CPU in float32; threads can share it. It is called like an `InferenceSession` of onnxruntime.
 
-    Threads are not pinned to cores: a pinned one waits for whatever else runs on its core, which made frames several
-    times slower beside busy processes.
+    Threads are not pinned to cores: a pinned thread waits for whatever else runs on its core, which made frames
+    several times slower beside busy processes.
     """
 
     def __init__(self, path: Path, num_threads: int | None = None):
@@ -41,10 +41,10 @@ class OpenVinoGraph:
         self._requests = threading.local()  # a request runs one batch at a time
 
     def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs of these names."""
-        if not hasattr(self._requests, "one"):
-            self._requests.one = self._compiled.create_infer_request()
-        outputs = self._requests.one.infer(inputs)
+        """The outputs with these names."""
+        if not hasattr(self._requests, "request"):
+            self._requests.request = self._compiled.create_infer_request()
+        outputs = self._requests.request.infer(inputs)
         return [outputs[name] for name in names]
 
 

@@ -1,7 +1,7 @@
-"""Tracking with an exported model: NumPy, onnxruntime and tokenizers, and no torch.
+"""Tracking with an exported model: needs NumPy, tokenizers and onnxruntime or OpenVINO, but no torch.
 
-[`OnnxModel`] is a folder that `pjvlt-export` wrote, [`OnnxTracker`] a session that runs on it as
-[`TrackingSession`] runs on a [`PJVLTModel`]: same crops, same boxes. torch is not needed.
+[`OnnxModel`] reads a folder that `pjvlt-export` wrote, and [`OnnxTracker`] runs on it as [`TrackingSession`] runs on a
+[`PJVLTModel`]: same crops, same boxes.
 """
 
 import json
@@ -18,32 +18,32 @@ from . import openvino
 
 TRACKER_FILE, TEMPLATE_FILE, TEXT_FILE = "tracker.onnx", "template.onnx", "text.onnx"
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "pjvlt_onnx.json"
-SENTENCE = ("keys", "values", "mask")  # what text.onnx makes of a sentence and tracker.onnx takes
-TARGET_AXIS = {"template": 0, "keys": 1, "values": 1, "mask": 0}  # of what tracker.onnx takes of the targets
+SENTENCE = ("keys", "values", "mask")  # outputs of text.onnx and inputs of tracker.onnx
+TARGET_AXIS = {"template": 0, "keys": 1, "values": 1, "mask": 0}  # of each input of tracker.onnx about the targets
 MAPS = ("score_map", "offset_map", "size_map")
-SMALL_GRAPH = 120_000_000  # bytes; a model with fewer takes one thread
+SMALL_GRAPH = 120_000_000  # bytes; a smaller graph runs on one thread
 
 
 class OnnxModel:
     """An exported model; any number of trackers and threads can share it.
 
     Args:
-        folder: what `pjvlt-export` wrote.
-        num_threads: for each operation; default: one for a small model, as in a [`TrackingSession`], else one for each
-            core.
+        folder: that `pjvlt-export` wrote.
+        num_threads: for each operation; default: one for a small graph, else one for each core. OpenVINO has its own
+            default.
         providers: onnxruntime's execution providers in order of preference; default: the CPU.
 
     Attributes:
-        settings: what `pjvlt_onnx.json` says: sizes and factors of the crops, and normalisation as `scale` and
+        settings: content of `pjvlt_onnx.json`: sizes and factors of the crops, and normalisation as `scale` and
             `shift`, for value * scale - shift.
 
-    Raises `ImportError` without onnxruntime and `FileNotFoundError` for a folder without an export, or with one of an
-    older version.
+    Raises `ImportError` if onnxruntime or OpenVINO is missing, and `FileNotFoundError` for a folder without an export,
+    or with one of an older version.
     """
 
     def __init__(self, folder: str | os.PathLike, num_threads: int | None = None, providers: list[str] | None = None):
         folder = Path(folder)
-        self._made_of = str(folder), num_threads, providers
+        self._arguments = str(folder), num_threads, providers
         if not (folder / SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: make it with pjvlt-export.")
         self.settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
@@ -64,8 +64,8 @@ class OnnxModel:
         )
 
     def __reduce__(self):
-        """Graphs are not pickled or copied: they are read from the folder again."""
-        return OnnxModel, self._made_of
+        """A pickled or copied model reads its graphs from the folder again."""
+        return OnnxModel, self._arguments
 
     def tokenize(self, sentences: list[str]) -> dict[str, np.ndarray]:
         """`input_ids` and `attention_mask`, (B, T) int64; sentences of more than 40 tokens are cut, with a warning."""
@@ -81,20 +81,20 @@ class OnnxModel:
         return {"input_ids": ids, "attention_mask": mask}
 
     def encode_text(self, sentences: list[str]) -> dict[str, np.ndarray]:
-        """What the frames need of B sentences: `keys`, `values` and `mask`; empty for a model without language."""
+        """What each frame needs of B sentences: `keys`, `values` and `mask`; empty for a model without language."""
         if self._text is None:
             return {}
         return self.encode_tokens(self.tokenize(sentences))
 
     def encode_tokens(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """[`OnnxModel.encode_text`] of `input_ids` and `attention_mask`, (B, T) int64."""
+        """[`OnnxModel.encode_text`] for `input_ids` and `attention_mask`, (B, T) int64."""
         if self._text is None:
             return {}
         tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         return dict(zip(SENTENCE, self._text.run(list(SENTENCE), tokens), strict=True))
 
     def encode_templates(self, template_pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """`template`: what the frames need of B template crops (B, 3, template_size, template_size), float32."""
+        """`template`: what each frame needs of B template crops (B, 3, template_size, template_size), float32."""
         (template,) = self._template.run(["template"], {"template_pixel_values": template_pixel_values})
         return {"template": template}
 
@@ -105,15 +105,15 @@ class OnnxModel:
         return np.broadcast_to(mean * self._scale - self._shift, (3, size, size)).astype(np.float32)
 
     def maps(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """score (B, 1, G, G), offset (B, 2, G, G) and size (B, 2, G, G), float32.
+        """The maps: score (B, 1, G, G), offset (B, 2, G, G) and size (B, 2, G, G), float32.
 
-        Args: `pixel_values` (B, 3, search_size, search_size), float32, and what [`OnnxModel.encode_templates`] and
-        [`OnnxModel.encode_text`] gave.
+        Args: `pixel_values` (B, 3, search_size, search_size), float32, and the outputs of
+        [`OnnxModel.encode_templates`] and [`OnnxModel.encode_text`].
         """
         return self._tracker.run(list(MAPS), inputs)
 
     def crop(self, frame: np.ndarray, crop: tuple[float, float, float], size: int) -> np.ndarray:
-        """(3, size, size) float32, normalised: what the crop (left, top, scale) shows of a frame (H, W, 3)."""
+        """(3, size, size) float32, normalised: the part of a frame (H, W, 3) in the crop (left, top, scale)."""
         pixels = crop_array(frame, *crop, size)
         pixels *= self._scale
         pixels -= self._shift
@@ -121,11 +121,11 @@ class OnnxModel:
 
 
 def import_onnxruntime():
-    """onnxruntime with its usage reports off, which its official builds otherwise send to Microsoft (its Privacy.md).
+    """The module onnxruntime, with the usage reports off that official builds send to Microsoft (see its Privacy.md).
 
     `ORT_DISABLE_TELEMETRY=0` in the environment leaves them on.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is first imported
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the first import
     import onnxruntime
 
     return onnxruntime
@@ -165,12 +165,12 @@ def hann_array(size: int) -> np.ndarray:
 class OnnxTracker(TargetSession):
     """Tracks any number of targets through one video with an exported model, all in one batch per frame.
 
-    Used as [`TrackingSession`] is, and gives the same boxes.
+    It is used like [`TrackingSession`], and its boxes are the same.
 
     Args:
         model: an [`OnnxModel`], which many trackers can share, or its folder.
-        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; the first three
-            are the export's own where they are None.
+        window_weight, size_smoothing, lost_score, lost_after, redetect: see [`TargetSession`]; for the first three,
+            None means the value of the export.
 
     Example:
         >>> tracker = OnnxTracker("pjvlt-onnx")  # doctest: +SKIP
@@ -191,10 +191,10 @@ class OnnxTracker(TargetSession):
         self.model = model if isinstance(model, OnnxModel) else OnnxModel(model)
         settings = self.model.settings
         given = {"window_weight": window_weight, "size_smoothing": size_smoothing, "lost_score": lost_score}
-        own = {name: settings.get(name, default) for name, default in TRACKING_DEFAULTS.items()}
-        own |= {name: value for name, value in given.items() if value is not None}
+        tracking = {name: settings.get(name, default) for name, default in TRACKING_DEFAULTS.items()}
+        tracking |= {name: value for name, value in given.items() if value is not None}
         super().__init__(
-            settings["search_factor"], settings["search_size"], **own, lost_after=lost_after, redetect=redetect
+            settings["search_factor"], settings["search_size"], **tracking, lost_after=lost_after, redetect=redetect
         )
         self.window = weighted(hann_array(settings["grid"]), self.window_weight)
 
@@ -206,7 +206,7 @@ class OnnxTracker(TargetSession):
         return self.model.crop(image, crop_geometry(box, settings["template_factor"], size), size)[None]
 
     def _model_name(self) -> str:
-        return self.model._made_of[0]
+        return self.model._arguments[0]
 
     def _read_text(self, text: str | None) -> dict:
         check_sentence(text)

@@ -27,10 +27,9 @@ def draw_box(
 ) -> np.ndarray:
     """Draw one box, and its label above it, on a copy of the frame.
 
-    The line lies along the inner edge of the box, between two thin dark ones that set it off from any background.
-    The label stays inside the frame: it moves below the box's upper edge where there is no room above. A text that
-    would be wider than `label_share` of the frame is shortened, its score kept, so that a long sentence does not hide
-    the scene.
+    The line lies along the inner edge of the box, between two thin dark lines that set it off from any background.
+    The label stays inside the frame: it moves below the box's upper edge where there is no room above. Text wider than
+    `label_share` of the frame is shortened, but not its score, so that a long sentence does not hide the scene.
 
     Args:
         frame: RGB uint8 array of shape (height, width, 3), or a PIL image.
@@ -48,7 +47,7 @@ def draw_box(
     image = image.copy()
     draw = ImageDraw.Draw(image)
     left, top, width, height = (float(value) for value in box_xywh)
-    # Pillow's far corner belongs to the rectangle.
+    # In Pillow, the lower right corner is the last pixel of the rectangle.
     corners = [
         round(left),
         round(top),
@@ -62,9 +61,9 @@ def draw_box(
 
 
 def draw_outline(draw: ImageDraw.ImageDraw, corners: Sequence[int], color: tuple[int, int, int], width: int) -> None:
-    """A rectangle with a dark rim on both sides of its line.
+    """Draw a rectangle with a dark rim on both sides of its line.
 
-    corners: left, top, right, bottom in pixels; the line lies inside, and the last two belong to it.
+    corners: left, top, right, bottom in pixels; the line lies inside, and right and bottom are its last pixels.
     """
     rim = max(1, width // 3)
     left, top, right, bottom = corners
@@ -82,7 +81,7 @@ def contact_strip(
 
     Args:
         frames: RGB uint8 arrays of shape (height, width, 3); at least one, sizes may differ.
-        path: where the image goes, .png as a rule.
+        path: of the image, usually a .png.
         captions: one text per frame, shown in its upper left corner.
         height: of the strip, in pixels; widths follow.
 
@@ -98,13 +97,13 @@ def contact_sheet(
     captions: Sequence[Sequence[str]] | None = None,
     height: int = 240,
 ) -> None:
-    """Save rows of frames as one image; see [`contact_strip`], whose arguments these are for each row.
+    """Save rows of frames as one image. For each row, the arguments are those of [`contact_strip`].
 
     Raises:
         ValueError: there are no frames, or not as many captions as frames.
     """
     if not rows or not all(len(row) for row in rows):
-        raise ValueError("a contact strip needs at least one frame")
+        raise ValueError("a contact sheet needs at least one row, and each row at least one frame")
     captions = [[""] * len(row) for row in rows] if captions is None else captions
     strips = [_strip(frames, texts, height) for frames, texts in zip(rows, captions, strict=True)]
     sheet = Image.new("RGB", (max(s.width for s in strips), len(strips) * (height + GAP) - GAP), "white")
@@ -115,7 +114,7 @@ def contact_sheet(
 
 
 def fit_text(text: str, font, width: float) -> str:
-    """The text, or as much of its beginning as fits into so many pixels, with an ellipsis."""
+    """The text, or as much of its beginning as fits into `width` pixels, with an ellipsis."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -124,7 +123,7 @@ def fit_text(text: str, font, width: float) -> str:
 
 
 def wrap_text(text: str, font, width: float) -> list[str]:
-    """Lines of at most so many pixels, broken between words; a longer word is cut."""
+    """Lines of at most `width` pixels, broken between words; a longer word is cut."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -149,7 +148,7 @@ def _strip(frames: Sequence[np.ndarray], captions: Sequence[str], height: int) -
 
 
 def _draw_label(draw, frame_size, corner, text, score, color, share=LABEL_SHARE) -> None:
-    """Write text and score on a dark plate that stands on `corner` (x, y; frame pixels)."""
+    """Write text and score on a dark plate above `corner` (x, y; frame pixels), or below it where there is no room."""
     frame_width, frame_height = frame_size
     font = ImageFont.load_default(max(10, round(min(frame_size) / 22)))
     padding = max(2, round(font.size / 5))

@@ -1,8 +1,8 @@
-"""Where the tracker looks: Grad-CAM of the search crop, and how much the patches attend to each word.
+"""Where the tracker looks: Grad-CAM of the search crop, and how much its patches attend to each token of the sentence.
 
 Grad-CAM: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
 ICCV 2017 (the paper's Figures 6-8). The inputs are those of [`PJVLTModel.forward`], on the model's device. Letters in
-shapes: B batch, N visual tokens (template first), C channels, T words, G search grid.
+shapes: B batch, N visual tokens (template first), C channels, T tokens of the sentence, G search grid.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,19 +21,18 @@ def search_activation(
 ) -> Tensor:  # (B, G, G)
     """Grad-CAM of the highest score with respect to the output of one layer of the joint encoder.
 
-    A channel weighs as much as its gradient is high on average over the search tokens; the map is the ReLU of the
-    weighted sum of the channels. The gradient is that of the score before its sigmoid: after normalising this gives
-    the same map, and it does not vanish where the score is close to 0 or 1.
+    The weight of a channel is its gradient, averaged over the search tokens; the map is the ReLU of the weighted sum
+    of the channels. The gradient is that of the score before its sigmoid: after normalising, this gives the same map,
+    and it does not vanish where the score is close to 0 or 1.
 
     Args:
-        model: left as it was: no hooks, no gradients, training mode. It is read in eval mode.
+        model: it runs in eval mode; afterwards it is in the mode it was in, without hooks or gradients.
         inputs: of the model's forward; other entries, such as `labels`, are ignored.
         layer: index into `model.encoder.all_layers()`; -1 is the last, whose output the final norm reads. With late
-            fusion the fusion layers behind the vision layers count.
-        window: (G, G) that the scores are multiplied by before the cell is chosen, as when tracking. None: the
-            highest score of the map.
+            fusion, the fusion layers come after the vision layers.
+        window: (G, G), which multiplies the scores before the highest is chosen, as in tracking. None: no window.
 
-    Returns (B, G, G) float32 in [0, 1], 1 at the highest place of each sample; a map without positive parts is all 0.
+    Returns (B, G, G) float32 in [0, 1], with a maximum of 1 for each sample; a map without positive values is all 0.
     Raises `ValueError` for a layer that does not exist.
     """
     layers = model.encoder.all_layers()
@@ -71,46 +70,46 @@ def search_activation(
 
 @torch.no_grad()
 def word_weights(model: PJVLTModel, inputs: Mapping) -> list[Tensor]:
-    """How much the search patches attend to each word in each SAIEL (Eq. 3).
+    """How much the search patches attend to each token of the sentence in each SAIEL (Eq. 3).
 
-    Computed from the queries and keys of the modules, so every attention implementation has them.
+    Computed from the queries and keys of the modules, so it works with every attention implementation.
 
     Args:
-        model: left as it was; read in eval mode.
+        model: as in [`search_activation`].
         inputs: of the model's forward; other entries are ignored.
 
-    Returns for each SAIEL, in the order in which they are run, (B, T) float32: the mean over heads and search tokens.
-    Rows sum to 1, padding has 0, and [CLS] and [SEP] count as words. Empty for a model that reads no language.
+    Returns for each SAIEL, in the order in which they run, (B, T) float32: the mean over heads and search tokens. Rows
+    sum to 1; padding has 0, [CLS] and [SEP] have weights of their own. Empty for a model without language.
     """
     if not model.config.uses_language:
         return []
     patches = model.config.search_grid**2
-    found: list[Tensor] = []
+    weights: list[Tensor] = []
     with _eval_mode(model):
-        given = _model_inputs(model, inputs)
-        ids, mask = given.pop("input_ids", None), given.pop("attention_mask", None)
-        if given.get("text_features") is None and ids is not None:
-            given["text_features"] = model.encode_text(ids, mask)
+        kwargs = _model_inputs(model, inputs)
+        ids, mask = kwargs.pop("input_ids", None), kwargs.pop("attention_mask", None)
+        if kwargs.get("text_features") is None and ids is not None:
+            kwargs["text_features"] = model.encode_text(ids, mask)
 
         def attend(saiel: nn.Module, args: tuple) -> None:
             visual, keys = args[:2]
             query = instance_norm(saiel.query(visual))[:, -patches:]  # the norm is over all tokens
             query = query.unflatten(-1, (saiel.num_heads, -1)).transpose(1, 2)  # (B, H, G * G, d)
             logits = query.float() @ keys.float().transpose(2, 3) * saiel.scaling
-            padding = ~given["text_features"].attention_mask.bool()[:, None, None]
-            found.append(logits.masked_fill(padding, float("-inf")).softmax(dim=-1).mean(dim=(1, 2)))
+            padding = ~kwargs["text_features"].attention_mask.bool()[:, None, None]
+            weights.append(logits.masked_fill(padding, float("-inf")).softmax(dim=-1).mean(dim=(1, 2)))
 
         hooks = [saiel.register_forward_pre_hook(attend) for saiel in model.encoder.saiels()]
         try:
-            model(**given)
+            model(**kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
-    return found
+    return weights
 
 
 def _model_inputs(model: PJVLTModel, inputs: Mapping) -> dict:
-    """What the model reads of `inputs`; tensors made in inference mode are copied, because autograd refuses them."""
+    """The inputs that the model reads; tensors made in inference mode are copied, because autograd refuses them."""
 
     def usable(value):
         if isinstance(value, Tensor):
@@ -123,13 +122,13 @@ def _model_inputs(model: PJVLTModel, inputs: Mapping) -> dict:
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards every module is in the mode in which it was."""
-    trained = [module for module in model.modules() if module.training]
+    """Eval mode inside the context; afterwards every module is in the mode it was in."""
+    in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        for module in trained:
+        for module in in_training:
             module.training = True
 
 

@@ -13,7 +13,7 @@ from .drawing import LABEL_BACKGROUND, PREDICTION_COLOR, TRUTH_COLOR, draw_outli
 
 CELL, SIDE, GAP = 240, 190, 16  # pixels: side of a search crop, width of the left column, room between columns
 TEMPLATE, LINE = 112, 15  # pixels: side of the template, height of a word's row
-WORD_WIDTH = 88  # pixels that a word has; the rest of the cell belongs to the layers
+WORD_WIDTH = 88  # pixels for a word; the rest of the cell belongs to the layers
 INK, SOFT, PAGE, PLATE = (27, 31, 36), (91, 101, 112), (255, 255, 255), (243, 245, 247)
 WARM = np.array([(70, 0, 90), (175, 15, 90), (230, 45, 45), (255, 115, 20)], np.float32)  # activation 0 to 1
 COOL = np.array([(247, 249, 252), (11, 98, 196)], np.float32)  # word weight 0 to the highest
@@ -25,10 +25,10 @@ OVERLAY = 0.72  # opacity where the activation is 1
 class Look:
     """What one tracker saw in one frame.
 
-    crop (S, S, 3) uint8 RGB, the search crop. activation (G, G) in [0, 1]. box, true_box: x, y, w, h in crop pixels;
-    None where there is none. inside: left, top, right, bottom in crop pixels, the part of the crop that lies in the
-    frame, which alone is drawn; None for all of it. words: what the rows of weights (words, SAIELs), in [0, 1], belong
-    to; both are empty for a tracker that reads no language.
+    crop: (S, S, 3) uint8 RGB, the search crop. activation: (G, G) in [0, 1]. box, true_box: predicted box and ground
+    truth, x, y, w, h in crop pixels; None where there is none. inside: left, top, right, bottom in crop pixels of the
+    part of the crop that lies in the frame; only this part is drawn; None: all of it. words: one for each row of
+    weights. weights: (words, SAIELs) in [0, 1]. Both are empty for a tracker without language.
     """
 
     crop: np.ndarray
@@ -75,10 +75,11 @@ def draw_figure(
         rows: at least one; each has as many looks as there are names.
         names: captions of the columns.
         top_weight: in (0, 1], the word weight of the deepest blue. Default: the highest of the figure.
-        has_truth: whether the legend names true boxes. Default: where there are any. Figures of one sentence have one
-            size, and so can be the frames of a video, if both are given.
+        has_truth: whether the legend names the ground truth. Default: if there is any.
 
-    Raises `ValueError` where the numbers do not fit.
+    With `top_weight` and `has_truth`, figures of one sentence have the same size and can be frames of one video.
+
+    Raises `ValueError` if there are no rows, or rows without a look for each name.
     """
     if not rows or any(len(row.looks) != len(names) for row in rows):
         raise ValueError(f"a figure needs at least one row, and in each a look for each of {len(names)} trackers")
@@ -109,7 +110,7 @@ def draw_figure(
 
 
 def save_figure(figure: Image.Image, path: str | os.PathLike) -> None:
-    """Write an image; a PNG in 32 levels a channel, which halves the file and is hardly visible."""
+    """Write an image. A PNG gets 32 levels per channel, which halves the file and is hardly visible."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".png":
@@ -147,7 +148,7 @@ def _draw_side(figure: Image.Image, row: Row, top: int) -> None:
 
 
 def _draw_look(figure: Image.Image, look: Look, left: int, top: int, top_weight: float) -> None:
-    """One cell: the crop with its boxes, as large as the cell allows, and the words below it."""
+    """One cell: the crop with its boxes, as large as the cell allows, and below it the words."""
     side = len(look.crop)
     x0, y0, x1, y1 = (0, 0, side, side) if look.inside is None else look.inside
     scale = CELL / max(x1 - x0, y1 - y0)
@@ -170,7 +171,7 @@ def _draw_look(figure: Image.Image, look: Look, left: int, top: int, top_weight:
 
 
 def _draw_words(draw: ImageDraw.ImageDraw, look: Look, left: int, top: int, top_weight: float) -> None:
-    """A row for each word, a column for each SAIEL; with the numbers in percent where there is room."""
+    """A row for each word and a column for each SAIEL, with the weights in percent where there is room."""
     layers, small, normal = look.weights.shape[1], _font(10), _font(12)
     edges = np.rint(left + np.linspace(WORD_WIDTH, CELL, layers + 1)).astype(int).tolist()
     step = (CELL - WORD_WIDTH) / layers
@@ -191,7 +192,7 @@ def _draw_words(draw: ImageDraw.ImageDraw, look: Look, left: int, top: int, top_
 
 
 def _draw_outline(draw: ImageDraw.ImageDraw, box: np.ndarray, color: tuple[int, int, int]) -> None:
-    """A box (x, y, w, h in tile pixels) that can be seen however small it is."""
+    """Draw a box (x, y, w, h in tile pixels), enlarged if it is too small to be seen."""
     x0, y0, x1, y1 = np.rint([box[0], box[1], box[0] + box[2], box[1] + box[3]]).astype(int).tolist()
     draw_outline(draw, [x0, y0, max(x1, x0 + 6), max(y1, y0 + 6)], color, 2)
 
@@ -220,7 +221,7 @@ def _legend_parts(top_weight: float, has_truth: bool) -> list[tuple[float, objec
     parts = [text_part(70, bar(WARM), "Grad-CAM of the score, each crop on its own scale")]
     parts.append(text_part(18, outline(PREDICTION_COLOR), "predicted box"))
     if has_truth:
-        parts.append(text_part(18, outline(TRUTH_COLOR), "true box"))
+        parts.append(text_part(18, outline(TRUTH_COLOR), "ground truth"))
     if top_weight:
         parts.append(
             text_part(70, bar(COOL), f"attention of the search patches to a word, 0 to {100 * top_weight:.0f} %")
@@ -229,14 +230,14 @@ def _legend_parts(top_weight: float, has_truth: bool) -> list[tuple[float, objec
 
 
 def _flow(widths: Sequence[float], room: float) -> list[tuple[int, float]]:
-    """Line and left edge of entries that are set one after the other, as text is."""
-    places, line, left = [], 0, 0.0
+    """Line number and left edge of each entry; entries are set one after the other, like words."""
+    positions, line, left = [], 0, 0.0
     for width in widths:
         if left and left + width > room:
             line, left = line + 1, 0.0
-        places.append((line, left))
+        positions.append((line, left))
         left += width
-    return places
+    return positions
 
 
 __all__ = ["Look", "Row", "draw_figure", "draw_overlay", "merge_pieces", "save_figure"]

@@ -1,4 +1,4 @@
-"""A window that shows frames while they come, with tkinter, which most Pythons bring along."""
+"""A window that shows frames as they arrive. It uses tkinter, which comes with most Pythons."""
 
 import numpy as np
 from PIL import Image
@@ -7,13 +7,13 @@ SHARE = 0.9  # of the screen, at most
 
 
 class Window:
-    """Shows one frame after the other; larger ones are made smaller than the screen. A context manager.
+    """Shows one frame after the other, shrunk to fit the screen where needed. A context manager.
 
     Args:
         title: of the window.
 
     Attributes:
-        is_closed: somebody closed the window, or pressed q or Escape in it.
+        is_closed: whether the user closed the window, or pressed q or Escape in it.
 
     Raises:
         OSError: no window can be opened here, as on a machine without a screen.
@@ -32,7 +32,7 @@ class Window:
         try:
             self._root = tkinter.Tk()
         except tkinter.TclError as error:
-            raise OSError(f"no window can be opened here ({error}); do without it, or use a screen") from error
+            raise OSError(f"no window can be opened here ({error}); showing frames needs a screen") from error
         self.is_closed = False
         self._make_image, self._image = ImageTk.PhotoImage, None
         self._room = int(SHARE * self._root.winfo_screenwidth()), int(SHARE * self._root.winfo_screenheight())
@@ -53,7 +53,7 @@ class Window:
         """Show a frame: RGB uint8, (height, width, 3). It is shown at once, whatever its `time`."""
         image = Image.fromarray(frame)
         image.thumbnail(self._room)
-        self._image = self._make_image(image, master=self._root)  # kept, because tkinter does not
+        self._image = self._make_image(image, master=self._root)  # kept here, because tkinter keeps no reference
         self._label.configure(image=self._image)
         self._root.update()
 

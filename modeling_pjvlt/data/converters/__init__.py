@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import active_children, get_context
@@ -52,19 +52,21 @@ def convert(
 ) -> dict[str, ConversionReport]:
     """Write a benchmark's folder as a tracking dataset: `output/data/{split}-00000-of-00012.parquet` and a card.
 
-    A conversion that was killed can be started again: it continues and ends with the same files. Sequences are known
-    by name only: after a change inside `root`, convert into an empty folder.
+    A conversion that was killed can be started again: it continues and ends with the same files. It knows sequences by
+    their names only: after a change inside `root`, convert into an empty folder.
 
     Args:
         benchmark: one of `BENCHMARKS`.
         root: the folder, as the benchmark's authors distribute it.
         output: where the dataset goes.
-        splits: by default all that `root` holds.
+        splits: by default all that `root` holds. A folder without splits (`one_split`) becomes one, by default the
+            first.
         num_proc: processes that write files.
-        sequences_per_shard: sequences in a file; by default a few hundred megabytes.
-        class_map: classes by sequence (TrackingNet, whose training parts need it) or by number (YOLO), which the
-            benchmark does not ship.
-        check: `"fast"` reads the beginning and the end of every image, `"full"` decodes it.
+        sequences_per_shard: sequences in a file; by default as many as make a few hundred megabytes.
+        class_map: file of the classes that the benchmark does not ship: by sequence (the training parts of
+            TrackingNet need it) or by number (YOLO).
+        check: `"fast"` looks at the beginning and the end of every JPEG and PNG, and decodes one only if they look
+            wrong; `"full"` decodes every image.
         license: for the card.
         progress: show a bar.
         sentences: a file of lines `sequence<TAB>sentence`, used instead of the benchmark's own where it names a
@@ -73,10 +75,11 @@ def convert(
     Returns a report for each split. Raises `FileNotFoundError` or `ValueError` for a folder that is not of this
     benchmark, for an unknown benchmark or split, and for an `output` that holds something else.
     """
-    kind = _known("benchmark", benchmark, tuple(BENCHMARKS), BENCHMARKS.get(benchmark))
-    _known("check", check, CHECKS, check if check in CHECKS else None)
+    _check_known("benchmark", benchmark, BENCHMARKS)
+    _check_known("check", check, CHECKS)
+    kind = BENCHMARKS[benchmark]
     for split in splits or ():
-        _known(f"split of {benchmark}", split, kind.splits, split if split in kind.splits else None)
+        _check_known(f"split of {benchmark}", split, kind.splits)
     wanted = splits or (kind.splits[:1] if kind.one_split else kind.splits)
     if kind.one_split and len(wanted) > 1:
         raise ValueError(f"{benchmark}: a folder is one split, got {', '.join(wanted)}.")
@@ -90,28 +93,20 @@ def convert(
     if sentences is not None:
         read_sentences(sentences)  # so that a mistake in it is reported now
     try:
-        found = {split: kind.find(root, split, class_map) for split in wanted}
+        references = {split: kind.find(root, split, class_map) for split in wanted}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{benchmark}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{benchmark}: {error}") from error
-    found = {split: references for split, references in found.items() if references}
-    _check_names(benchmark, found)
-    if not found:
+    references = {split: of_split for split, of_split in references.items() if of_split}
+    _check_names(benchmark, references)
+    if not references:
         raise ValueError(f"{benchmark}: {root} holds no sequence of {', '.join(wanted)}.")
-    data = (output / "data").absolute()  # pyarrow takes what stands before a colon for a protocol
+    data = (output / "data").absolute()  # pyarrow would take the part of a relative path before a colon for a protocol
+    size = sequences_per_shard or kind.sequences_per_shard
     shards = {
-        split: _plan(
-            data,
-            benchmark,
-            split,
-            references,
-            sequences_per_shard or kind.sequences_per_shard,
-            check,
-            class_map,
-            sentences,
-        )
-        for split, references in found.items()
+        split: _plan(data, benchmark, split, of_split, size, check, class_map, sentences)
+        for split, of_split in references.items()
     }
     try:
         _check_output(benchmark, data, shards)
@@ -123,10 +118,9 @@ def convert(
     return reports
 
 
-def _known(what: str, value, known: tuple[str, ...], found):
-    if found is None:
+def _check_known(what: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
         raise ValueError(f"Unknown {what} {value!r}; known are {', '.join(known)}.")
-    return found
 
 
 def _plan(
@@ -139,7 +133,7 @@ def _plan(
     class_map: Path | None,
     sentences: Path | None,
 ) -> list[Shard]:
-    """The files of a split; which sequence goes into which file depends on the list and the size alone."""
+    """The files of a split. The sequences in each depend on the list and the size alone."""
     if size < 1:
         raise ValueError(f"sequences_per_shard must be at least 1, got {size}.")
     if class_map is not None:
@@ -159,11 +153,11 @@ def _plan(
     ]
 
 
-def _check_names(benchmark: str, found: dict[str, list[Reference]]) -> None:
-    """Raises `ValueError` for a benchmark that was unpacked twice: rows of one name would be in several places."""
-    for references in found.values():
+def _check_names(benchmark: str, references: dict[str, list[Reference]]) -> None:
+    """Raises `ValueError` if a benchmark was unpacked twice: rows of one name would be in several places."""
+    for of_split in references.values():
         folders: dict[str, Path] = {}
-        for reference in references:
+        for reference in of_split:
             if reference.name in folders:
                 places = f"{folders[reference.name]} and {reference.folder}"
                 raise ValueError(f"{benchmark}: two sequences are called {reference.name}: {places}; remove one.")
@@ -171,7 +165,7 @@ def _check_names(benchmark: str, found: dict[str, list[Reference]]) -> None:
 
 
 def _check_output(benchmark: str, data: Path, shards: dict[str, list[Shard]]) -> None:
-    """Delete what a killed run left. Raises `ValueError` for files of another conversion."""
+    """Delete the partial files of a killed run. Raises `ValueError` for files of another conversion."""
     if not data.is_dir():
         return
     remove_partial(data)
@@ -189,47 +183,47 @@ def _check_output(benchmark: str, data: Path, shards: dict[str, list[Shard]]) ->
 def _write_all(
     benchmark: str, shards: dict[str, list[Shard]], num_proc: int, progress: bool
 ) -> dict[str, ConversionReport]:
-    done: dict[Path, ConversionReport] = {}
-    every = [shard for split in shards.values() for shard in split]
-    with tqdm(total=sum(len(s.references) for s in every), unit="seq", disable=not progress, desc=benchmark) as bar:
-        left = []
-        for shard in every:
+    written: dict[Path, ConversionReport] = {}
+    planned = [shard for split in shards.values() for shard in split]
+    with tqdm(total=sum(len(s.references) for s in planned), unit="seq", disable=not progress, desc=benchmark) as bar:
+        missing = []
+        for shard in planned:
             report = finished_report(shard)
             if report is None:
-                left.append(shard)
+                missing.append(shard)
             else:
-                done[shard.path] = report
+                written[shard.path] = report
                 bar.update(len(shard.references))
-        if num_proc == 1 or len(left) < 2:
-            for shard in left:
-                done[shard.path] = write_shard(shard, BENCHMARKS[benchmark], bar.update)
+        if num_proc == 1 or len(missing) < 2:
+            for shard in missing:
+                written[shard.path] = write_shard(shard, BENCHMARKS[benchmark], bar.update)
         else:
-            _write_in_processes(benchmark, left, min(num_proc, len(left)), done, bar)
+            _write_in_processes(benchmark, missing, min(num_proc, len(missing)), written, bar)
     reports = {split: ConversionReport() for split in shards}
-    for split, parts in shards.items():
-        for shard in parts:
-            reports[split].add(done[shard.path])
+    for split, of_split in shards.items():
+        for shard in of_split:
+            reports[split].add(written[shard.path])
     return reports
 
 
-def _write_in_processes(benchmark: str, left: list[Shard], num_proc: int, done: dict, bar) -> None:
+def _write_in_processes(benchmark: str, missing: list[Shard], num_proc: int, written: dict, bar) -> None:
     others = active_children()
     with ProcessPoolExecutor(num_proc, get_context("spawn")) as pool:
-        running = {pool.submit(_write_named, benchmark, shard): shard for shard in left}
+        running = {pool.submit(_write_named, benchmark, shard): shard for shard in missing}
         try:
             for future in as_completed(running):
                 shard = running[future]
-                done[shard.path] = future.result()
+                written[shard.path] = future.result()
                 bar.update(len(shard.references))
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, Stopped):  # Ctrl-C reaches the workers by itself
+            if isinstance(error, Stopped):  # workers get a Ctrl-C themselves, but not these signals
                 _terminate(set(active_children()) - set(others))
             raise
 
 
 def _terminate(workers: set) -> None:
-    """End processes, each after it has deleted its partial file; repeated, because a worker may begin a next one."""
+    """End processes, each after it has deleted its partial file. Repeats, because a worker may begin another one."""
     for worker in workers:
         worker.terminate()
     for worker in workers:
@@ -245,7 +239,7 @@ def _write_named(benchmark: str, shard: Shard) -> ConversionReport:
 
 
 def _write_card(benchmark: str, output: Path, license: str, reports: dict[str, ConversionReport]) -> None:
-    """Write the card and the report; splits that an earlier run converted stay in the report."""
+    """Write the card and the report; splits that an earlier run converted stay in both."""
     kind, path = BENCHMARKS[benchmark], output / REPORT_FILE
     counts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     counts |= {split: asdict(report) for split, report in reports.items()}

@@ -21,7 +21,7 @@ from .sources import (
     sequence_folders,
 )
 
-# OTB-2015 annotates these from a later frame on. Source: http://cvlab.hanyang.ac.kr/tracker_benchmark/datasets.html
+# OTB-2015 annotates these from a later frame on (http://cvlab.hanyang.ac.kr/tracker_benchmark/datasets.html).
 OTB_FIRST_FRAMES = {"David": 300, "BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18}
 ANNOTATIONS = ("groundtruth_rect.txt", "groundtruth.txt")
 SENTENCES = ("language.txt", "nlp.txt")
@@ -29,7 +29,7 @@ _TARGET = re.compile(r"(.+)[-.](\d+)$")  # Jogging-1, Jogging.1
 
 
 def find_tnl2k(root: Path, split: str, class_map: Path | None) -> list[Reference]:
-    """The name of a folder above the sequence says which split it belongs to."""
+    """The sequences of a split, which the name of a folder above them says."""
     folders = [p.parent for depth in range(4) for p in root.glob("/".join(["*"] * depth + ["imgs"])) if p.is_dir()]
     if not folders:
         raise NotFound(f"no sequence in {root}: looked for TNL2K_train_subset/NAME/imgs and TNL2K_test_subset/...")
@@ -86,14 +86,14 @@ def read_otb99(reference: Reference) -> list[SourceSequence]:
 def _read_folder(name: str, folder: Path, boxes_path: Path, text: str) -> SourceSequence:
     notes: list[str] = []
     boxes = read_boxes(boxes_path)
-    images = next((found for part in ("img", "imgs", "") if (found := list_images(folder / part))), [])
+    images = next((listed for part in ("img", "imgs", "") if (listed := list_images(folder / part))), [])
     images = _from_first_annotated(folder.name, require_images(images), boxes)
     images, boxes = match_lengths(images, boxes, notes)
     return SourceSequence(name, images, boxes, has_area(boxes), text, notes=notes)
 
 
 def _from_first_annotated(video: str, images: list[ImageFile], boxes: np.ndarray) -> list[ImageFile]:
-    """Drop the images before the first box where OTB starts later and there are more images than boxes."""
+    """The images from the first box on, where OTB starts later and there are more images than boxes."""
     first = OTB_FIRST_FRAMES.get(video)
     if first is None or len(images) <= len(boxes):
         return images

@@ -1,4 +1,4 @@
-"""GOT-10k: one folder per split, classes of object and motion instead of sentences, shares of visibility."""
+"""GOT-10k: one folder per split, classes of object and motion instead of sentences, a visible share per frame."""
 
 import re
 from pathlib import Path

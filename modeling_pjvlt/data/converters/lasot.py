@@ -19,7 +19,7 @@ from .sources import (
     sequence_folders,
 )
 
-# Protocol II of the LaSOT paper: 280 sequences to test on, four of each category. Source: testing_set.txt of
+# Protocol II of the LaSOT paper tests on 280 sequences, four of each category. Source: testing_set.txt of
 # https://github.com/HengLan/LaSOT_Evaluation_Toolkit
 TESTING_SET = Path(__file__).with_name("lasot_testing_set.txt")
 ABSENCE = ("full_occlusion.txt", "out_of_view.txt")
@@ -32,16 +32,17 @@ def official_testing_set() -> set[str]:
 
 
 def _is_of_split(root: Path, split: str):
-    """Whether a name belongs to the split: by the lists in `root` where they are, else by the official one."""
-    own = {part: root / f"{part}ing_set.txt" for part in ("train", "test")}
-    if own[split].is_file():
-        return set(own[split].read_text(encoding="utf-8").split()).__contains__
-    testing = set(own["test"].read_text(encoding="utf-8").split()) if own["test"].is_file() else official_testing_set()
+    """A function that says whether a name is of the split: by the lists in `root`, or else by the official one."""
+    files = {part: root / f"{part}ing_set.txt" for part in ("train", "test")}
+    listed = {part: set(file.read_text(encoding="utf-8").split()) for part, file in files.items() if file.is_file()}
+    if split in listed:
+        return listed[split].__contains__
+    testing = listed["test"] if "test" in listed else official_testing_set()
     return testing.__contains__ if split == "test" else lambda name: name not in testing
 
 
 def _folders(root: Path) -> list[Path]:
-    """Sequence folders, also those that lack their ground truth: `airplane-1`, in `airplane` or in `root` itself."""
+    """Sequence folders such as `airplane-1`, in `airplane` or in `root` itself, even without ground truth."""
     named = {p for pattern in ("*-*", "*/*-*") for p in root.glob(pattern) if p.is_dir() and (p / "img").is_dir()}
     folders = sorted(named | set(sequence_folders(root, "groundtruth.txt")), key=lambda p: natural_key(p.name))
     if not folders:

@@ -26,7 +26,7 @@ YOLO_SPLITS = {"train": ("train", "train2017"), "val": ("val", "val2017", "valid
 
 
 def category_words(category: str, supercategory: str) -> str:
-    """Category and supercategory, each once.
+    """Category and supercategory as one text; a word that is both comes once.
 
     >>> category_words("dog", "animal"), category_words("person", "person")
     ('dog animal', 'person')
@@ -59,27 +59,27 @@ def find_coco(root: Path, split: str, class_map: Path | None) -> list[Reference]
     names = {c.get("id"): (c.get("name") or "", c.get("supercategory") or "") for c in content.get("categories") or []}
     images = {str(image.get("id")): image for image in content["images"]}
     folder = root / COCO_SPLITS[split]
-    found: dict[str, _CocoImage] = {}
+    annotated: dict[str, _CocoImage] = {}
     for row, annotation in enumerate(content["annotations"]):
         if not annotation.get("iscrowd", 0):
             key = str(annotation.get("image_id"))
-            found.setdefault(key, _CocoImage(images.get(key), [], [])).add(annotation, row, names)
+            annotated.setdefault(key, _CocoImage(images.get(key), [], [])).add(annotation, row, names)
     return [
-        Reference(f"{int(key):012d}" if key.isdecimal() else key, folder, found[key])
-        for key in sorted(found, key=natural_key)
+        Reference(f"{int(key):012d}" if key.isdecimal() else key, folder, annotated[key])
+        for key in sorted(annotated, key=natural_key)
     ]
 
 
 @dataclass(frozen=True)
 class _CocoImage:
-    """An image as listed (None if it is not), its objects (see [`_objects`]), and notes on unusable ones."""
+    """An image: its entry in the list or None, its objects (see [`_objects`]), and notes on unusable ones."""
 
     listed: dict | None
     objects: list[tuple]
     notes: list[str]
 
     def add(self, annotation: dict, row: int, names: dict) -> None:
-        """Add an object. Some tools leave ids out or repeat them; the row in the list is used instead."""
+        """Add an object. Some tools leave ids out or repeat them; then its row in the list is the number."""
         number = annotation.get("id")
         if number is None or number in (o[0] for o in self.objects):
             number = f"row{row}"
@@ -115,7 +115,7 @@ def _upright_box(path: Path, box: list[float], listed_size: tuple) -> list[float
     try:
         with Image.open(path) as image:
             stored, upright, orientation = image.size, upright_size(image), image.getexif().get(ORIENTATION, 1)
-    except DECODING_ERRORS:  # reported when the image is read
+    except DECODING_ERRORS:  # reported when its bytes are read
         return box
     if listed_size != stored or stored == upright:
         return box
@@ -146,9 +146,9 @@ def find_yolo(root: Path, split: str, class_map: Path | None) -> list[Reference]
 
 
 def _read_yolo_classes(path: Path) -> dict[int, tuple[str, str]]:
-    """Lines of index, name and supercategory, separated by tabs; or one name a line, empty lines counted too.
+    """Classes from lines of index, name and supercategory, separated by tabs, or from lines of one name each.
 
-    Empty if there is no file.
+    In the second form, empty lines count too. Empty if there is no file.
     """
     if not path.is_file():
         return {}
@@ -160,7 +160,7 @@ def _read_yolo_classes(path: Path) -> dict[int, tuple[str, str]]:
 
 
 def read_yolo(reference: Reference) -> list[SourceSequence]:
-    """Lines of class, centre x and y, width and height as fractions of the upright image."""
+    """Each label line holds class, centre x and y, width and height, as fractions of the upright image."""
     path, labels, classes = reference.details
     if path is None:
         raise ValueError("labels, but no image")

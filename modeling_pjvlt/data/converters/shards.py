@@ -1,7 +1,7 @@
 """Parquet files of tracking rows, each of which appears only when it is complete.
 
-The footer of a file holds a fingerprint of its source and a report of its content. That is all a conversion needs to
-continue after it was killed.
+The footer of a file holds a fingerprint of its source and a report on its content. A conversion that was killed needs
+nothing else to continue.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from .sources import Benchmark, ImageFile, Reference, SourceSequence
 ROWS_PER_GROUP = 100  # what `datasets` writes for images: small enough to stream and to preview
 FINGERPRINT, REPORT, BENCHMARK = b"pjvlt_fingerprint", b"pjvlt_report", b"pjvlt_benchmark"  # in the footer
 CHECKS = ("fast", "full")
-# Entries with other methods or flags are damaged: no benchmark encrypts its archives or compresses them otherwise.
+# Archive entries with other methods or flags are damaged: no benchmark encrypts its archives or uses other methods.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 UNREADABLE_FLAGS = 0x1 | 0x20 | 0x40  # encrypted, patched data, strongly encrypted
 DAMAGED_ARCHIVE = (  # what zipfile raises where the damage is in ...
@@ -42,7 +42,7 @@ class ConversionReport:
     """What a conversion did.
 
     absent: frames whose target is not visible, where that is known. without_text: sequences without a sentence.
-    skipped: (what, why) of sequences and frames that were left out, and of files that do not fit together.
+    skipped: (name, reason) of sequences and frames that were left out, and of files that do not fit together.
     """
 
     sequences: int = 0
@@ -52,7 +52,7 @@ class ConversionReport:
     skipped: list[list[str]] = field(default_factory=list)
 
     def add(self, other: "ConversionReport") -> None:
-        """Sum of the two."""
+        """Add the numbers and the list of another report."""
         for name in ("sequences", "frames", "absent", "without_text"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.skipped += other.skipped
@@ -60,7 +60,7 @@ class ConversionReport:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file to be written."""
+    """One file that a conversion writes."""
 
     path: Path
     benchmark: str
@@ -76,7 +76,7 @@ class Shard:
 
     @property
     def empty(self) -> Path:
-        """A marker written instead of a file without rows, which could not be streamed."""
+        """The marker that is written instead of a file without rows, which could not be streamed."""
         return self.path.with_name(f".{self.path.name}.empty")
 
 
@@ -145,7 +145,7 @@ def _footer(shard: Shard, report: ConversionReport) -> dict[str, str]:
 
 
 def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_sequence) -> Iterator[dict]:
-    """Rows of all sequences that can be read. An image equal to that of the previous row is not stored again."""
+    """Rows of all sequences that can be read. A row with the image of the previous row does not store it again."""
     images = _ImageReader(shard.check.split()[0] == "full")
     texts = {} if shard.sentences is None else read_sentences(shard.sentences)
     for reference in shard.references:
@@ -194,7 +194,7 @@ def _sequence_rows(sequence: SourceSequence, images: "_ImageReader", report: Con
 
 
 class _ImageReader:
-    """Reads encoded images and refuses broken ones; gives None for the image that was read last."""
+    """Reads encoded images and refuses broken ones; returns None for the image that it read last."""
 
     def __init__(self, decode_all: bool):
         self.decode_all = decode_all
@@ -234,7 +234,7 @@ class _ImageReader:
 def check_encoded(data: bytes, decode: bool = False) -> None:
     """Raises one of `DECODING_ERRORS` for bytes that are empty, truncated or not an image.
 
-    The image is decoded only with `decode`, or if the end of the file is not that of a complete image.
+    The image is decoded only with `decode`, or if the file does not end as a complete JPEG or PNG does.
     """
     if not data:
         raise ValueError("the file is empty")

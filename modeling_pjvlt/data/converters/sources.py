@@ -20,7 +20,7 @@ MAX_FRAME_NUMBER = 2**31 - 1  # of a row's `frame`; names that are times in nano
 
 
 def _valid_text(name: str) -> str:
-    """A file name, which may not be UTF-8, as text that a table can hold."""
+    """A file name as text that a table can hold; it may be no valid UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -40,8 +40,8 @@ class ImageFile:
     def number(self) -> int | None:
         """The frame number in the file name, or None: no digits, a decimal number (a time), or too large."""
         stem = Path(self.name).stem
-        found = None if _DECIMAL.fullmatch(stem) else _NUMBER.search(stem)
-        number = int(found.group()) if found else None
+        digits = None if _DECIMAL.fullmatch(stem) else _NUMBER.search(stem)
+        number = int(digits.group()) if digits else None
         return None if number is None or number > MAX_FRAME_NUMBER else number
 
 
@@ -50,7 +50,7 @@ class SourceSequence:
     """One target of one video, as its authors annotated it.
 
     boxes: (n, 4) xywh, rows of NaN where unknown. visible: (n,) bool. cover: (n,) int or None; -1 where unknown.
-    notes: what was left out, and why.
+    numbers: of the frames; by default those in the images' names. notes: what was left out, and why.
     """
 
     name: str
@@ -73,7 +73,7 @@ class SourceSequence:
 
 @dataclass(frozen=True)
 class Reference:
-    """Where one sequence is, before it is read. `details` is what the reader of its benchmark needs."""
+    """Where one sequence is, before it is read. `details` is what the benchmark's `read` needs to know."""
 
     name: str
     folder: Path
@@ -91,11 +91,11 @@ class NotFound(FileNotFoundError):
 class Benchmark:
     """How one benchmark is read.
 
-    title, homepage, citation: for the dataset card. splits: in the order they are written. sequences_per_shard: how
-    many make a Parquet file of a few hundred megabytes. find: the sequences of a split, or an empty list; raises
-    [`NotFound`] naming what it looked for. read: one sequence, or several that share images; raises `ValueError`
-    that says why it cannot be used. has_cover: rows have GOT-10k's `cover`. one_split: the folder has no
-    splits; all of it becomes the requested one, by default the first.
+    title, homepage, citation: for the dataset card. splits: in the order in which they are written.
+    sequences_per_shard: how many make a Parquet file of a few hundred megabytes. find: lists the sequences of a split,
+    which may be none; raises [`NotFound`] naming what it looked for. read: reads one sequence, or several that share
+    images; raises `ValueError` that says why it cannot be used. has_cover: rows have GOT-10k's `cover`. one_split: the
+    folder has no splits; all of it becomes the requested one, by default the first.
     """
 
     title: str
@@ -110,7 +110,7 @@ class Benchmark:
 
 
 def list_images(folder: Path) -> list[ImageFile]:
-    """Images of a folder in frame order; hidden files and other files are ignored."""
+    """Images of a folder in frame order; ignores hidden files and files that are no images."""
     if not folder.is_dir():
         return []
     paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
@@ -118,7 +118,7 @@ def list_images(folder: Path) -> list[ImageFile]:
 
 
 def list_zipped_images(archive: Path) -> list[ImageFile]:
-    """Images in a zip archive. Raises `ValueError` for a broken archive."""
+    """Images in a zip archive, in frame order. Raises `ValueError` for a broken archive."""
     try:
         with zipfile.ZipFile(archive) as file:
             names = file.namelist()
@@ -135,7 +135,7 @@ def _in_order(images: Iterable[ImageFile]) -> list[ImageFile]:
 
 
 def read_text(path: Path) -> str:
-    """The sentence in a file, all lines joined; empty where there is no such file."""
+    """The sentence in a file, its lines joined; empty if there is no such file."""
     return " ".join(_lines(path)) if path.is_file() else ""
 
 
@@ -144,7 +144,7 @@ def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
 
     A polygon of eight numbers x1, y1, …, x4, y4, as in VOT, becomes the axis-aligned box around it. A line without a
     number, where the target is absent, becomes a row of NaN. Raises `ValueError` for a file that is missing or empty,
-    or naming the first bad line.
+    and one that names the first bad line.
     """
     if not path.is_file():
         raise ValueError(f"{path.name} is missing")
@@ -168,7 +168,7 @@ def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
 def read_flags(path: Path) -> np.ndarray | None:
     """Integers of a file, separated by commas, spaces or lines; None if there is no such file.
 
-    Raises `ValueError` naming the first line that holds anything else, or nothing.
+    Raises `ValueError` naming the first line that holds anything else, or nothing at all.
     """
     if not path.is_file():
         return None
@@ -181,48 +181,48 @@ def read_flags(path: Path) -> np.ndarray | None:
     return np.array(flags, np.int64)
 
 
-def fit_flags(flags: np.ndarray | None, length: int, missing: int, what: str, notes: list[str]) -> np.ndarray:
-    """Flags for `length` frames: `missing` where the file has none, which is noted unless the whole file is absent."""
+def fit_flags(flags: np.ndarray | None, length: int, missing: int, name: str, notes: list[str]) -> np.ndarray:
+    """Flags for `length` frames: `missing` where the file has none. Another number of flags than frames is noted."""
     if flags is None:
         return np.full(length, missing)
     if len(flags) != length:
-        notes.append(f"{what} has {len(flags)} lines for {length} frames")
+        notes.append(f"{name} has {len(flags)} values for {length} frames")
     return np.append(flags[:length], np.full(max(length - len(flags), 0), missing))
 
 
 def match_lengths(images: list[ImageFile], boxes: np.ndarray, notes: list[str]) -> tuple[list[ImageFile], np.ndarray]:
-    """As many images as boxes: surplus ones at the end are left out, and noted."""
+    """As many images as boxes; what is too many at the end is left out and noted."""
     if len(images) != len(boxes):
-        notes.append(f"{len(images)} images, but {len(boxes)} boxes: the last ones of the longer are left out")
+        notes.append(f"{len(images)} images, but {len(boxes)} boxes: those too many at the end are left out")
     length = min(len(images), len(boxes))
     return images[:length], boxes[:length]
 
 
 def has_area(boxes: np.ndarray) -> np.ndarray:
-    """(n,) bool: boxes wider and higher than 0."""
+    """(n,) bool: whether each box is wider and higher than 0."""
     return (np.nan_to_num(boxes[:, 2:]) > 0).all(axis=1)
 
 
 def first_box_only(images: list[ImageFile], boxes: np.ndarray) -> np.ndarray:
-    """Boxes of a test set that gives only the first one: the others are unknown, rows of NaN."""
+    """Boxes of a test set that gives only the first one; the others are unknown, rows of NaN."""
     return np.vstack([boxes[:1], np.full((len(images) - 1, 4), np.nan, np.float32)])
 
 
 def sequence_folders(root: Path, annotation: str) -> list[Path]:
     """Folders with this annotation file, up to three levels below `root`, in natural order."""
-    found = [p.parent for depth in range(4) for p in root.glob("/".join(["*"] * depth + [annotation]))]
-    return sorted(found, key=lambda folder: natural_key(folder.name))
+    folders = [p.parent for depth in range(4) for p in root.glob("/".join(["*"] * depth + [annotation]))]
+    return sorted(folders, key=lambda folder: natural_key(folder.name))
 
 
 def require_images(images: list[ImageFile]) -> list[ImageFile]:
-    """The images, or a `ValueError` where there are none."""
+    """The images. Raises `ValueError` if there are none."""
     if not images:
         raise ValueError("no images")
     return images
 
 
 def read_class_map(path: Path | None) -> dict[str, str]:
-    """Classes by sequence from a file of lines `sequence<TAB>class`. Raises `ValueError` naming a line that is not."""
+    """Classes by sequence from lines `sequence<TAB>class` of a file. Raises `ValueError` for a line without a tab."""
     if path is None:
         return {}
     if not path.is_file():
@@ -237,12 +237,12 @@ def read_class_map(path: Path | None) -> dict[str, str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines that are not empty, stripped."""
+    """Stripped lines that are not empty."""
     return [line for line in all_lines(path) if line]
 
 
 def _frame_lines(path: Path) -> list[str]:
-    """One line per frame: lines without numbers become empty, and empty lines at the end are dropped.
+    """One line per frame: lines of separators become empty, and empty lines at the end are dropped.
 
     If every second line is empty, the file has doubled line ends, and these lines are dropped too.
     """

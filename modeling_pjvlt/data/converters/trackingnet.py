@@ -32,10 +32,10 @@ def find(root: Path, split: str, class_map: Path | None) -> list[Reference]:
         for path in part.glob("anno/[!.]*.txt")
     ]
     if split == "train" and references and not any(reference.details for reference in references):
-        given = "no --class_map was given" if class_map is None else f"{class_map} names none of them"
+        reason = "no --class_map was given" if class_map is None else f"{class_map} names none of them"
         raise ValueError(
-            f"trackingnet: the {len(references)} training sequences in {root} have no sentence without their classes, "
-            f"and {given}: a file of lines ID<TAB>class, such as pytracking's "
+            f"the {len(references)} training sequences in {root} have no sentence without their classes, "
+            f"and {reason}: a file of lines ID<TAB>class, such as pytracking's "
             "ltr/data_specs/trackingnet_classmap.txt. To convert the test part alone: --splits test."
         )
     return sorted(references, key=lambda reference: natural_key(reference.name))

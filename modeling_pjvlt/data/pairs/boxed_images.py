@@ -17,13 +17,14 @@ class BoxedImagePairs:
 
     Args:
         images: what the pairs are drawn from.
-        words_share: share of pairs whose search image also shows other objects, and whose template does not show which
-            is meant.
-        kind_share: share of the others whose template is another object of the same name, from another image, which
+        words_share: share of pairs whose search image shows two objects with different phrases, and whose template, in
+            85 % of them, does not show which one is meant: it is hidden, or shows a third object of the same name.
+        absent_share: share of the other pairs whose search image is another one, without the target.
+        kind_share: share of those left whose template is another object of the same name, from another image, which
             teaches the extent of this kind of object.
-        absent_share: share of the others whose search image is another one, without the target.
-        wrong_text_share, no_text_share: share of the others with another image's phrase, and with "the target".
-        alike_share: share of the pairs decided by words in which both objects are of one category, which is harder.
+        wrong_text_share, no_text_share: share of those left with the phrase of an object drawn at random, and with
+            "the target".
+        alike_share: share of the pairs of `words_share` in which both objects are of one category, which is harder.
         surrounded_share: share of pairs whose search image is continued by another one outside its frame, because
             objects fill most of a photograph.
     """
@@ -62,38 +63,38 @@ class BoxedImagePairs:
         return self._draw_appearance(rng)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two pairs; if only the phrase identifies the target, they share the image and differ in phrase and box."""
+        """Two pairs; those of `words_share` have the same search image, and differ in phrase and box."""
         if self.distinct and rng.random() < self.words_share:
             return self._draw_words(rng)
         return self._draw_appearance(rng), self._draw_appearance(rng)
 
     def _draw_words(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two objects of an image as targets, with a hidden template or that of a third object of the same name."""
-        some = self.alike if self.alike and rng.random() < self.alike_share else self.distinct
-        i, *both = some[int(rng.integers(len(some)))]
-        objects = [self.images.objects[i][j] for j in both]
+        """Two objects of an image as targets. The template is hidden, of a third object of the same name, or clear."""
+        candidates = self.alike if self.alike and rng.random() < self.alike_share else self.distinct
+        i, *numbers = candidates[int(rng.integers(len(candidates)))]
+        objects = [self.images.objects[i][j] for j in numbers]
         if rng.random() < 0.5:
             objects.reverse()
-        search, around = self.images.pixels(i), self._surroundings(rng)
+        search, surroundings = self.images.pixels(i), self._surroundings(rng)
         template, box = None, objects[0].box
         if objects[0].name == objects[1].name and rng.random() < 0.4:
             template, box = self._same_name(rng, i, objects[0].name)
-        shown = rng.random() < 0.15  # a clear template and its phrase agree
+        is_clear = rng.random() < 0.15  # a clear template and its phrase agree
         pairs = []
         for target in objects:
-            seen = (search, target.box) if shown else (template, box)
-            pairs.append(FramePair(*seen, search, target.box, _phrase(rng, target), surroundings=around))
+            first = (search, target.box) if is_clear else (template, box)
+            pairs.append(FramePair(*first, search, target.box, _phrase(rng, target), surroundings=surroundings))
         return tuple(pairs)
 
     def _draw_appearance(self, rng: np.random.Generator) -> FramePair:
         i, target = self._draw_object(rng)
         template, box, text = self.images.pixels(i), target.box, _phrase(rng, target)
-        around = self._surroundings(rng)
+        surroundings = self._surroundings(rng)
         if rng.random() < self.absent_share:
-            other, elsewhere = self._draw_object(rng)
-            if other != i and elsewhere.name != target.name:
-                search = self.images.pixels(other)
-                return FramePair(template, box, search, elsewhere.box, text, present=False, surroundings=around)
+            k, other = self._draw_object(rng)
+            if k != i and other.name != target.name:
+                search = self.images.pixels(k)
+                return FramePair(template, box, search, other.box, text, present=False, surroundings=surroundings)
         search = template
         if rng.random() < self.kind_share:
             template, box = self._same_name(rng, i, target.name)
@@ -102,17 +103,17 @@ class BoxedImagePairs:
         text = spoil_text(
             rng, text, lambda: _phrase(rng, self._draw_object(rng)[1]), self.wrong_text_share, self.no_text_share
         )
-        return FramePair(template, box, search, target.box, text, surroundings=around)
+        return FramePair(template, box, search, target.box, text, surroundings=surroundings)
 
     def _draw_object(self, rng: np.random.Generator) -> tuple[int, BoxedObject]:
         i = int(rng.integers(len(self.images)))
         return i, self.images.objects[i][int(rng.integers(len(self.images.objects[i])))]
 
     def _same_name(self, rng: np.random.Generator, image: int, name: str) -> tuple[np.ndarray | None, np.ndarray]:
-        """Another image with an object of that name, and its box; None if there is none."""
-        others = self.of_name[name]
+        """Another image with an object of that name, and its box; None if four attempts find none."""
+        places = self.of_name[name]
         for _ in range(4):
-            i, j = others[int(rng.integers(len(others)))]
+            i, j = places[int(rng.integers(len(places)))]
             if i != image:
                 return self.images.pixels(i), self.images.objects[i][j].box
         return None, np.array([0, 0, 1, 1], np.float32)

@@ -1,7 +1,7 @@
-"""Crops for training: the geometry of tracking, moved to whole pixels so that they cost less than decoding a frame.
+"""Crops for training: the geometry of tracking, on whole pixels, so that cropping is faster than decoding a frame.
 
-A frame is decoded at 1/2, 1/4 or 1/8 of its size where the crop is shrunk by as much anyway (JPEG can do that), only
-the window is copied, and the same triangle filter as in tracking runs on 8-bit integers.
+A frame is decoded at 1/2, 1/4 or 1/8 of its size where the crop is shrunk by as much anyway (JPEG can do that). Only
+the window is copied, and the triangle filter of tracking runs on 8-bit integers.
 """
 
 import math
@@ -20,9 +20,9 @@ from ..dataset import TrackingSequence
 from ..text import swap_left_right
 from .degradation import degrade
 
-MAX_CENTRE = 0.45  # of the side of the search crop: largest distance of the target from its middle
+MAX_CENTRE = 0.45  # largest distance of the target from the middle of the search crop, as a share of its side
 MAX_REDUCTION = 8  # of a JPEG
-MAX_TWIN_RATIO = 2.0  # of the sides of two targets that share a search region
+MAX_TWIN_RATIO = 2.0  # between the sizes of two targets that share a search region
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FramePair(NamedTuple):
 
     Frames are (H, W, 3) uint8 RGB, or not decoded yet; boxes are xywh in frame pixels. template: None if it is hidden
     and only the sentence identifies the target. present: False if the search frame does not show the target; its box
-    then gives the search region. surroundings: (H, W, 3), shown around a search frame that its target nearly fills.
+    then gives the search region. surroundings: (H, W, 3), shown outside the search frame, which is black without it.
     """
 
     template: np.ndarray | SequenceFrame | None
@@ -54,13 +54,13 @@ class FramePair(NamedTuple):
     surroundings: np.ndarray | None = None
 
     def alone(self) -> "FramePair":
-        """The same pair, which holds its two encoded images and not the rest of their sequence."""
+        """The same pair, without the other encoded images of its sequences."""
         template = None if self.template is None else self.template.alone()
         return self._replace(template=template, search=self.search.alone())
 
 
 class Window(NamedTuple):
-    """A rectangle of a frame, in whole pixels also after a JPEG is reduced. A crop shows it as a square."""
+    """A rectangle of a frame, on whole pixels even after a JPEG is reduced. A crop shows it as a square."""
 
     left: int
     top: int
@@ -69,7 +69,7 @@ class Window(NamedTuple):
 
 
 def template_window(box_xywh, factor: float, size: int) -> Window:
-    """The square of [`crop_geometry`]."""
+    """The template's region: the square of [`crop_geometry`], on whole pixels."""
     x, y, w, h = box_xywh
     side = math.ceil(math.sqrt(w * h) * factor)
     return window_around(x + w / 2, y + h / 2, (side, side), size)
@@ -78,10 +78,10 @@ def template_window(box_xywh, factor: float, size: int) -> Window:
 class WindowJitter(NamedTuple):
     """How a search region is shifted and scaled around its target.
 
-    centre: by up to half as many target sizes each way. scale: the region's side times exp(scale * normal). aspect:
-    its width times exp(aspect / 2 * uniform(-1, 1)), its height divided by the same. per_axis: exactly as OSTrack,
-    whose `_get_jittered_box` draws width and height each for itself (the side then spreads by scale / sqrt(2)) and
-    moves by jittered sizes.
+    centre: it moves by up to centre / 2 target sizes each way. scale: its side is multiplied by exp(scale * normal).
+    aspect: its width is multiplied by exp(aspect / 2 * uniform(-1, 1)) and its height divided by the same. per_axis:
+    exactly as OSTrack, whose `_get_jittered_box` draws width and height independently (the side then spreads by
+    scale / sqrt(2)) and measures the shift in jittered sizes.
     """
 
     centre: float = 3.0
@@ -96,9 +96,9 @@ def search_window(rng, box_xywh, factor: float, size: int, jitter: WindowJitter)
     The side is sqrt(w h) * factor before the jitter; the target's centre stays inside.
     """
     x, y, w, h = box_xywh
-    target = math.sqrt(w * h)
-    jittered, sides = _jittered(rng, target, factor, jitter)
-    shifts = rng.uniform(-0.5, 0.5, 2) * jitter.centre * (jittered if jitter.per_axis else target)
+    target_size = math.sqrt(w * h)
+    jittered, sides = _jittered(rng, target_size, factor, jitter)
+    shifts = rng.uniform(-0.5, 0.5, 2) * jitter.centre * (jittered if jitter.per_axis else target_size)
     dx, dy = (min(max(v, -reach), reach) for v, reach in zip(shifts, _reach(sides, size), strict=True))
     return window_around(x + w / 2 + dx, y + h / 2 + dy, sides, size)
 
@@ -106,18 +106,17 @@ def search_window(rng, box_xywh, factor: float, size: int, jitter: WindowJitter)
 def shared_window(rng, boxes_xywh, factor: float, size: int, jitter: WindowJitter) -> Window | None:
     """A search region for two targets of one image, drawn so that it does not reveal which of the two is meant.
 
-    As [`search_window`], but the target that gives the size and the target that gives the centre are drawn
-    independently; then the region is moved until it holds both centres. None if their sizes differ too much, or they
-    are too far apart.
+    As [`search_window`], but one target is drawn to give the size and, independently, one to give the centre. Then the
+    region is moved until it holds both centres. None if their sizes differ too much, or they are too far apart.
 
     In regions around the target alone, objects near the edge are distractors more often than targets. A model that
     learns this does not return to its target once it follows a distractor.
     """
     boxes = np.asarray(boxes_xywh, dtype=float)
-    centres, targets = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
-    if targets.max() > MAX_TWIN_RATIO * targets.min():
+    centres, sizes = boxes[:, :2] + boxes[:, 2:] / 2, np.sqrt(boxes[:, 2] * boxes[:, 3])
+    if sizes.max() > MAX_TWIN_RATIO * sizes.min():
         return None
-    _, sides = _jittered(rng, float(rng.choice(targets)), factor, jitter)
+    _, sides = _jittered(rng, float(rng.choice(sizes)), factor, jitter)
     limit = np.array(_reach(sides, size))
     low, high = centres.max(axis=0) - limit, centres.min(axis=0) + limit
     if (low > high).any():
@@ -127,16 +126,16 @@ def shared_window(rng, boxes_xywh, factor: float, size: int, jitter: WindowJitte
     return window_around(*middle.tolist(), sides, size)
 
 
-def _jittered(rng, target: float, factor: float, jitter: WindowJitter) -> tuple[float, tuple[int, int]]:
+def _jittered(rng, target_size: float, factor: float, jitter: WindowJitter) -> tuple[float, tuple[int, int]]:
     """The size of a target, made larger or smaller, and the sides of its search region."""
     spread = rng.standard_normal(2).mean() if jitter.per_axis else rng.standard_normal()
-    jittered = target * math.exp(jitter.scale * spread)
+    jittered = target_size * math.exp(jitter.scale * spread)
     stretch = math.exp(jitter.aspect / 2 * rng.uniform(-1, 1)) if jitter.aspect else 1.0
     return jittered, (math.ceil(jittered * factor * stretch), math.ceil(jittered * factor / stretch))
 
 
 def _reach(sides: tuple[int, int], size: int) -> list[float]:
-    """Largest distance of a target's centre from the middle of a region each way, also after rounding to pixels."""
+    """Largest distance, in x and y, of a target's centre from the middle of its region, even after rounding."""
     step = reduction_of(min(sides), size)
     return [min(MAX_CENTRE * side, max(side / 2 - step, 0)) for side in sides]
 
@@ -163,7 +162,7 @@ def cut(
     mirror: bool = False,
     surroundings: np.ndarray | None = None,
 ) -> Tensor:
-    """(3, size, size) uint8: the window of a frame; `mirror` swaps left and right.
+    """(3, size, size) uint8: a crop of the window of a frame; `mirror` swaps left and right.
 
     Outside the frame it is black, or shows `surroundings`, an image (H, W, 3) stretched over the window.
     Raises `ValueError` naming a frame that cannot be decoded.
@@ -183,9 +182,9 @@ def _decode(frame: np.ndarray | SequenceFrame, reduction: int) -> tuple[np.ndarr
 
 
 def _pixels(image: np.ndarray | Image.Image) -> np.ndarray:
-    """(H, W, 3 or 4) uint8; a fourth channel means nothing.
+    """(H, W, 3 or 4) uint8; the fourth channel is padding.
 
-    Pillow stores four bytes per RGB pixel; this is a view of them where they are contiguous (images of up to four
+    Pillow stores four bytes per RGB pixel. This is a view of them where they are contiguous (images of up to four
     megapixels), else a copy.
     """
     if isinstance(image, np.ndarray):
@@ -199,14 +198,14 @@ def _pixels(image: np.ndarray | Image.Image) -> np.ndarray:
 
 
 def _region(pixels: np.ndarray, left: int, top: int, width: int, height: int, surroundings=None) -> Tensor:
-    """(1, channels, height, width) copied out of a frame, black outside of it; channels come last in memory."""
+    """(1, channels, height, width), copied from a frame, black or `surroundings` outside; channels last in memory."""
     rows, columns, channels = pixels.shape
     x0, x1 = (min(max(v, 0), columns) for v in (left, left + width))
     y0, y1 = (min(max(v, 0), rows) for v in (top, top + height))
     inside = (x1 - x0, y1 - y0) == (width, height)
     if surroundings is not None and not inside:
-        shown = Image.fromarray(surroundings).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=1.5)
-        region = torch.from_numpy(np.array(shown))[None]
+        stretched = Image.fromarray(surroundings).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=1.5)
+        region = torch.from_numpy(np.array(stretched))[None]
         pixels = pixels[..., :3]
     else:
         region = (torch.empty if inside else torch.zeros)(1, height, width, channels, dtype=torch.uint8)
@@ -221,13 +220,12 @@ class PairCropper:
     """Turns a frame pair into a sample; [`PairCollator`] makes batches of samples.
 
     Args:
-        images: the image processor, which says how large crops are.
+        images: the image processor, which knows the sizes of the crops.
         jitter: of the search region; see [`WindowJitter`].
-        flip_probability: share of samples seen in a mirror: both crops, the box, and left and right in the sentence.
-        template_flip_probability: share of samples whose template alone is mirrored (once more).
+        flip_probability: share of samples that are mirrored: both crops, the box, and left and right in the sentence.
+        template_flip_probability: share of samples whose template alone is mirrored (or mirrored back).
         brightness_jitter: each crop is made brighter or darker by a factor of up to 1 ± this.
-        degrade_probability: share of search crops that lose sharpness, light or colour; see
-            [`degrade`].
+        degrade_probability: share of search crops that lose sharpness, light or colour; see [`degrade`].
     """
 
     def __init__(
@@ -251,13 +249,13 @@ class PairCropper:
     def __call__(
         self, pair: FramePair, rng: np.random.Generator, window: Window | None = None
     ) -> dict[str, Tensor | str]:
-        """One sample, its search region drawn around the target, or the given `window`.
-
-        Raises `ValueError` naming a frame that cannot be decoded or an invalid box.
+        """One sample; its search region is drawn around the target, unless a `window` is given.
 
         `pixel_values`, `template_pixel_values`: (3, S, S) uint8, the search and the template crop. `brightness`: (2,)
-        the factors that these two will be multiplied with. `labels`: (4,) cx, cy, w, h in [0, 1] of the search crop,
-        zeros where it does not show the target. `text`: the sentence.
+        the factors that will multiply these two. `labels`: (4,) cx, cy, w, h in fractions of the search crop (w or h
+        of a long target can be above 1), zeros where it does not show the target. `text`: the sentence.
+
+        Raises `ValueError` naming a frame that cannot be decoded or an invalid box.
         """
         images = self.images
         x, y, w, h = box = check_box(pair.search_box)

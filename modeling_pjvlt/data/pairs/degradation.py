@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def degrade(rng: np.random.Generator, crop: Tensor) -> Tensor:
-    """A worse version of a crop (3, S, S) uint8: one loss of detail, and other light."""
+    """A worse version of a crop (3, S, S) uint8: with less detail, and in other light."""
     image = Image.fromarray(crop.permute(1, 2, 0).numpy())
     loss = LOSSES[int(rng.integers(len(LOSSES)))]
     pixels = np.asarray(_light(rng, loss(rng, image)))
@@ -17,7 +17,7 @@ def degrade(rng: np.random.Generator, crop: Tensor) -> Tensor:
 
 
 def _light(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Another gamma, contrast and colour cast; sometimes none of the colours is left."""
+    """Another gamma, contrast and colour cast; one image in ten becomes grey."""
     levels = (np.arange(256) / 255) ** np.exp(rng.uniform(-0.4, 0.4))
     levels = (levels - levels.mean()) * np.exp(rng.uniform(-0.4, 0.2)) + levels.mean()
     table = np.clip(255 * levels * np.exp(rng.uniform(-0.15, 0.15, (3, 1))), 0, 255).astype(np.uint8)
@@ -26,14 +26,14 @@ def _light(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 def _blur(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Out of focus, or moved along one axis."""
+    """Out of focus, or blurred along one axis as by motion."""
     radii = rng.uniform(0, 3.5, 2)
     radii[int(rng.integers(2))] *= rng.random() < 0.5
     return image.filter(ImageFilter.BoxBlur(tuple(radii.tolist())))
 
 
 def _shrink(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Fewer pixels than the crop has, as of a small target."""
+    """The detail of fewer pixels, as in the crop of a small target."""
     small = max(round(image.width * rng.uniform(0.2, 0.7)), 8)
     return image.resize((small, small), Image.Resampling.BOX).resize(image.size, Image.Resampling.BILINEAR)
 

@@ -1,7 +1,7 @@
 """Training samples: two frames of one sequence become a template crop, a jittered search crop and a label.
 
-A source draws frame pairs from a random generator, and a mixture draws the source; [`PairCropper`] turns a pair into
-a sample. A sample depends only on (seed, epoch, index), so the number of workers and processes changes nothing.
+A mixture draws a source, the source draws a pair of frames, and [`PairCropper`] turns the pair into a sample. A sample
+depends only on (seed, epoch, index), so the number of workers and processes changes nothing.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from .cropping import FramePair, PairCropper, Window
 logger = logging.get_logger(__name__)
 
 MAX_FAILED = 0.01  # share of a dataset's samples that may be unreadable
-MIN_FAILURES = 10  # before that share is checked
+MIN_FAILURES = 10  # that are allowed whatever their share
 
 
 class PairSource(Protocol):
@@ -32,16 +32,16 @@ class PairSource(Protocol):
 
 
 class FailureCount:
-    """Counts unreadable samples by dataset, and raises when they are more than 1 % of one dataset."""
+    """Counts unreadable samples by dataset, and raises at more than ten that are more than 1 % of one dataset."""
 
     def __init__(self):
         self.drawn, self.failed = Counter(), Counter()
 
     def add(self, name: str, index: int, error: ValueError) -> None:
-        """Log one. Raises `ValueError` when there are too many."""
+        """Count and log one. Raises `ValueError` when there are too many."""
         self.failed[name] += 1
         failed, drawn = self.failed[name], self.drawn[name]
-        logger.warning(f"Sample {index} ({name}) is skipped: {error}")
+        logger.warning(f"Sample {index} ({name}) cannot be read and is replaced: {error}")
         if failed > max(MIN_FAILURES, MAX_FAILED * drawn):
             raise ValueError(
                 f"{failed} of {drawn} samples of {name} could not be read, more than {MAX_FAILED:.0%}; "
@@ -53,7 +53,8 @@ class Mixture:
     """Chooses among names by weight.
 
     Args:
-        names: of sources, or of anything else. weights: one for each, of any sum; by default all equal.
+        names: of sources, or of anything else.
+        weights: one for each, of any sum; by default all equal.
 
     Raises `ValueError` for weights that are not positive numbers, one for each name.
     """
@@ -65,7 +66,7 @@ class Mixture:
         self.names, self.edges = names, np.cumsum(weights) / np.sum(weights)
 
     def draw(self, rng: np.random.Generator) -> str:
-        """A name; with one source the generator is not used."""
+        """A name; if there is only one, the generator is not used."""
         if len(self.names) == 1:
             return self.names[0]
         return self.names[int(np.searchsorted(self.edges[:-1], rng.random(), side="right"))]
@@ -75,16 +76,17 @@ class TrackingPairs(Dataset):
     """Samples for `PJVLTModel`, by index. See [`PairCropper`].
 
     Args:
-        sources: where frame pairs come from, by name; or one source.
+        sources: of frame pairs, by name; or one source.
         cropper: makes samples of them.
         length: samples in an epoch.
         seed: with the epoch and the index, it decides a sample.
         weights: of the sources, by name; by default all equal.
-        twins: samples 2 i and 2 i + 1 share their images and, if it can hold both targets, their search region, where
-            a source has `draw_twins`. That halves the time to draw them, and only template and sentence show which
+        twins: samples 2 i and 2 i + 1 of a source with `draw_twins` share their images and, if one can hold both
+            targets, their search region. That halves the time to draw them, and only template and sentence show which
             target is meant.
 
-    A pair that cannot be read is skipped, counted and logged; more than 1 % of a source's raise `ValueError`.
+    A pair that cannot be read is logged and counted, and another one is drawn. Too many raise `ValueError`; see
+    [`FailureCount`].
     """
 
     def __init__(
@@ -101,11 +103,11 @@ class TrackingPairs(Dataset):
         self.mixture = Mixture(names, None if weights is None else [weights[name] for name in names])
         self.cropper, self.length, self.seed = cropper, length, seed
         self.epoch, self.twins = 0, twins
-        self._last_twins = None, None, None  # the key they were drawn for, the two pairs, and their search region
+        self._last_twins = None, None, None  # key for which they were drawn, the two pairs, their search region
         self.failures = FailureCount()  # of this process
 
     def set_epoch(self, epoch: int) -> None:
-        """Other samples for another epoch."""
+        """Set the epoch, which decides all samples."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -146,8 +148,8 @@ class PairCollator:
 
     Args:
         processor: the model's.
-        normalize: give the inputs of `PJVLTModel`. Without it crops stay bytes, a quarter of the size, and
-            [`normalize_pairs`] finishes them on the device of the model.
+        normalize: return the inputs of `PJVLTModel`. Without it crops stay bytes, a quarter of the size, and
+            [`normalize_pairs`] makes the inputs on the model's device.
     """
 
     def __init__(self, processor, normalize: bool = True):
@@ -161,7 +163,7 @@ class PairCollator:
 
 
 def normalize_pairs(batch: dict[str, Tensor], images: PJVLTImageProcessor) -> dict[str, Tensor]:
-    """The batch with crops made brighter or darker, in whole levels, and normalised, on the device they are on."""
+    """The batch with its crops multiplied by `brightness`, in whole levels, and normalised, on their device."""
     inputs = {name: value for name, value in batch.items() if name != "brightness"}
     for name, factors in zip(("pixel_values", "template_pixel_values"), batch["brightness"].unbind(1), strict=True):
         levels = (batch[name] * factors.view(-1, 1, 1, 1)).round_().clamp_(0, 255)

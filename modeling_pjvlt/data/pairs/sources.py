@@ -1,4 +1,4 @@
-"""Where training pairs come from: each source draws two frames of one sequence or clip from a random generator."""
+"""Sources of training pairs: each draws two frames of one sequence or clip from a random generator."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .mixture import Mixture
 
 
 def spoil_text(rng: np.random.Generator, text: str, wrong: Callable[[], str], wrong_share: float, no_share: float):
-    """The sentence, or with these probabilities a wrong one or "the target"."""
+    """The sentence; with these probabilities, a wrong one or "the target" instead."""
     chance = rng.random()
     if chance < wrong_share:
         return wrong()
@@ -26,13 +26,13 @@ class ProceduralPairs:
     """Pairs from procedural clips, a new clip for each.
 
     Args:
-        num_frames: length of the clips the two frames are chosen from.
-        words_share: share of clips in which only the sentence identifies the target.
-        wrong_text_share: share of the other clips that come with a distractor's sentence, to learn that a clear
-            template outweighs a wrong sentence.
-        no_text_share: share of those clips whose sentence is "the target".
-        attribute_weights: of colour, pattern and form, in which the distractor of a "words" clip differs from its
-            target; of any sum. By default those of the clips: 8 : 5 : 5.
+        num_frames: length of the clips from which the two frames are drawn.
+        words_share: share of clips of kind "words", in which only the sentence identifies the target.
+        wrong_text_share: share of the other clips with a distractor's sentence, which teaches that a clear template
+            outweighs a wrong sentence.
+        no_text_share: share of the other clips whose sentence is "the target".
+        attribute_weights: how often the first distractor of a "words" clip differs from its target in colour, pattern
+            and form; of any sum. By default those of the clips, 8 : 5 : 5.
 
     Raises `ValueError` for attribute weights that are not three positive numbers.
     """
@@ -52,7 +52,7 @@ class ProceduralPairs:
         self.attributes = None if attribute_weights is None else Mixture(list(Look._fields), attribute_weights)
 
     def draw(self, rng: np.random.Generator) -> FramePair:
-        """One pair; the first frame is the template where only the sentence can decide, as in tracking."""
+        """One pair; in "words" clips the first frame is the template, as in tracking."""
         clip, first, second = self._draw_clip(rng)
         return self._pair(rng, clip, (clip.frame(first), clip.frame(second)), clip.boxes[[first, second]], False)
 
@@ -64,10 +64,9 @@ class ProceduralPairs:
         clip, first, second = self._draw_clip(rng)
         frames = clip.frame(first), clip.frame(second)
         one = self._pair(rng, clip, frames, clip.boxes[[first, second]], False)
-        distractor = clip.distractor_visible[[first, second]]
-        if not distractor[
-            clip.kind == "words" :
-        ].all():  # the first frame of "words" clips does not identify the target anyway
+        # The first frame of a "words" clip does not identify the target, so the distractor may be hidden there.
+        shown = clip.distractor_visible[[second] if clip.kind == "words" else [first, second]]
+        if not shown.all():
             return one, self._pair(rng, clip, frames, clip.boxes[[first, second]], False)
         boxes = np.stack([clip.distractor_boxes(first)[0], clip.distractor_boxes(second)[0]])
         if clip.kind == "words":
@@ -84,7 +83,7 @@ class ProceduralPairs:
         return clip, first, int(rng.choice(later)) if len(later) else 0
 
     def _draw_seed(self, rng: np.random.Generator, kind: str) -> int:
-        """The seed of a clip, drawn again until its distractor differs in the wanted attribute, if there is one."""
+        """The seed of a clip; with attribute weights, drawn until its distractor differs in the drawn attribute."""
         wanted = self.attributes.draw(rng) if self.attributes and kind == "words" else None
         seed = _any_seed(rng)
         while wanted and not _distractor_differs(seed, kind, wanted):
@@ -100,12 +99,12 @@ class ProceduralPairs:
 
 
 def _any_seed(rng: np.random.Generator) -> int:
-    """The seed of a training clip; smaller seeds are for tests and evaluation."""
+    """The seed of a training clip; the smaller seeds are reserved for tests and evaluation."""
     return int(rng.integers(2**31, 2**62))
 
 
 def _distractor_differs(seed: int, kind: str, attribute: str) -> bool:
-    """Whether the first distractor differs from the target in an attribute; the clip itself is not drawn."""
+    """Whether the first distractor differs from the target in an attribute. Does not draw the clip."""
     *_, (target, distractor, *_) = draw_cast(seed, kind)
     return getattr(target, attribute) != getattr(distractor, attribute)
 
@@ -115,9 +114,9 @@ class PhotographPairs:
 
     Args:
         photographs: what the clips are made of.
-        difficulty: of the hardest clips, in [0, 1]; see [`PhotographClip`]. Easy and hard ones are mixed.
+        difficulty: of the hardest clips, in [0, 1]; see [`PhotographClip`]. Each clip draws its own, from 0 to this.
         max_gap: frames between template and search frame, at most.
-        pasted_share: share of clips whose target moves over another photograph.
+        pasted_share: share of clips whose target is cut out and moves over a background; see [`PhotographClip`].
         wrong_text_share, no_text_share: share of pairs with another target's sentence, and with "the target". On real
             images the template says more than the words, so the words must not outweigh it.
         frame_height: of the clips, in pixels.
@@ -148,21 +147,20 @@ class PhotographPairs:
         return self._pair(rng, [clip.frame(0), clip.frame(1)], clip.boxes, order, clip.text, wrong)
 
     def draw_twins(self, rng: np.random.Generator) -> tuple[FramePair, FramePair]:
-        """Two pairs with the same images: one of the target, one of another target if there is one.
+        """Two pairs with the same images: one of the target, one of another target if the clip has one.
 
-        A wrong sentence is then that of the other target. Without another target the second pair is the first one with
-        template and search frame exchanged.
+        A wrong sentence is then that of the other target. Without another target, the second pair is the first one
+        with template and search frame exchanged.
         """
         clip = self._draw_clip(rng)
         order = rng.permutation(2)
         frames = [clip.frame(0), clip.frame(1)]
         other = clip.draw_other(rng)
         if other is None:
-            one, two = (
-                self._pair(rng, frames, clip.boxes, o, clip.text, lambda: DEFAULT_SENTENCE)
-                for o in (order, order[::-1])
+            return tuple(
+                self._pair(rng, frames, clip.boxes, frame_order, clip.text, lambda: DEFAULT_SENTENCE)
+                for frame_order in (order, order[::-1])
             )
-            return one, two
         boxes, text = other
         one = self._pair(rng, frames, clip.boxes, order, clip.text, lambda: text)
         return one, self._pair(rng, frames, boxes, order, text, lambda: clip.text)
@@ -173,8 +171,8 @@ class PhotographPairs:
             kind = "pasted" if rng.random() < self.pasted_share else "camera"
             seed, gap = int(rng.integers(2**31, 2**62)), float(rng.uniform(1, self.max_gap))
             difficulty = self.difficulty * float(rng.random())
-            shape = {"kind": kind, "difficulty": difficulty, "frame_height": self.frame_height}
-            clip = PhotographClip(self.photographs, seed, times=(0, gap), **shape)
+            settings = {"kind": kind, "difficulty": difficulty, "frame_height": self.frame_height}
+            clip = PhotographClip(self.photographs, seed, times=(0, gap), **settings)
             if clip.visible.all():
                 return clip
 
@@ -188,8 +186,8 @@ class PhotographPairs:
 class PairRules:
     """Which two frames of a sequence may be a pair.
 
-    max_gap: frames between them, at most. min_box_side: pixels; frames whose box is not wider and higher than this are
-    left out, 0 keeps all. excluded: names of sequences that are left out.
+    max_gap: largest distance between them, in frames. min_box_side: pixels; frames whose box is not wider and higher
+    than this are left out, 0 keeps all. excluded: names of sequences that are left out.
     """
 
     max_gap: int = 200
@@ -203,9 +201,10 @@ class SequencePairs:
     Args:
         sequences: a tracking dataset.
         max_gap, min_box_side, excluded: see [`PairRules`].
-        wrong_text_share, no_text_share: share of pairs with another sequence's sentence, and with "the target".
+        wrong_text_share, no_text_share: share of the pairs left by the next two with another sequence's sentence, and
+            with "the target".
         hidden_share: share of pairs without a template, so that only the sentence identifies the target.
-        absent_share: share of pairs whose search frame is of another sequence and does not show the target.
+        absent_share: share of pairs whose search frame is of a sequence with another sentence, without the target.
     """
 
     def __init__(
@@ -224,7 +223,7 @@ class SequencePairs:
         self.hidden_share, self.absent_share = hidden_share, absent_share
 
     def draw(self, rng: np.random.Generator) -> FramePair:
-        """One pair. Raises `ValueError` if 100 sequences in a row give none."""
+        """One pair. Raises `ValueError` if no pair comes from 100 sequences drawn in a row."""
         pair = self._draw_pair(rng)
         chance = rng.random() if self.hidden_share or self.absent_share else 1.0
         if chance < self.hidden_share:
@@ -244,13 +243,15 @@ class SequencePairs:
             if pair is not None:
                 return pair
         rules = self.rules
-        kept = f" wider and higher than {rules.min_box_side:g} pixels" if rules.min_box_side else ""
-        kept += ", or are excluded" if rules.excluded else ""
-        raise ValueError(f"100 sequences drawn at random have no visible target{kept}; check the boxes and `visible`.")
+        conditions = f" wider and higher than {rules.min_box_side:g} pixels" if rules.min_box_side else ""
+        conditions += ", or are excluded" if rules.excluded else ""
+        raise ValueError(
+            f"100 sequences drawn at random have no visible target{conditions}; check the boxes and `visible`."
+        )
 
 
 def draw_pair(sequence, rng: np.random.Generator, rules: PairRules) -> FramePair | None:
-    """Two visible frames of one sequence, or None if the rules allow none."""
+    """Two visible frames of one sequence, which can be the same one twice; None if the rules allow no frame."""
     if sequence.name in rules.excluded:
         return None
     usable = sequence.visible

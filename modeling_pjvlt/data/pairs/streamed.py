@@ -15,23 +15,23 @@ SPARE_PAIRS = 8  # kept to replace pairs that cannot be read
 
 
 class StreamedPairs(IterableDataset):
-    """Samples for `PJVLTModel` from streamed datasets, the same as [`TrackingPairs`] gives, in a fixed order.
+    """Samples for `PJVLTModel` from streamed datasets, in a fixed order and in the form that [`TrackingPairs`] gives.
 
     A sample depends only on (seed, epoch, index): the order of the files, the pairs of each piece and the shuffling do
-    not depend on the number of workers. Every worker therefore reads the whole stream, and decodes only the images of
+    not depend on the number of workers. For this, every worker reads the whole stream, and decodes only the images of
     its own batches; a few workers are enough.
 
     Args:
         datasets: streams, by name.
         cropper: makes samples of pairs.
         length: samples in an epoch; a dataset that ends earlier starts again in another order.
-        batch_size: of the loader, by which workers take turns.
+        batch_size: of the loader; workers take turns with whole batches.
         seed: with the epoch and the index, it decides a sample.
         weights: of the datasets, by name; by default all equal.
         max_gap, excluded: see [`PairRules`].
         pairs_per_piece: pairs drawn from a sequence, or from each `2 * max_gap` frames of a long one.
-        buffer_size: pairs of each dataset that wait to be drawn, with their encoded images.
-        min_box_sides: see [`PairRules`]; of the datasets, by name.
+        buffer_size: pairs of each dataset, with their encoded images, among which the next one is drawn.
+        min_box_sides: `min_box_side` of [`PairRules`] for each dataset, by name.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class StreamedPairs(IterableDataset):
     def place(self, rank: int = 0, num_processes: int = 1, first_batch: int = 0) -> None:
         """Set the rank of this process and the first batch that it gives.
 
-        Batch b of all processes together holds samples b * n to (b + 1) * n; each process has its part of them.
+        Batch b holds the next `batch_size` samples for each process, one process after the other.
         """
         self.rank, self.num_processes, self.first_batch = rank, num_processes, first_batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Other samples for another epoch."""
+        """Set the epoch, which decides all samples."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class StreamedPairs(IterableDataset):
             spare[name].append(pair)
 
     def _sample(self, index: int, name: str, pairs: list[FramePair]) -> dict:
-        """A sample of the first pair that can be read. Failures are counted; `ValueError` if no pair can be read."""
+        """A sample of the first pair that can be read. Counts failures, and raises `ValueError` if all pairs fail."""
         for attempt, pair in enumerate(pairs):
             self.failures.drawn[name] += 1
             rng = np.random.default_rng([self.seed, self.epoch, index, *([attempt] if attempt else [])])
@@ -120,12 +120,12 @@ class StreamedPairs(IterableDataset):
     ) -> Iterator[FramePair]:
         """Pairs in the order of the stream, which starts again when it ends."""
         while True:
-            found = False
+            is_empty = True
             for piece in dataset.pieces(2 * rules.max_gap, shuffle_seed=int(rng.integers(2**31))):
                 for _ in range(min(self.pairs_per_piece, len(piece))):
                     pair = draw_pair(piece, rng, rules)
                     if pair is not None:
-                        found = True
+                        is_empty = False
                         yield pair.alone()
-            if not found:
+            if is_empty:
                 raise ValueError("The streamed dataset has no visible target; check the boxes and `visible`.")

@@ -2,13 +2,13 @@
 
 A clip is a moving scene. Its background is a photograph under a moving camera; its target either belongs to that
 photograph (`kind="camera"`: target and surroundings move together, and most of these photographs are continued by
-another one at their edges, because a large target would otherwise be surrounded by black) or is cut out of it and
-pasted over another one (`kind="pasted"`: only the target itself shows where it went). Distractors (of the target's
-class where there are some, or other parts of its image) and an occluder move on their own; light, blur, noise and
-compression change with time.
+another one at their edges, because a large target would otherwise be surrounded by black) or is cut out of its
+photograph and pasted over the background, which in three of four clips is another one (`kind="pasted"`: only the
+target itself shows where it went). Distractors (of the target's class where there are some, or other parts of its
+image) and an occluder move on their own. Light and blur change with time; noise and compression do not.
 
-As with procedural clips everything follows from the seed, and motion is a function of time alone, so frames can be
-drawn in any order. Coordinates are continuous pixels: pixel i covers [i, i + 1).
+As in procedural clips, the seed decides everything, and motion is a function of time alone, so frames can be drawn in
+any order. Coordinates are continuous pixels: pixel i covers [i, i + 1).
 """
 
 import io
@@ -24,14 +24,14 @@ from .procedural import smooth_waves
 from .procedural_text import COLOURS
 
 KINDS = ("camera", "pasted")
-FRAME_HEIGHT = 240  # pixels; frames are 4 : 3, and smaller where the photograph does not cover as much
-LEAST_FRAME = 140 / 240  # of the frame's height: the shorter side of a whole photograph
-TARGET_SIDES = np.array([16, 72]) / 240  # of the frame's height: range of sqrt(w h) of a target in its first frame
+FRAME_HEIGHT = 240  # pixels; frames are 4 : 3, and smaller where the photograph does not cover them
+LEAST_FRAME = 140 / 240  # of the frame's height: least shorter side of a photograph that no other one continues
+TARGET_SIDES = np.array([16, 72]) / 240  # of the frame's height: range from which a target's sqrt(w h) is drawn
 MAX_STRETCH = 2.5  # an image is not enlarged more than that
 SURROUNDED_SHARE = 0.75  # of clips whose photograph is continued by another one at its edges
 PHRASE_SHARE = 0.85  # of the sentences about a target that has phrases
 SEAM = 12  # pixels over which the two are blended
-# objects in photographs are duller than the figures of procedural clips, so some names have a second colour
+# Objects in photographs are duller than the figures of procedural clips, so some names have a second colour.
 NAMED_COLOURS = [
     *COLOURS.items(),
     ("grey", (128, 128, 128)),
@@ -52,14 +52,14 @@ def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def warp(image: Image.Image, matrix: np.ndarray, window: tuple[int, int, int, int]) -> Image.Image:
-    """What a homography (image to frame) shows of an image inside an xyxy window of the frame, without aliasing."""
+    """The xyxy window of a frame into which a homography (image to frame) brings an image, without aliasing."""
     x0, y0, x1, y1 = window
     corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64)
     inverse = np.linalg.inv(matrix)
-    seen = project(inverse, corners)
-    low = np.clip(np.floor(seen.min(axis=0)) - 2, 0, np.array(image.size) - 1).astype(int)
-    high = np.clip(np.ceil(seen.max(axis=0)) + 2, low + 1, image.size).astype(int)
-    shrink = np.sqrt(np.prod(seen.max(axis=0) - seen.min(axis=0)) / ((x1 - x0) * (y1 - y0)))
+    shown = project(inverse, corners)  # the part of the image
+    low = np.clip(np.floor(shown.min(axis=0)) - 2, 0, np.array(image.size) - 1).astype(int)
+    high = np.clip(np.ceil(shown.max(axis=0)) + 2, low + 1, image.size).astype(int)
+    shrink = np.sqrt(np.prod(shown.max(axis=0) - shown.min(axis=0)) / ((x1 - x0) * (y1 - y0)))
     factor = int(np.clip(round(float(shrink)), 1, min(high - low)))
     source = image.reduce(factor, (*low.tolist(), *high.tolist()))
     inverse = np.diag([1 / factor, 1 / factor, 1]) @ _translation(*-low) @ inverse @ _translation(x0, y0)
@@ -85,7 +85,7 @@ def colour_word(image: Image.Image, target: Target) -> str:
 
 
 def surrounded(image: Image.Image, other: Image.Image, margin: tuple[int, int]) -> Image.Image:
-    """An image with a margin (left and right, above and below) that shows another image; the seam is soft."""
+    """The image with a margin (left and right, above and below) that shows another image; the seam is soft."""
     width, height = image.size
     size = np.array((width + 2 * margin[0], height + 2 * margin[1]))
     cover = np.ceil(np.array(other.size) * (size / other.size).max()).astype(int)
@@ -97,7 +97,7 @@ def surrounded(image: Image.Image, other: Image.Image, margin: tuple[int, int]) 
 
 
 def _covered(boxes: np.ndarray, over: np.ndarray) -> np.ndarray:
-    """Share of each box (n, 4), xywh, that lies under another one."""
+    """Share of each box (n, 4), xywh, that the box in the same row of `over` covers."""
     low = np.maximum(boxes[:, :2], over[:, :2])
     high = np.minimum(boxes[:, :2] + boxes[:, 2:], over[:, :2] + over[:, 2:])
     return np.clip(high - low, 0, None).prod(axis=1) / boxes[:, 2:].prod(axis=1)
@@ -106,7 +106,8 @@ def _covered(boxes: np.ndarray, over: np.ndarray) -> np.ndarray:
 class _Motion:
     """The shape of a layer at any time: size, turn, stretch, shear and perspective around its middle.
 
-    side: in frame pixels, of what is `source_side` wide in its image. reach: how far the layer goes from its middle.
+    side: in frame pixels, of what is `source_side` wide in its image. vigour: how much the shape changes. reach: how
+    far the layer extends from its middle, in pixels of its image.
     """
 
     def __init__(self, rng, t: np.ndarray, side: float, source_side: float, vigour: float, reach: float = 0.0):
@@ -130,7 +131,7 @@ class _Motion:
 
 
 class _Layer:
-    """A cut-out over the background."""
+    """A cut-out that moves over the background. places: (n, 2), its middle in each frame. softness: of its edges."""
 
     def __init__(self, image: Image.Image, target: Target, motion: _Motion, places: np.ndarray, softness: float):
         self.image, self.target, self.motion, self.places, self.softness = image, target, motion, places, softness
@@ -151,7 +152,7 @@ class _Layer:
 
 
 def paste_outline(canvas: Image.Image, outline: np.ndarray, texture, softness: float = 0.0) -> None:
-    """Paste what `texture(window)` shows inside an outline (k, 2) into a canvas; soft edges are `softness` pixels."""
+    """Paste the part of `texture(window)` inside an outline (k, 2) into a canvas, with edges soft by some pixels."""
     margin = 1 + int(2 * softness)
     low = np.clip(np.floor(outline.min(axis=0)).astype(int) - margin, 0, canvas.size)
     high = np.clip(np.ceil(outline.max(axis=0)).astype(int) + margin, 0, canvas.size)
@@ -167,9 +168,9 @@ def paste_outline(canvas: Image.Image, outline: np.ndarray, texture, softness: f
 
 
 def _cut_outline(outline: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """The part of an outline (k, 2) inside a frame of `limit` (width, height); all of it where no part is.
+    """The part of an outline (k, 2) inside a frame of `limit` (width, height); the whole one if all is outside.
 
-    One side of the frame after the other cuts the polygon (Sutherland and Hodgman, "Reentrant polygon clipping",
+    The sides of the frame cut the polygon one after the other (Sutherland and Hodgman, "Reentrant polygon clipping",
     1974).
     """
     cut = outline
@@ -191,14 +192,14 @@ class PhotographClip:
     """A clip of one target in moving photographs, and a sentence for it.
 
     Args:
-        photographs: what it is made of.
+        photographs: what the clip is made of.
         seed: decides everything.
         num_frames: length of the clip; it changes neither the frames before its end nor their speed.
         kind: "camera" or "pasted"; drawn from the seed if None. Always "camera" for a target of which only the box is
             known.
         difficulty: in [0, 1], how much shapes and light change and how often there are distractors and occluders.
-        times: of its frames, from 0 on, in frames; by default 0, 1, and so on up to `num_frames`.
-        frame_height: of its frames, in pixels; targets grow with it.
+        times: of the frames, in frames from 0 on; by default 0, 1, and so on up to `num_frames`, which it replaces.
+        frame_height: in pixels; targets grow with it.
 
     Attributes: `kind`, `text`, `size` (height and width of its frames). Raises `ValueError` for an image that cannot
     be read.
@@ -224,9 +225,9 @@ class PhotographClip:
         self._frame_size = frame_height, round(frame_height * 4 / 3)
         self._t = np.arange(num_frames, dtype=np.float64) if times is None else np.array(times, np.float64)
         rng = self._stream(0)
-        drawn = str(rng.choice(KINDS))
+        drawn_kind = str(rng.choice(KINDS))  # also with a `kind`, so that the seed then gives the same target
         self._number, target = self._draw_target(rng)
-        self.kind = "camera" if target.boxed else kind or drawn
+        self.kind = "camera" if target.boxed else kind or drawn_kind
         image = photographs.image(self._number)
         self._side = float(np.exp(rng.uniform(*np.log(frame_height * TARGET_SIDES))))
         self.text = self._describe(rng, image, target)
@@ -242,7 +243,7 @@ class PhotographClip:
         return np.random.default_rng([self.seed, number])
 
     def _draw_target(self, rng: np.random.Generator) -> tuple[int, Target]:
-        """A labelled object in a share of the clips, where there are some, else a random part of a random image."""
+        """A labelled object in a share of the clips, if there are any; else a part of a random image."""
         labelled = self.photographs.labelled
         if labelled and rng.random() < self.photographs.labelled_share:
             number = labelled[int(rng.integers(len(labelled)))]
@@ -261,38 +262,51 @@ class PhotographClip:
         return describe(rng, colour, noun)
 
     def _set_scene(self, rng: np.random.Generator, image: Image.Image, target: Target) -> None:
-        """The background, its camera, and the target as a part of it or as a layer."""
-        x, y, w, h = target.box
+        """Set the background, its camera, and the target as a part of it or as a layer."""
+        w, h = target.box[2:]
         vigour = 0.4 + 0.6 * self.difficulty
         source_side = float(np.sqrt(w * h))
         surrounded_by = None
         if self.kind == "camera" and rng.random() < SURROUNDED_SHARE:
             surrounded_by = self.photographs.image(int(rng.integers(len(self.photographs))))
         else:
-            # a large target is shown large, with its surroundings
+            # A target that fills its photograph is shown large enough for its surroundings to be seen.
             least = source_side * LEAST_FRAME * self._frame_size[0] / min(image.size)
             self._side = max(self._side, least)
         self._side = min(self._side, MAX_STRETCH * source_side)
         reach = max(image.size) if self.kind == "camera" else 0.0
         motion = _Motion(rng, self._t, self._side, source_side, vigour, reach)
         if self.kind == "camera":
-            margin, background = np.zeros(2, int), image
-            if surrounded_by is not None:
-                missing = np.array(self._frame_size[::-1]) / (0.9 * motion.scale[0]) - image.size
-                margin = np.clip(missing / 2, 0, image.size).astype(int)
-                background = surrounded(image, surrounded_by, tuple(margin.tolist()))
-            extent = np.array(background.size) * motion.scale[0] * 0.9
-            width, height = np.clip(extent, 32, self._frame_size[::-1]).astype(int).tolist()
-            self.size = (height, width)
-            places = self._path(rng, motion.scale)
-            middle = np.array([x + w / 2, y + h / 2])
-            low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(image.size) + margin - middle)
-            high = motion.scale[:, None] * (middle + margin)
-            places = np.where(low < high, np.clip(places, low, np.maximum(low, high)), (low + high) / 2)
-            self._background_number, self._background, self._margin = self._number, background, margin
-            self._camera = [motion.matrix(i, middle, p) for i, p in enumerate(places)]
-            self._target_outline, self._layers = target.outline, []
-            return
+            self._set_camera_scene(rng, image, target, motion, surrounded_by)
+        else:
+            self._set_pasted_scene(rng, image, target, motion, vigour)
+
+    def _set_camera_scene(
+        self, rng: np.random.Generator, image: Image.Image, target: Target, motion: _Motion, other: Image.Image | None
+    ) -> None:
+        """The photograph under a moving camera; `other` continues it at its edges."""
+        x, y, w, h = target.box
+        margin, background = np.zeros(2, int), image
+        if other is not None:
+            missing = np.array(self._frame_size[::-1]) / (0.9 * motion.scale[0]) - image.size
+            margin = np.clip(missing / 2, 0, image.size).astype(int)
+            background = surrounded(image, other, tuple(margin.tolist()))
+        extent = np.array(background.size) * motion.scale[0] * 0.9
+        width, height = np.clip(extent, 32, self._frame_size[::-1]).astype(int).tolist()
+        self.size = (height, width)
+        places = self._path(rng)
+        middle = np.array([x + w / 2, y + h / 2])
+        low = np.array(self.size[::-1]) - motion.scale[:, None] * (np.array(image.size) + margin - middle)
+        high = motion.scale[:, None] * (middle + margin)
+        places = np.where(low < high, np.clip(places, low, np.maximum(low, high)), (low + high) / 2)
+        self._background_number, self._background, self._margin = self._number, background, margin
+        self._camera = [motion.matrix(i, middle, place) for i, place in enumerate(places)]
+        self._target_outline, self._layers = target.outline, []
+
+    def _set_pasted_scene(
+        self, rng: np.random.Generator, image: Image.Image, target: Target, motion: _Motion, vigour: float
+    ) -> None:
+        """The target as a layer over a background with a camera of its own."""
         self.size = self._frame_size
         frame = np.array(self.size[::-1])
         same = rng.random() < 0.25
@@ -302,15 +316,15 @@ class PhotographClip:
         cover = (frame / shown).max() * rng.uniform(1.05, 1.6)
         camera = _Motion(rng, self._t, cover, 1.0, 0.3 * vigour)
         camera.perspective *= 0
-        # the part of the background that the camera looks at goes to the middle of the frame
+        # The point of the background at which the camera looks is in the middle of the frame.
         room = np.maximum(shown - 1.02 * frame / camera.scale[:, None], 0) / 2
-        looked = shown / 2 + room * smooth_waves(rng, self._t, (2,), (60, 400))
-        self._camera = [camera.matrix(i, at, frame / 2) for i, at in enumerate(looked)]
-        places = self._path(rng, motion.scale * source_side)
+        points = shown / 2 + room * smooth_waves(rng, self._t, (2,), (60, 400))
+        self._camera = [camera.matrix(i, point, frame / 2) for i, point in enumerate(points)]
+        places = self._path(rng)
         softness = float(rng.choice([0.0, 0.6, 1.2]))
         self._target_outline, self._layers = None, [_Layer(image, target, motion, places, softness)]
 
-    def _path(self, rng: np.random.Generator, sides: np.ndarray) -> np.ndarray:
+    def _path(self, rng: np.random.Generator) -> np.ndarray:
         """A smooth path through the frame: (n, 2) pixels."""
         frame = np.array(self.size[::-1])
         room = np.maximum(frame / 2 - 0.4 * self._side, 0.1 * frame)
@@ -318,9 +332,9 @@ class PhotographClip:
         return frame / 2 + room * smooth_waves(rng, self._t, (2,), (period, 2 * period))
 
     def _set_distractors(self, rng: np.random.Generator, target: Target) -> None:
-        """Other cut-outs around the target, in front of it or behind."""
+        """Other cut-outs that move around the target, behind it."""
         count = int(rng.integers(1, 4)) if rng.random() < 0.15 + 0.5 * self.difficulty else 0
-        behind = []
+        layers = []
         for _ in range(count):
             number, other = self._draw_distractor(rng, target)
             if other is None:
@@ -332,14 +346,11 @@ class PhotographClip:
             offset = reach[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
             places = self._target_places() + offset
             layer = _Layer(self.photographs.image(number), other, motion, places, float(rng.choice([0.0, 0.6])))
-            behind.append(layer)
-        if self.kind == "pasted":
-            self._layers = [*behind, *self._layers]
-        else:
-            self._layers = behind
+            layers.append(layer)
+        self._layers = [*layers, *self._layers]
 
     def _draw_distractor(self, rng: np.random.Generator, target: Target) -> tuple[int, Target | None]:
-        """An object that can be confused with the target: of its class, of its image, or any other."""
+        """Something that can be confused with the target: of its class, of its image, or anything else."""
         chance = rng.random()
         if chance < 0.4:
             return self._number, self.photographs.draw_region(rng, self._number)
@@ -363,7 +374,7 @@ class PhotographClip:
         return self._layers[-1].outline(index)
 
     def _set_occluder(self, rng: np.random.Generator) -> None:
-        """In some clips a part of an image that hides up to half of the target at times."""
+        """In some clips, a part of an image that moves beside the target and hides some or most of it at times."""
         self._occluder = None
         if rng.random() > 0.25 * self.difficulty:
             return
@@ -398,31 +409,34 @@ class PhotographClip:
     def _clipped(self, outlines: list[np.ndarray]) -> np.ndarray:
         """Boxes (n, 4) of the parts of outlines that are in the frame."""
         limit = np.array(self.size[::-1])
-        seen = [_cut_outline(outline, limit) for outline in outlines]
-        corners = [np.clip((outline.min(axis=0), outline.max(axis=0)), 0, limit) for outline in seen]
+        inside = [_cut_outline(outline, limit) for outline in outlines]
+        corners = [np.clip((outline.min(axis=0), outline.max(axis=0)), 0, limit) for outline in inside]
         return np.array([(*low, *(high - low)) for low, high in corners], np.float32)
 
     @cached_property
     def visible(self) -> np.ndarray:
-        """(n,) bool: False where less than 40 % of the target's box is inside the frame, or it is tiny."""
+        """(n,) bool: False where at most 40 % of the target's box is inside the frame, or the box is tiny there.
+
+        Occluders are ignored.
+        """
         return self._inside([self._outline(i) for i in range(self.num_frames)], self.boxes)
 
     def _inside(self, outlines: list[np.ndarray], boxes: np.ndarray) -> np.ndarray:
-        whole = np.array([np.ptp(outline, axis=0).prod() for outline in outlines])
-        return (boxes[:, 2:].prod(axis=1) > 0.4 * whole) & (boxes[:, 2:].min(axis=1) >= 4)
+        full_areas = np.array([np.ptp(outline, axis=0).prod() for outline in outlines])
+        return (boxes[:, 2:].prod(axis=1) > 0.4 * full_areas) & (boxes[:, 2:].min(axis=1) >= 4)
 
     def draw_other(self, rng: np.random.Generator) -> tuple[np.ndarray, str] | None:
-        """Another target in the same frames: its boxes, as `boxes`, and its sentence.
+        """Another target in the same frames: its boxes, in the form of `boxes`, and its sentence.
 
-        It is a part of the background, of a usual size, visible in all frames and not hidden much by the target or a
-        layer. None if five attempts found none.
+        It is a part of the background, neither small nor large, in view in all frames, and neither the target nor a
+        layer covers 30 % of it. None if five attempts find none.
         """
         number = self._background_number
         objects = self.photographs.objects(number)
-        hiding = [self.boxes]
+        covers = [self.boxes]
         for layer in [*self._layers, self._occluder]:
             if layer is not None:
-                hiding.append(self._clipped([layer.outline(i) for i in range(self.num_frames)]))
+                covers.append(self._clipped([layer.outline(i) for i in range(self.num_frames)]))
         for attempt in range(5):
             if objects and attempt < 2:
                 other = objects[int(rng.integers(len(objects)))]
@@ -437,22 +451,21 @@ class PhotographClip:
             fitting = (sides >= least) & (sides <= 1.5 * most)
             if not (self._inside(outlines, boxes) & fitting).all():
                 continue
-            if max(_covered(boxes, over).max() for over in hiding) < 0.3:
+            if max(_covered(boxes, over).max() for over in covers) < 0.3:
                 return boxes, self._describe(rng, self.photographs.image(number), other)
         return None
 
     def frame(self, index: int) -> np.ndarray:
         """One frame: (height, width, 3) uint8 RGB. Raises `IndexError` outside 0..len - 1."""
         if not 0 <= index < self.num_frames:
-            raise IndexError(f"frame {index} of a clip of {self.num_frames}")
+            raise IndexError(f"there is no frame {index} in a clip of {self.num_frames}")
         height, width = self.size
         shown = self._camera[index] @ _translation(*-self._margin)
         canvas = warp(self._background, shown, (0, 0, width, height))
         for layer in self._layers:
             layer.draw(canvas, index)
-        if (
-            self._target_outline is not None and self._layers
-        ):  # distractors stay behind a target that is in the background
+        # Distractors stay behind a target that is a part of the background.
+        if self._target_outline is not None and self._layers:
             outline = self._outline(index)
             paste_outline(canvas, outline, lambda window: warp(self._background, shown, window), 0.5)
         if self._occluder is not None:

@@ -1,8 +1,8 @@
 """Sentences for clips made of photographs: the known attributes of the target, and a made-up scene around them.
 
 People write "white dog running on the grass" or "person in a black shirt holding a ball": most of a sentence is about
-the scene, and often the image does not show it. Clips of photographs have no such scene, so the rest of a sentence is
-made up. A model trained on such sentences looks for the dog and ignores the grass.
+the scene. A clip made of photographs has no such scene, so the rest of its sentence is made up. A model trained on
+such sentences looks for the dog and ignores the grass.
 """
 
 import numpy as np
@@ -73,7 +73,9 @@ def vocabulary() -> list[str]:
 
 
 def describe(rng: np.random.Generator, colour: str = "", noun: str = "") -> str:
-    """A sentence that says a colour and a noun (either may be empty) and, in two of three cases, something made up.
+    """A sentence with a colour and a noun (either may be empty) and, in two of three cases, a made-up scene.
+
+    Without colour and noun, half of the sentences are "the target".
 
     >>> describe(np.random.default_rng(2), "brown", "dog")
     'brown dog rolling among others'

@@ -4,13 +4,13 @@ Optional files of such a folder:
 
 - `labels/*.txt`: boxes in YOLO's format (class, centre x, centre y, width, height as fractions of the image);
 - `polygons/*.txt`: outlines (class, then x and y of each corner as fractions); they replace the boxes of an image;
-- `segments/*.png`: regions, one grey value each;
-- `classes.tsv`: index, name and supercategory of the classes, or the file name of an image and what it shows;
+- `segments/*.png`: regions, each of one grey value;
+- `classes.tsv`: lines of index, name and supercategory of a class, separated by tabs;
 - `boxes.jsonl`: boxes and phrases (see `data/boxed_images.py`), which replace all of the above: only the images of its
   training split are used.
 
 Images lie in the folder itself or in `images/`; the other folders repeat the tree of `images/`.
-A target is an outline in an image: that of a labelled object, or a random shape over a textured part, so a few hundred
+A target is an outline in an image: that of a labelled object, or a random shape over a textured part. So a few hundred
 photographs give any number of targets.
 """
 
@@ -26,10 +26,10 @@ from ...pixels_pjvlt import rgb_image, upright_image, upright_size
 from ..boxed_images import TABLE, BoxedObject, read_boxes
 from ..converters.sources import IMAGE_SUFFIXES, natural_key
 
-LONGEST_SIDE = 480  # pixels, to which images are shrunk when they are read
-CACHE_BYTES = 2**30  # decoded images kept by a process
-MIN_SIDE = 14  # pixels; labelled objects that are smaller are left out
-MAX_SHARE = 0.7  # of the image; labelled objects that are larger are left out
+LONGEST_SIDE = 480  # pixels; larger images are shrunk to it when they are read
+CACHE_BYTES = 2**30  # decoded images that a process keeps
+MIN_SIDE = 14  # pixels; smaller labelled objects are left out
+MAX_SHARE = 0.7  # of the image; larger labelled objects are left out
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,18 @@ class Target:
 class Photograph:
     """An image file and its labels.
 
-    labels: its objects, their outlines as fractions of the image. segments: file of its regions. name: of what it
-    shows as a whole.
+    labels: its objects, with their outlines as fractions of the image. segments: file of its regions.
     """
 
     path: Path
     labels: tuple[Target, ...] = ()
     segments: Path | None = None
-    name: str = ""
 
 
 def superellipse(box, corners: int = 24, power: float = 0.5) -> np.ndarray:
     """(corners, 2) points of a rounded rectangle that touches all sides of a box (x, y, w, h).
 
-    `power` 1: an ellipse.
+    A `power` of 1 gives an ellipse, a smaller one squarer corners.
     """
     angle = np.arange(corners) * 2 * np.pi / corners
     unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -88,10 +86,10 @@ class PhotographFolder:
     """The photographs of some folders, read when they are needed.
 
     Args:
-        folders: see the module's text.
+        folders: see the module's docstring.
         cache_bytes: decoded images that a process keeps.
-        labelled_share: share of clips whose target is a labelled object, where there are some. That of the others is a
-            random shape, which looks the same in both frames, so a tracker learns to keep the first box.
+        labelled_share: share of clips whose target is a labelled object, if there are any. The target of the others is
+            a random shape, which looks the same in both frames, so a tracker learns to keep the first box.
 
     Raises `FileNotFoundError` for a folder that is not there or holds no image, `ValueError` for labels that cannot
     be read.
@@ -113,7 +111,7 @@ class PhotographFolder:
             return self._cache[index]
         image = read_image(self.photographs[index].path)
         self._cache[index] = image
-        self._cached += image.width * image.height * 4  # what Pillow takes for a pixel
+        self._cached += image.width * image.height * 4  # bytes that Pillow needs for a pixel
         while self._cached > self.cache_bytes and len(self._cache) > 1:
             old = self._cache.popitem(last=False)[1]
             self._cached -= old.width * old.height * 4
@@ -134,7 +132,7 @@ class PhotographFolder:
         return [i for i, p in enumerate(self.photographs) if p.labels or p.segments is not None]
 
     def draw_region(self, rng: np.random.Generator, index: int) -> Target:
-        """A random shape over the part of the image with the most contrast, out of eight random parts."""
+        """A random shape over a part of the image: of eight random parts, the one with the most contrast."""
         image = self.image(index)
         size = np.array(image.size)
         grey = np.asarray(image.convert("L").reduce(4), np.float32)
@@ -171,9 +169,7 @@ def read_image(path: Path) -> Image.Image:
     """An RGB image, shrunk to `LONGEST_SIDE`. Raises `ValueError` naming a file that cannot be read."""
     try:
         with Image.open(path) as image:
-            image.draft(
-                "RGB", (LONGEST_SIDE, LONGEST_SIDE)
-            )  # lets a JPEG be decoded at a half or a quarter of its size
+            image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # decodes a large JPEG at 1/2, 1/4 or 1/8 of its size
             image = rgb_image(upright_image(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"The image {path} cannot be read: {error}") from error
@@ -186,7 +182,7 @@ def read_image(path: Path) -> Image.Image:
 
 @lru_cache(maxsize=4096)
 def _regions(path: Path) -> list[np.ndarray]:
-    """Outlines (k, 2), as fractions of the image, of the regions of a segmentation: left edge down, right edge up."""
+    """Outlines (k, 2) of the regions of a segmentation, as fractions of the image: left edge down, right edge up."""
     values = np.asarray(upright_image(Image.open(path)))
     height, width = values.shape[:2]
     outlines = []
@@ -204,7 +200,7 @@ def _regions(path: Path) -> list[np.ndarray]:
 
 
 def read_folder(folder: Path) -> list[Photograph]:
-    """The photographs of a folder, by name."""
+    """The photographs of a folder, sorted by path; those of `boxes.jsonl` in its order."""
     if (folder / TABLE).is_file():
         return [_boxed_photograph(path, objects) for path, objects in read_boxes(folder)]
     root = folder / "images" if (folder / "images").is_dir() else folder
@@ -214,19 +210,13 @@ def read_folder(folder: Path) -> list[Photograph]:
     if not paths:
         reason = "holds no image" if folder.is_dir() else "is not there"
         raise FileNotFoundError(f"The folder of photographs {folder} {reason}.")
-    classes, names = _read_classes(folder / "classes.tsv")
+    classes = _read_classes(folder / "classes.tsv")
     photographs = []
     for path in paths:
         inside = path.relative_to(root).with_suffix("")
         segments = folder / "segments" / inside.with_suffix(".png")
-        photographs.append(
-            Photograph(
-                path,
-                labels=_read_labels(folder, inside, classes),
-                segments=segments if segments.is_file() else None,
-                name=names.get(path.name, ""),
-            )
-        )
+        segments = segments if segments.is_file() else None
+        photographs.append(Photograph(path, _read_labels(folder, inside, classes), segments))
     return photographs
 
 
@@ -240,17 +230,15 @@ def _boxed_photograph(path: Path, objects: list[BoxedObject]) -> Photograph:
     return Photograph(path, tuple(labels))
 
 
-def _read_classes(path: Path) -> tuple[dict[int, tuple[str, str]], dict[str, str]]:
-    """Classes by number, or names of images by file name."""
-    classes, names = {}, {}
+def _read_classes(path: Path) -> dict[int, tuple[str, str]]:
+    """Name and supercategory of the classes, by number; lines without a number are ignored."""
+    classes = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
-        first, *rest = [part.strip() for part in line.split("\t")]
-        if first.isdigit():
-            classes[int(first)] = (rest[0], rest[1] if len(rest) > 1 else "")
-        elif rest:
-            names[first] = rest[0]
-    return classes, names
+        number, *names = [part.strip() for part in line.split("\t")]
+        if number.isdigit():
+            classes[int(number)] = (names[0], names[1] if len(names) > 1 else "")
+    return classes
 
 
 def _read_labels(folder: Path, inside: Path, classes: dict[int, tuple[str, str]]) -> tuple[Target, ...]:

@@ -1,13 +1,13 @@
-"""Procedural tracking clips with a sentence: unlimited, cheap, and made so that words matter.
+"""Procedural tracking clips with a sentence: unlimited, fast to draw, and made so that the sentence matters.
 
 A clip shows a group of similar figures (one target, one to four distractors) over a moving background.
 
-- Everything follows from the seed. Motion is a function of time alone, so neither the number of frames nor the order
-  in which they are drawn changes a frame.
+- The seed decides everything. Motion is a function of time alone, so neither the number of frames nor the order in
+  which they are drawn changes a frame.
 - `kind="appearance"`: the first frame shows the target (variant "clear").
-- `kind="words"`: only the sentence identifies the target from a distractor, because the first frame is altered.
-  "grey": all figures in one grey; "blurred": all figures as soft blobs; "hidden": all figures under covers. Place,
-  size, tilt and aspect are drawn again between frame 0 and frame 1, so none of them identifies the target either.
+- `kind="words"`: only the sentence tells the target from a distractor, because the first frame is altered. "grey": all
+  figures are of one grey; "blurred": all are soft blobs; "hidden": all are covered. Place, size, tilt and aspect are
+  drawn again between frame 0 and frame 1, so none of them identifies the target either.
 - Every figure is a few polygons, filled by Pillow at three times the resolution inside its own window.
 
 Coordinates are continuous frame pixels: pixel i covers [i, i + 1).
@@ -23,7 +23,7 @@ from .procedural_text import COLOURS, FORMS, PATTERNS, Look, describe
 KINDS = ("appearance", "words")
 WORD_VARIANTS = ("grey", "blurred", "hidden")
 
-_LOOKALIKES = (("circle", "hexagon"), ("orange", "brown"))  # never both in one clip: too similar when small or dark
+_LOOKALIKES = (("circle", "hexagon"), ("orange", "brown"))  # too similar for one clip when small or dark
 
 
 def _regular(corners: int, radius: float = 1.0, inner: float | None = None) -> np.ndarray:
@@ -102,7 +102,7 @@ def smooth_waves(
 
 
 def _mask(window: tuple[int, int, int, int], polygons: np.ndarray, holes: np.ndarray | None = None) -> Image.Image:
-    """Antialiased mask, inside an xyxy window, of polygons (m, corners, 2) in frame pixels less some holes."""
+    """Antialiased mask, inside an xyxy window, of polygons (m, corners, 2) in frame pixels, with holes cut out."""
     x0, y0, x1, y1 = window
     factor = 3 if (x1 - x0) * (y1 - y0) < 10000 else 2
     mask = Image.new("L", ((x1 - x0) * factor, (y1 - y0) * factor))
@@ -114,7 +114,7 @@ def _mask(window: tuple[int, int, int, int], polygons: np.ndarray, holes: np.nda
 
 
 def _window(corners: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The integer xyxy window of the frame around some corners; at least one pixel."""
+    """The smallest xyxy window of whole pixels around some corners, inside the frame; at least one pixel."""
     height, width = size
     (x0, y0), (x1, y1) = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
     left, top = int(min(max(x0, 0), width - 1)), int(min(max(y0, 0), height - 1))
@@ -122,7 +122,7 @@ def _window(corners: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, 
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int], level: float) -> Image.Image:
-    """A dull image of (height, width) pixels and some mean level: colour noise, bands or checks, small polygons."""
+    """A dull image of (height, width) pixels and mean `level`: colour noise, bands or checks, small polygons."""
     small = (size[0] // 4, size[1] // 4)
     field = level + rng.uniform(-20, 20, 3) + np.zeros((*small, 3), np.float32)
     chroma, contrast = rng.uniform(0.1, 0.45), rng.uniform(20, 110)
@@ -165,22 +165,25 @@ def _scatter(rng: np.random.Generator, image: Image.Image) -> None:
 
 
 def _change(rng: np.random.Generator, look: Look, names: tuple[str, ...], values: dict[str, list[str]]) -> Look:
-    """`look` with other values for the named attributes."""
-    new = {name: str(rng.choice([v for v in values[name] if v != getattr(look, name)])) for name in names}
-    return look._replace(**new)
+    """The look with other values for the named attributes."""
+    changed = {name: str(rng.choice([v for v in values[name] if v != getattr(look, name)])) for name in names}
+    return look._replace(**changed)
 
 
 def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
-    """The looks of the target and of one to four distractors, all different; the first one is the most similar."""
-    barred = {pair[rng.integers(2)] for pair in _LOOKALIKES}
+    """The looks of the target and of one to four distractors, all different.
+
+    The first distractor of a "words" clip differs from the target in one attribute only.
+    """
+    excluded = {pair[rng.integers(2)] for pair in _LOOKALIKES}
     values = {"colour": list(COLOURS), "pattern": list(PATTERNS), "form": list(FORMS)}
-    values = {name: [v for v in options if v not in barred] for name, options in values.items()}
+    values = {name: [v for v in options if v not in excluded] for name, options in values.items()}
     names = {"grey": ("colour",), "blurred": ("pattern", "form")}.get(variant, Look._fields)
     looks = [Look(*(str(rng.choice(values[name])) for name in Look._fields))]
     count = 2 + int(rng.integers(4))
     while len(looks) < count:
-        most = 1 if len(looks) == 1 and variant != "clear" else min(2, len(names))
-        changed = tuple(rng.permutation(names)[: rng.integers(1, most + 1)])
+        max_changes = 1 if len(looks) == 1 and variant != "clear" else min(2, len(names))
+        changed = tuple(rng.permutation(names)[: rng.integers(1, max_changes + 1)])
         look = _change(rng, looks[0], changed, values)
         if look not in looks:
             looks.append(look)
@@ -188,13 +191,13 @@ def _draw_looks(rng: np.random.Generator, variant: str) -> list[Look]:
 
 
 def draw_cast(seed: int, kind: str | None = None) -> tuple[np.random.Generator, str, str, list[Look]]:
-    """What is drawn first for the clip of a seed: the generator after it, the kind, the variant, the figures' looks.
+    """The first draws for the clip of a seed: its kind, its variant, and the looks of its figures, the target first.
 
-    The looks are those of the target, of the first distractor and of the others.
+    Returns the generator in the state after these draws, and the three.
     """
     rng = np.random.default_rng([seed, 0])
-    drawn, variant = str(rng.choice(KINDS)), str(rng.choice(WORD_VARIANTS))
-    kind = kind or drawn
+    drawn_kind, variant = str(rng.choice(KINDS)), str(rng.choice(WORD_VARIANTS))
+    kind = kind or drawn_kind
     variant = variant if kind == "words" else "clear"
     return rng, kind, variant, _draw_looks(rng, variant)
 
@@ -213,7 +216,7 @@ class ProceduralClip:
         kind: "appearance" or "words".
         variant: "clear" for appearance clips; "grey", "blurred" or "hidden" for words clips.
         text: A sentence that is true of the target alone.
-        wrong_text: A sentence that is true of one distractor alone (in words clips, of the first one).
+        wrong_text: A sentence that is true of the first distractor alone.
         looks: Looks of the target and of the distractors, in this order.
     """
 
@@ -242,9 +245,9 @@ class ProceduralClip:
         return np.random.default_rng([self.seed, number])
 
     def _set_motion(self, rng: np.random.Generator) -> None:
-        """Set centres (n, k, 2) and matrices (n, k, 2, 2) of all figures, and the swarm's scale (n,), in pixels.
+        """Set centres (n, k, 2) and matrices (n, k, 2, 2) of all figures, and the group's scale (n,), in pixels.
 
-        The figures sit in the slots of a turning, wobbling ring. A slot has a place and a size of its own.
+        The figures sit in the slots of a turning, wobbling ring. Each slot has its own place and size.
         """
         k, words = len(self.looks), self.kind == "words"
         t = np.arange(self.num_frames, dtype=np.float64)
@@ -258,9 +261,9 @@ class ProceduralClip:
         ring = (reach * scale[:, None])[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         middle = self._path(rng, t, scale)
         centres = middle[:, None] + np.take_along_axis(ring, slots[..., None], axis=1)
-        if words:  # the target starts about where the ring's middle is from frame 1 on: as near to all as to itself
-            nudge = rng.uniform(-0.25, 0.25, 2) * scale[0]
-            centres[0] += middle[0] + nudge - centres[0, 0]
+        if words:  # start in the ring's middle: in frame 1, the target is no nearer to it than the distractors are
+            shift = rng.uniform(-0.25, 0.25, 2) * scale[0]
+            centres[0] += middle[0] + shift - centres[0, 0]
         half = 0.5 * scale[:, None] * np.take_along_axis(rng.uniform(0.87, 1.16, (1, k)), slots, axis=1)
         half = np.clip(half, 10 * self._unit, 38 * self._unit)
         own_time = np.where((t == 0) & words, -1234.5, t)  # frame 0 says nothing about later tilt and aspect
@@ -275,7 +278,7 @@ class ProceduralClip:
         self._layers = [i for i in rng.permutation(k).tolist() if i or not on_top] + [0] * on_top
 
     def _path(self, rng: np.random.Generator, t: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Middle of the swarm: a smooth path, in half of the clips with abrupt small jumps: (n, 2) pixels."""
+        """Middle of the group, (n, 2) pixels: a smooth path, in half of the clips with small, abrupt jumps."""
         extent = np.array(self.size[::-1])
         room = np.maximum(extent / 2 - 1.3 * scale[:, None], 0.06 * extent)
         speed = rng.uniform(0.02, 0.18) * self._unit * 36
@@ -286,7 +289,7 @@ class ProceduralClip:
         return path + np.stack([jump * np.cos(step), jump * np.sin(step)], axis=1)
 
     def _set_occluder(self, rng: np.random.Generator) -> None:
-        """In 30 % of the clips, a bar or blob that crosses the target repeatedly: outlines (n, c, 2) in pixels."""
+        """In 30 % of the clips, a bar or blob that crosses the target repeatedly; outlines (n, c, 2) in pixels."""
         self._occluder = None
         if rng.random() > 0.3:
             return
@@ -305,7 +308,7 @@ class ProceduralClip:
         self._occluder_is_bar = bar
 
     def _set_tones(self, rng: np.random.Generator) -> None:
-        """RGB pairs of all figures (a colour word means one RGB in a clip) and the polygons of the patterns."""
+        """Set the two RGB tones of each figure (a colour name means one RGB in a clip), and the patterns' polygons."""
         shift = {name: rng.uniform(-9, 9, 3) for name in COLOURS}
         dark_second = rng.random() < 0.5
         self._tones = []
@@ -320,7 +323,7 @@ class ProceduralClip:
         self._patterns = {p: _pattern_polygons(p, period, angle) for p in {look.pattern for look in self.looks}}
 
     def _set_camera(self, rng: np.random.Generator) -> None:
-        """Offsets of the view into the background (n, 2), gains (n,), background level, noise strength and blur."""
+        """Set the view's place in the background (n, 2), gains (n,), background level, noise strength and blur."""
         t = np.arange(self.num_frames)
         self._margin = int(40 * self._unit)
         speed = rng.choice([0, 1, 1])
@@ -337,13 +340,13 @@ class ProceduralClip:
 
     @cached_property
     def _cover_texture(self) -> Image.Image:
-        """What occluders and covers are made of: grey, so that no colour word is true of them."""
+        """The texture of occluders and covers: grey, so that no colour name is true of them."""
         level = self._level + (60 if self._level < 122 else -60)
         return _texture(self._stream(6), self.size, level).convert("L").convert("RGB")
 
     @cached_property
     def _noise(self) -> np.ndarray:
-        """Sensor noise in [-20, 20], larger than a frame so that each frame cuts its own part: uint8 that wraps."""
+        """Sensor noise in [-20, 20] as uint8 that wraps; larger than a frame, so that each frame cuts its own part."""
         shape = (self.size[0] + 32, self.size[1] + 32, 3)
         raw = np.frombuffer(self._stream(7).bytes(int(np.prod(shape))), np.int8).reshape(shape)
         total = (raw >> 4) + ((raw << 4) >> 4)  # two nibbles in [-8, 7]: about triangular
@@ -368,7 +371,7 @@ class ProceduralClip:
 
     @property
     def boxes(self) -> np.ndarray:
-        """The target's boxes: (n, 4) float32 xywh in frame pixels, clipped to the frame, occluders ignored."""
+        """The target's boxes: (n, 4) float32 xywh in frame pixels, clipped to the frame; occluders are ignored."""
         return self._all_boxes[:, 0].copy()
 
     def distractor_boxes(self, index: int) -> np.ndarray:
@@ -377,7 +380,7 @@ class ProceduralClip:
 
     @cached_property
     def visible(self) -> np.ndarray:
-        """(n,) bool: False where more than 70 % of the target is under an occluder or outside the frame."""
+        """(n,) bool: False where more than 70 % of the target is covered or outside the frame."""
         visible = self._seen(0)
         visible[0] &= self.variant != "hidden"
         return visible
@@ -388,7 +391,7 @@ class ProceduralClip:
         return self._seen(1)
 
     def _seen(self, number: int) -> np.ndarray:
-        """(n,) bool: whether at least 30 % of a figure is neither under an occluder nor outside the frame."""
+        """(n,) bool: whether at least 30 % of a figure is inside the frame and not under an occluder."""
         points = _INSIDE[self.looks[number].form] @ self._matrices[:, number].swapaxes(-1, -2)
         points = points + self._centres[:, number, None]
         seen = ((points >= 0) & (points < np.array(self.size[::-1]))).all(axis=-1)  # (n, points)
@@ -401,7 +404,7 @@ class ProceduralClip:
     def frame(self, index: int) -> np.ndarray:
         """One frame: (height, width, 3) uint8 RGB. Raises IndexError outside 0..len - 1."""
         if not 0 <= index < self.num_frames:
-            raise IndexError(f"frame {index} of a clip of {self.num_frames}")
+            raise IndexError(f"there is no frame {index} in a clip of {self.num_frames}")
         (height, width), (left, top) = self.size, self._views[index].tolist()
         canvas = self._background.crop((left, top, left + width, top + height))
         altered = self.variant if index == 0 else "clear"
@@ -423,7 +426,7 @@ class ProceduralClip:
         return lit + (noise[..., :1] if altered == "grey" else noise)
 
     def _draw_figure(self, canvas: Image.Image, index: int, number: int, altered: str) -> None:
-        """Paste one figure into the canvas, as the variant of the first frame shows it."""
+        """Paste one figure into the canvas; `altered` is the variant that this frame shows."""
         if altered == "hidden":
             x, y, w, h = self._all_boxes[index, number].tolist()
             self._draw_cover(canvas, np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)]))
@@ -448,7 +451,7 @@ class ProceduralClip:
         return ((200,) * 3, (100,) * 3) if self._level < 122 else ((52,) * 3, (150,) * 3)
 
     def _draw_cover(self, canvas: Image.Image, outline: np.ndarray) -> None:
-        """Paste a dull texture into the canvas where the outline (corners in frame pixels) is."""
+        """Paste the cover texture into the canvas, inside an outline (corners in frame pixels)."""
         if (outline.max(axis=0) <= 0).any() or (outline.min(axis=0) >= self.size[::-1]).any():
             return
         window = _window(outline, self.size)
