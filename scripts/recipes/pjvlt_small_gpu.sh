@@ -1,10 +1,10 @@
 #!/bin/bash
-# Trains pjvlt_tiny_hybrid_tracking.yaml on one GPU in a quarter of an hour, with data that fit into 45 MB.
+# Trains pjvlt_small.yaml on one GPU in a quarter of an hour, with data that fit into 45 MB.
 #
 #   python scripts/shrink_images.py my-videos my-images --max_side 208 --quality 60 --output_dir data
-#   bash scripts/recipes/pjvlt_tiny_gpu.sh data/my-videos data/my-images START OUTPUT
+#   bash scripts/recipes/pjvlt_small_gpu.sh data/my-videos data/my-images START OUTPUT
 #
-# START is a checkpoint to start from, such as one of pjvlt_tiny_hybrid.yaml. SECONDS_TO_TRAIN (default 720), BATCH
+# START is a checkpoint to start from, such as one of pjvlt_small_words.yaml. SECONDS_TO_TRAIN (default 720), BATCH
 # (256), WORKERS (14), STEPS (3 000), PRECISION (bf16), EVERY (400 steps between checkpoints), PAUSE (20 seconds
 # between looks for a new one) and VAL, a folder of videos to evaluate on, come from the environment. Each checkpoint
 # is also written to OUTPUT/weights in bfloat16, under 20 MB.
@@ -15,7 +15,7 @@ mkdir -p "$output/weights"
 
 python -m modeling_pjvlt convert folders "$videos" --output "$output/videos"
 timeout --signal TERM --kill-after 60 "${SECONDS_TO_TRAIN:-720}" python -m modeling_pjvlt train \
-  --config "$here/pjvlt_tiny_hybrid_tracking.yaml" --model_name_or_path "$start" \
+  --config "$here/pjvlt_small.yaml" --model_name_or_path "$start" \
   --dataset_name "$output/videos" boxed_images procedural --boxed_images "$images" \
   --per_device_train_batch_size "${BATCH:-256}" --dataloader_num_workers "${WORKERS:-14}" \
   --mixed_precision "${PRECISION:-bf16}" --max_train_steps "${STEPS:-3000}" \
