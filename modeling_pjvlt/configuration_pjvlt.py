@@ -90,6 +90,13 @@ class PJVLTConfig(PreTrainedConfig):
         for validator in self.__class_validators__:  # here, because `strict` would wrap their `ValueError`
             validator(self)
 
+    def to_dict(self) -> dict:
+        """As transformers has it, without the folder that the text encoder came from: a path of one machine."""
+        values = super().to_dict()
+        if isinstance(values.get("text_config"), dict):
+            values["text_config"].pop("_name_or_path", None)
+        return values
+
     @property
     def stem_stride(self) -> int:
         """Pixels between neighbouring positions of the map that the patches are cut from; 1 without a stem."""

@@ -93,6 +93,7 @@ def test_a_hybrid_starts_from_timm_and_bert_and_comes_back_from_its_folder(folde
     model = PJVLTModel.from_backbones(folder, str(tmp_path / "bert"), config)
     assert "stem" not in caplog.text and "saiel" in caplog.text  # what is new, and must be trained
     model.save_pretrained(tmp_path / "hybrid")
+    assert str(tmp_path) not in (tmp_path / "hybrid" / "config.json").read_text()  # a path of one machine
     again = PJVLTModel.from_pretrained(tmp_path / "hybrid")
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
