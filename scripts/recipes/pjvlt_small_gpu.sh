@@ -4,7 +4,7 @@
 #   python scripts/shrink_images.py my-videos my-images --max_side 208 --quality 60 --output_dir data
 #   bash scripts/recipes/pjvlt_small_gpu.sh data/my-videos data/my-images START OUTPUT
 #
-# START is a checkpoint to start from, such as one of pjvlt_small_words.yaml. SECONDS_TO_TRAIN (default 720), BATCH
+# START is a checkpoint to start from: the grafted one of pjvlt_small.yaml, or one to go on from. SECONDS_TO_TRAIN (default 720), BATCH
 # (256), WORKERS (14), STEPS (3 000), PRECISION (bf16), EVERY (400 steps between checkpoints), PAUSE (20 seconds
 # between looks for a new one) and VAL, a folder of videos to evaluate on, come from the environment. Each checkpoint
 # is also written to OUTPUT/weights in bfloat16, under 20 MB.
@@ -16,7 +16,8 @@ mkdir -p "$output/weights"
 python -m modeling_pjvlt convert folders "$videos" --output "$output/videos"
 timeout --signal TERM --kill-after 60 "${SECONDS_TO_TRAIN:-720}" python -m modeling_pjvlt train \
   --config "$here/pjvlt_small.yaml" --model_name_or_path "$start" \
-  --dataset_name "$output/videos" boxed_images procedural --boxed_images "$images" \
+  --dataset_name "$output/videos" photographs boxed_images procedural \
+  --boxed_images "$images" --photographs "$images" --num_decay_steps $(("${STEPS:-3000}" / 3)) \
   --per_device_train_batch_size "${BATCH:-256}" --dataloader_num_workers "${WORKERS:-14}" \
   --mixed_precision "${PRECISION:-bf16}" --max_train_steps "${STEPS:-3000}" \
   --checkpointing_steps "${EVERY:-400}" --output_dir "$output/run" &
