@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-DEFAULT_CHECKPOINT = str(Path(__file__).parent / "pretrained" / "pjvlt-tiny")  # ships with the package
+_PRETRAINED = Path(__file__).parent / "pretrained"  # both ship with the package
+DEFAULT_CHECKPOINT = str(_PRETRAINED / "pjvlt-small")  # fits its boxes better
+TINY_CHECKPOINT = str(_PRETRAINED / "pjvlt-tiny")  # faster, and a quarter of the size
 
 __all__ = [
     "DEFAULT_CHECKPOINT",
+    "TINY_CHECKPOINT",
     "PJVLTConfig",
     "PJVLTImageProcessor",
     "PJVLTInferenceModel",

@@ -13,7 +13,8 @@ BUNDLED = Path(__file__).parent / "pretrained"  # its folders are known by their
 def find_checkpoint(name_or_path: str) -> str:
     """The argument for `from_pretrained`: a checkpoint's folder or Hub id as it is, or the last checkpoint of a run.
 
-    "pjvlt-tiny" is the checkpoint that ships with the package, unless there is a folder of this name.
+    "pjvlt-small" and "pjvlt-tiny" are the checkpoints that ship with the package, unless there is a folder of this
+    name.
 
     Raises `FileNotFoundError` for a folder without a checkpoint, and for a path where there is no folder.
     """

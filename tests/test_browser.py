@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
+from modeling_pjvlt import TINY_CHECKPOINT, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.geometry_pjvlt import clip_box, crop_array, crop_geometry
 from modeling_pjvlt.results_pjvlt import TrackingResults, make_result
@@ -58,8 +58,8 @@ def folder(tmp_path_factory):
     for name in RUNTIME_FILES:
         shutil.copy(RUNTIME / name, folder)
     (folder / "pjvlt-onnx").mkdir()
-    model = PJVLTModel.from_pretrained(DEFAULT_CHECKPOINT).eval()
-    write_export(folder / "pjvlt-onnx", model, PJVLTProcessor.from_pretrained(DEFAULT_CHECKPOINT), "pjvlt-tiny")
+    model = PJVLTModel.from_pretrained(TINY_CHECKPOINT).eval()
+    write_export(folder / "pjvlt-onnx", model, PJVLTProcessor.from_pretrained(TINY_CHECKPOINT), "pjvlt-tiny")
     return folder
 
 
@@ -157,7 +157,7 @@ def test_boxes_on_the_frame_are_those_of_python(page):
 
 def sentences():
     """Of people, of the checkpoint's own tokens, and of letters from everywhere."""
-    own = list(json.loads((Path(DEFAULT_CHECKPOINT) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
+    own = list(json.loads((Path(TINY_CHECKPOINT) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
     chance = random.Random(0)
     listed = [
         "white dog on the left", "The WHITE Dog's tail, isn't it?", "", "   ", "a\tb\nc\rd",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoModel, AutoProcessor, pipeline
 
-from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
+from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTConfig, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.track import main
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.data.synthetic.procedural_text import vocabulary
@@ -16,6 +16,7 @@ from modeling_pjvlt.evaluation import procedural
 from modeling_pjvlt.evaluation.procedural import evaluate_procedural
 
 FOLDER = Path(DEFAULT_CHECKPOINT)
+FOLDERS = sorted(FOLDER.parent.iterdir())
 ROOT = Path(__file__).parent.parent
 
 
@@ -24,14 +25,20 @@ def bundled():
     return PJVLTModel.from_pretrained(FOLDER), PJVLTProcessor.from_pretrained(FOLDER)
 
 
-def test_folder_is_small_and_holds_safetensors():
-    names = {path.name for path in FOLDER.iterdir()}
+def test_two_checkpoints_ship():
+    assert [folder.name for folder in FOLDERS] == ["pjvlt-small", "pjvlt-tiny"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_folder_is_small_and_holds_safetensors(folder):
+    names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 20e6
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 20e6
 
 
-def test_folder_names_no_path_of_a_machine():
-    for path in FOLDER.glob("*.json"):
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_folder_names_no_path_of_a_machine(folder):
+    for path in folder.glob("*.json"):
         if path.name != "tokenizer.json":
             assert not re.search(r'"/\w|\\\\|/home|/tmp', path.read_text(encoding="utf-8")), path.name
 
@@ -41,14 +48,18 @@ def test_auto_classes_load_it(bundled):
     assert type(AutoProcessor.from_pretrained(FOLDER)) is type(bundled[1])
 
 
-def test_all_parts_of_the_paper_are_there(bundled):
-    config = bundled[0].config
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_all_parts_of_the_paper_are_there(folder):
+    config = PJVLTConfig.from_pretrained(folder)
     assert config.search_grid == 2 * config.template_grid  # the search crop shows twice the template's side
     assert config.fusion == "progressive" and config.use_saiel and config.use_ccm and config.use_pim
 
 
-def test_tokenizer_knows_every_procedural_word(bundled):
-    assert [word for word in vocabulary() if len(bundled[1].tokenizer.tokenize(word)) != 1] == []
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_tokenizer_can_write_every_procedural_word(folder):
+    tokenizer = PJVLTProcessor.from_pretrained(folder).tokenizer
+    pieces = {word: tokenizer.tokenize(word) for word in vocabulary()}
+    assert not [word for word, tokens in pieces.items() if tokenizer.unk_token in tokens or len(tokens) > 3]
 
 
 def test_pipeline_without_arguments_uses_it():

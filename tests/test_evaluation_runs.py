@@ -346,7 +346,7 @@ def test_checkpoints_are_found_and_named(checkpoint, tmp_path, monkeypatch):
         assert Path(find_checkpoint(name)).resolve() == inside
         assert checkpoint_name(find_checkpoint(name)) == "my-run-000012"
     assert find_checkpoint("tiny") == "tiny" == checkpoint_name("tiny")
-    assert find_checkpoint("pjvlt-tiny") == DEFAULT_CHECKPOINT
+    assert find_checkpoint("pjvlt-small") == DEFAULT_CHECKPOINT
     assert find_checkpoint("me/tracker") == "me/tracker" == checkpoint_name("me/tracker")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"^empty: there is no checkpoint in this folder"):

@@ -11,7 +11,7 @@ from torch import nn
 from torch._dynamo.backends.registry import _COMPILER_FNS, register_backend
 from torch.testing import assert_close
 
-from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
+from modeling_pjvlt import TINY_CHECKPOINT, PJVLTModel, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.decoding_pjvlt import decode_boxes, hann_window
 from modeling_pjvlt.inference_layers_pjvlt import PJVLTInferenceVision
@@ -298,8 +298,8 @@ def test_a_video_is_compiled_once_whatever_its_sentences(tiny_processor):
 @torch.inference_mode()
 def test_bfloat16_stays_within_half_a_pixel_but_where_two_cells_are_equally_good():
     """Where the bundled model's two best cells score alike, the other precision may read the neighbour's box."""
-    model = PJVLTModel.from_pretrained(DEFAULT_CHECKPOINT)
-    processor = PJVLTProcessor.from_pretrained(DEFAULT_CHECKPOINT)
+    model = PJVLTModel.from_pretrained(TINY_CHECKPOINT)
+    processor = PJVLTProcessor.from_pretrained(TINY_CHECKPOINT)
     far = 0
     for seed in range(4):
         clip = ProceduralClip(seed, 20)

@@ -92,7 +92,7 @@ def test_public_names_are_complete():
     for name in modeling_pjvlt.__all__:
         assert getattr(modeling_pjvlt, name) is not None
         assert name in dir(modeling_pjvlt)
-    assert set(modeling_pjvlt._HOMES) == set(modeling_pjvlt.__all__) - {"DEFAULT_CHECKPOINT"}
+    assert set(modeling_pjvlt._HOMES) == set(modeling_pjvlt.__all__) - {"DEFAULT_CHECKPOINT", "TINY_CHECKPOINT"}
     with pytest.raises(AttributeError, match="no attribute 'PJVLTBanana'"):
         modeling_pjvlt.PJVLTBanana  # noqa: B018
 

@@ -64,13 +64,13 @@ PAIR_FIELDS = (
 
 def training_arguments(plan: Plan, variant: Variant, seed: int, anew: bool = False):
     """TrainArguments of a variant. `anew`: without its starting model and without a checkpoint to resume from."""
-    from modeling_pjvlt import DEFAULT_CHECKPOINT
+    from modeling_pjvlt.run_folders import find_checkpoint
     from modeling_pjvlt.training.arguments import TrainArguments
 
     settings, folder = plan.settings_of(variant, seed), plan.run_folder(variant, seed)
     settings["output_dir"] = str(folder)
     if plan.preset == "tiny":
-        settings["tokenizer_name_or_path"] = DEFAULT_CHECKPOINT
+        settings["tokenizer_name_or_path"] = find_checkpoint("pjvlt-tiny")
         settings["checkpointing_steps"] = settings["max_train_steps"]
     if variant.start and not anew:
         settings = {name: value for name, value in settings.items() if name not in STARTS}

@@ -41,7 +41,9 @@ def add_tracking(commands) -> None:
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tracking.add_argument("--device", choices=["cpu", "cuda"], default=device, help=f"default here: {device}")
-    tracking.add_argument("--models", nargs="+", help="base, tiny, folders or Hub ids (default: base tiny; GPU: base)")
+    tracking.add_argument(
+        "--models", nargs="+", help="base, tiny, small, folders or Hub ids (default: base tiny; GPU: base)"
+    )
     tracking.add_argument(
         "--cases",
         nargs="+",
@@ -101,7 +103,7 @@ def main() -> None:
     data = commands.add_parser("data", help="pairs per second, time to the first pair, memory")
     data.add_argument("part", nargs="?", choices=["pairs", "index", "memory"], help="default: all three")
     train = commands.add_parser("train", help="steps per second, waiting for data, share of the matmul peak")
-    train.add_argument("--model", choices=["tiny", "base"], default="tiny", help="default: tiny")
+    train.add_argument("--model", choices=["tiny", "small", "base"], default="tiny", help="default: tiny")
     train.add_argument("--batch_size", type=int, default=32, help="default: 32")
     train.add_argument("--steps", type=int, default=10, help="measured steps, after three to warm up (default: 10)")
     train.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="bf16", help="default: bf16")

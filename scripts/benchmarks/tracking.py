@@ -39,24 +39,20 @@ from tqdm import tqdm
 from tracking_cases import EXPORTED
 from tracking_report import report
 
-from modeling_pjvlt import (
-    DEFAULT_CHECKPOINT,
-    PJVLTConfig,
-    PJVLTImageProcessor,
-    PJVLTModel,
-    PJVLTProcessor,
-    TrackingSession,
-)
+from modeling_pjvlt import PJVLTConfig, PJVLTImageProcessor, PJVLTModel, PJVLTProcessor, TrackingSession
 from modeling_pjvlt.data.synthetic.procedural import ProceduralClip
 from modeling_pjvlt.onnx.export import write_export
 from modeling_pjvlt.onnx.quantize import quantize_tracker
 from modeling_pjvlt.onnx.tracker import TRACKER_FILE, OnnxModel, OnnxTracker
 from modeling_pjvlt.processing_pjvlt import MAX_WORDS
+from modeling_pjvlt.run_folders import find_checkpoint
 from modeling_pjvlt.streams_pjvlt import read_ahead
 from modeling_pjvlt.threads_pjvlt import users_choice
 from modeling_pjvlt.video_pjvlt import read_frames
 from modeling_pjvlt.video_writer_pjvlt import VideoWriter
 
+# "base" is built anew; it takes only the tokenizer of this checkpoint
+BUNDLED = {"base": "pjvlt-tiny", "tiny": "pjvlt-tiny", "small": "pjvlt-small"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SENTENCE = "the small white dog running on the left side of the road behind a man in a car"  # `SENTENCE_TOKENS` tokens
 FRAME_SIZES = {"cpu": (640, 480), "cuda": (1280, 720)}
@@ -154,7 +150,7 @@ class Subject:
 
     def __init__(self, name: str, device: torch.device, clock: Clock):
         torch.manual_seed(0)
-        checkpoint = DEFAULT_CHECKPOINT if name in ("base", "tiny") else name
+        checkpoint = find_checkpoint(BUNDLED.get(name, name))
         self.name, self.device, self.clock = name, device, clock
         self.processor = PJVLTProcessor.from_pretrained(checkpoint)
         if name == "base":

@@ -18,8 +18,9 @@ from data import FRAME_SIZE, natural_jpeg, write_dataset
 from machine import matmul_peak, wait_for
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTConfig
+from modeling_pjvlt import PJVLTConfig
 from modeling_pjvlt.data.pairs.mixture import normalize_pairs
+from modeling_pjvlt.run_folders import find_checkpoint
 from modeling_pjvlt.training.arguments import TrainArguments
 from modeling_pjvlt.training.build import build_loader, build_model, build_pairs, parameter_groups
 
@@ -43,11 +44,11 @@ def benchmark_train(
         datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
         datasets.disable_progress_bars()
         _write_videos(Path(folder) / "videos")
-        start = {"model_name_or_path": str(DEFAULT_CHECKPOINT)}
+        start = {"model_name_or_path": f"pjvlt-{model_name}"}
         if model_name == "base":
             config = PJVLTConfig().to_diff_dict()
             start = {"model_config": {**config, "text_config": {"model_type": "bert"}}}
-            start["tokenizer_name_or_path"] = str(DEFAULT_CHECKPOINT)
+            start["tokenizer_name_or_path"] = find_checkpoint("pjvlt-tiny")
         args = TrainArguments(
             output_dir=folder,
             dataset_name=[f"{folder}/videos"],
