@@ -11,9 +11,11 @@ from pathlib import Path
 
 from . import __version__
 from .files_pjvlt import check_new_folder
+from .run_folders import find_checkpoint
 from .streams_pjvlt import hide_secrets
 
 CLOSE = 0.75  # least similarity of an option that is suggested for an unknown one
+MODEL_HELP = "folder of a checkpoint or a run, pjvlt-small, pjvlt-tiny, or a Hub id (default: pjvlt-small)"
 PIPE_CLOSED = 141  # exit code that shells expect after SIGPIPE (128 + 13)
 
 
@@ -24,6 +26,14 @@ def new_folder(text: str) -> Path:
     except FileExistsError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return Path(text)
+
+
+def checkpoint(text: str) -> str:
+    """Type of an argument: a checkpoint's folder, that of a run, a bundled one's name, or a Hub id."""
+    try:
+        return find_checkpoint(text)
+    except FileNotFoundError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class CommandParser(argparse.ArgumentParser):

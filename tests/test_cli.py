@@ -9,6 +9,8 @@ import pytest
 import modeling_pjvlt
 from modeling_pjvlt.__main__ import COMMANDS, main
 from modeling_pjvlt.cli import convert, convert_weights, evaluate, export, track, train
+from modeling_pjvlt.command_parser import checkpoint
+from modeling_pjvlt.evaluation import absence, distractors, grounding, phrase_pairs
 
 MAINS = {
     "pjvlt-track": track.main,
@@ -50,6 +52,25 @@ def test_mistyped_option_is_named_with_the_right_one_in_two_lines(name, typed, m
     error, usage, nothing = capsys.readouterr().err.split("\n")
     assert error == f"{name}: error: there is no option {typed.split('=')[0]}{meant}" and nothing == ""
     assert usage.startswith(f"usage: {name} ") and usage.endswith(f"; see {name} --help") and len(usage) < 140
+
+
+@pytest.mark.parametrize(
+    "measure", [absence, distractors, grounding, phrase_pairs], ids=lambda module: module.__name__
+)
+def test_a_measure_says_first_that_its_checkpoint_is_not_there(measure, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    given = {absence: ["--procedural", "1"], grounding: ["--images", "nowhere"]}.get(measure, ["nowhere"])
+    assert ended(measure.main, *given, "--model", str(tmp_path / "min")) == 2
+    printed = capsys.readouterr()
+    assert not printed.out and f"no such checkpoint folder. Did you mean {tmp_path / 'mine'}?" in printed.err
+
+
+def test_a_measure_takes_bundled_checkpoints_by_name_and_the_last_one_of_a_run(tmp_path):
+    assert checkpoint("pjvlt-tiny") == modeling_pjvlt.TINY_CHECKPOINT
+    inside = tmp_path / "checkpoints" / "last" / "pretrained_model"
+    inside.mkdir(parents=True)
+    (inside / "config.json").write_text("{}")
+    assert checkpoint(str(tmp_path)) == str(inside)
 
 
 def test_module_hands_over_to_the_commands(capsys):

@@ -18,6 +18,8 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .. import DEFAULT_CHECKPOINT
+from ..command_parser import MODEL_HELP, checkpoint
 from ..data.synthetic.procedural import ProceduralClip
 from ..processing_pjvlt import DEFAULT_SENTENCE
 from ..session_pjvlt import REDETECT
@@ -166,17 +168,16 @@ def main(argv: list[str] | None = None) -> int:
     add("dataset", nargs="?", metavar="FOLDER_OR_REPO", help="annotated videos, as pjvlt-eval takes them")
     add("--procedural", type=int, metavar="N", help="instead of a dataset: use N procedural clips")
     add("--split", default="val", help="default: %(default)s")
-    add("--model", metavar="FOLDER_OR_REPO", help="checkpoint (default: the bundled one)")
+    add("--model", metavar="FOLDER_OR_REPO", type=checkpoint, default=DEFAULT_CHECKPOINT, help=MODEL_HELP)
     add("--lookalike", action="store_true", help="show another video's target while the target is absent")
     add("--lost_score", type=float, help="score below which a target counts as lost (default: the tracker's)")
     add("--max_clips", type=int, help="default: all")
     args = parser.parse_args(argv)
     if (args.dataset is None) == (args.procedural is None):
         parser.error("give either a dataset or --procedural N")
-    from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
+    from .. import PJVLTModel, PJVLTProcessor
 
-    checkpoint = args.model or DEFAULT_CHECKPOINT
-    model, processor = PJVLTModel.from_pretrained(checkpoint).eval(), PJVLTProcessor.from_pretrained(checkpoint)
+    model, processor = PJVLTModel.from_pretrained(args.model).eval(), PJVLTProcessor.from_pretrained(args.model)
     if args.procedural is None:
         sequences = list(load_sequences(args.dataset, args.split))
     else:

@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .. import DEFAULT_CHECKPOINT
+from ..command_parser import MODEL_HELP, checkpoint
 from ..data.converters.sources import list_images, read_boxes, read_text
 from ..modeling_pjvlt import PJVLTModel
 from ..processing_pjvlt import PJVLTProcessor
@@ -109,15 +111,12 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="sequences with `frames.txt`")
-    parser.add_argument("--model", help="checkpoint: folder or Hub id (default: bundled)")
+    parser.add_argument("--model", type=checkpoint, default=DEFAULT_CHECKPOINT, help=MODEL_HELP)
     parser.add_argument("--names", help="only sequences whose names match this regular expression")
     args = parser.parse_args(argv)
-    from .. import DEFAULT_CHECKPOINT
-
-    name = args.model or DEFAULT_CHECKPOINT
     if not args.folder.is_dir():
         parser.error(f"{args.folder} is not a folder")
-    model, processor = PJVLTModel.from_pretrained(name).eval(), PJVLTProcessor.from_pretrained(name)
+    model, processor = PJVLTModel.from_pretrained(args.model).eval(), PJVLTProcessor.from_pretrained(args.model)
     clips = find_clips(args.folder, processor.image_processor.search_factor)
     clips = [clip for clip in clips if not args.names or re.search(args.names, clip.name)]
     if not clips:

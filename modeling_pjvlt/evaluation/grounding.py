@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from .. import DEFAULT_CHECKPOINT
+from ..command_parser import MODEL_HELP, checkpoint
 from ..data.boxed_images import BoxedImages
 from ..detection_pjvlt import OWN_DETECTOR, OwnDetector, find_target, load_detector
 from ..tracking_pjvlt import TrackingSession
@@ -74,17 +76,16 @@ def main(argv: list[str] | None = None) -> int:
     add("--images", metavar="FOLDER", help="boxed images")
     add("--videos", metavar="FOLDER_OR_REPO", help="annotated videos, as pjvlt-eval takes them")
     add("--split", default="val", help="split of images and videos (default: %(default)s)")
-    add("--model", metavar="FOLDER_OR_REPO", help="checkpoint (default: the bundled one)")
+    add("--model", metavar="FOLDER_OR_REPO", type=checkpoint, default=DEFAULT_CHECKPOINT, help=MODEL_HELP)
     add("--detector", default=OWN_DETECTOR, metavar="PATH_OR_REPO", help="another detector (default: the checkpoint)")
     add("--count", type=int, help="number of phrases, and of videos (default: all)")
     args = parser.parse_args(argv)
     if not (args.images or args.videos):
         parser.error("give --images, --videos or both")
-    from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel, PJVLTProcessor
+    from .. import PJVLTModel, PJVLTProcessor
 
     if args.detector == OWN_DETECTOR:
-        name = args.model or DEFAULT_CHECKPOINT
-        model, processor = PJVLTModel.from_pretrained(name).eval(), PJVLTProcessor.from_pretrained(name)
+        model, processor = PJVLTModel.from_pretrained(args.model).eval(), PJVLTProcessor.from_pretrained(args.model)
         detector = OwnDetector(TrackingSession(model, processor))
     else:
         detector = load_detector(args.detector)

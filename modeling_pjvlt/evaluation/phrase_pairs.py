@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .. import DEFAULT_CHECKPOINT
+from ..command_parser import MODEL_HELP, checkpoint
 from ..data.pairs.cropping import Window, cut
 from ..image_processing_pjvlt import hidden_template
 from ..modeling_pjvlt import PJVLTModel
@@ -107,16 +109,13 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("table", help="a table of phrase pairs (.jsonl)")
-    parser.add_argument("--model", help="checkpoint: folder or Hub id (default: bundled)")
+    parser.add_argument("--model", type=checkpoint, default=DEFAULT_CHECKPOINT, help=MODEL_HELP)
     args = parser.parse_args(argv)
-    from .. import DEFAULT_CHECKPOINT
-
-    name = args.model or DEFAULT_CHECKPOINT
     try:
         pairs = read_phrase_pairs(args.table)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    model, processor = PJVLTModel.from_pretrained(name).eval(), PJVLTProcessor.from_pretrained(name)
+    model, processor = PJVLTModel.from_pretrained(args.model).eval(), PJVLTProcessor.from_pretrained(args.model)
     chosen = list(choices(model, processor, pairs))
     print(f"the phrase chooses its box in {100 * np.mean(chosen):.1f} % of {len(chosen)} pairs (chance: 50 %)")
     return 0
