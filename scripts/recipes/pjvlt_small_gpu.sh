@@ -4,10 +4,10 @@
 #   python scripts/shrink_images.py my-videos my-images --max_side 208 --quality 60 --output_dir data
 #   bash scripts/recipes/pjvlt_small_gpu.sh data/my-videos data/my-images START OUTPUT
 #
-# START is a checkpoint to start from: the grafted one of pjvlt_small.yaml, or one to go on from. SECONDS_TO_TRAIN (default 720), BATCH
-# (256), WORKERS (14), STEPS (3 000), PRECISION (bf16), EVERY (400 steps between checkpoints), PAUSE (20 seconds
-# between looks for a new one) and VAL, a folder of videos to evaluate on, come from the environment. Each checkpoint
-# is also written to OUTPUT/weights in bfloat16, under 20 MB.
+# START is a checkpoint to start from: the grafted one of pjvlt_small.yaml, or one to go on from. SECONDS_TO_TRAIN
+# (default 720), BATCH (256), WORKERS (14), STEPS (3 000), PRECISION (bf16), EVERY (400 steps between checkpoints),
+# PAUSE (20 seconds between looks for a new one) and VAL, a folder of videos to evaluate on, come from the
+# environment. Each checkpoint is also written to OUTPUT/weights in bfloat16, under 20 MB.
 set -euo pipefail
 videos=$1 images=$2 start=$3 output=$4
 here=$(cd "$(dirname "$0")" && pwd)
