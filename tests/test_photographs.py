@@ -17,14 +17,8 @@ from modeling_pjvlt.data.pairs.cropping import PairCropper
 from modeling_pjvlt.data.pairs.mixture import PairCollator, TrackingPairs
 from modeling_pjvlt.data.pairs.sources import PhotographPairs
 from modeling_pjvlt.data.synthetic import photograph_clips
-from modeling_pjvlt.data.synthetic.photograph_clips import (
-    KINDS,
-    PhotographClip,
-    colour_word,
-    project,
-    surrounded,
-    warp,
-)
+from modeling_pjvlt.data.synthetic.compositing import project, surrounded, warp
+from modeling_pjvlt.data.synthetic.photograph_clips import KINDS, PhotographClip, colour_word
 from modeling_pjvlt.data.synthetic.photograph_text import describe, vocabulary
 from modeling_pjvlt.data.synthetic.photographs import PhotographFolder, Target, rectangle
 from modeling_pjvlt.loss_pjvlt import check_labels

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 
+from .compositing import cut_outline, paste_outline, project, surrounded, translation, warp
 from .photograph_text import describe
 from .photographs import PhotographFolder, Target
 from .procedural import smooth_waves
@@ -30,7 +31,6 @@ TARGET_SIDES = np.array([16, 72]) / 240  # of the frame's height: range from whi
 MAX_STRETCH = 2.5  # an image is not enlarged more than that
 SURROUNDED_SHARE = 0.75  # of clips whose photograph is continued by another one at its edges
 PHRASE_SHARE = 0.85  # of the sentences about a target that has phrases
-SEAM = 12  # pixels over which the two are blended
 # Objects in photographs are duller than the figures of procedural clips, so some names have a second colour.
 NAMED_COLOURS = [
     *COLOURS.items(),
@@ -39,35 +39,6 @@ NAMED_COLOURS = [
     ("brown", (130, 100, 70)),
     ("blue", (110, 150, 210)),
 ]
-
-
-def _translation(x: float, y: float) -> np.ndarray:
-    return np.array([(1, 0, x), (0, 1, y), (0, 0, 1)], dtype=np.float64)
-
-
-def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(k, 2) points through a homography (3, 3)."""
-    moved = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ matrix.T
-    return moved[:, :2] / moved[:, 2:]
-
-
-def warp(image: Image.Image, matrix: np.ndarray, window: tuple[int, int, int, int]) -> Image.Image:
-    """The xyxy window of a frame into which a homography (image to frame) brings an image, without aliasing."""
-    x0, y0, x1, y1 = window
-    corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64)
-    inverse = np.linalg.inv(matrix)
-    shown = project(inverse, corners)  # the part of the image
-    low = np.clip(np.floor(shown.min(axis=0)) - 2, 0, np.array(image.size) - 1).astype(int)
-    high = np.clip(np.ceil(shown.max(axis=0)) + 2, low + 1, image.size).astype(int)
-    shrink = np.sqrt(np.prod(shown.max(axis=0) - shown.min(axis=0)) / ((x1 - x0) * (y1 - y0)))
-    factor = int(np.clip(round(float(shrink)), 1, min(high - low)))
-    source = image.reduce(factor, (*low.tolist(), *high.tolist()))
-    inverse = np.diag([1 / factor, 1 / factor, 1]) @ _translation(*-low) @ inverse @ _translation(x0, y0)
-    inverse /= inverse[2, 2]
-    fill = tuple(int(v) for v in np.asarray(image.reduce(max(min(image.size) // 4, 1))).reshape(-1, 3).mean(axis=0))
-    bilinear = Image.Resampling.BILINEAR
-    size, method = (x1 - x0, y1 - y0), Image.Transform.PERSPECTIVE
-    return source.transform(size, method, inverse.ravel()[:8].tolist(), bilinear, fillcolor=fill)
 
 
 def colour_word(image: Image.Image, target: Target) -> str:
@@ -82,18 +53,6 @@ def colour_word(image: Image.Image, target: Target) -> str:
     colours = np.array([rgb for _, rgb in NAMED_COLOURS])
     distance = np.linalg.norm(colours - np.median(pixels, axis=0), axis=1)
     return NAMED_COLOURS[int(distance.argmin())][0]
-
-
-def surrounded(image: Image.Image, other: Image.Image, margin: tuple[int, int]) -> Image.Image:
-    """The image with a margin (left and right, above and below) that shows another image; the seam is soft."""
-    width, height = image.size
-    size = np.array((width + 2 * margin[0], height + 2 * margin[1]))
-    cover = np.ceil(np.array(other.size) * (size / other.size).max()).astype(int)
-    wide = other.resize(tuple(cover.tolist()), Image.Resampling.BILINEAR).crop((0, 0, *size.tolist()))
-    steps = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in (width, height)]
-    seam = np.minimum(*np.meshgrid(*steps)) * (255 / SEAM)
-    wide.paste(image, margin, Image.fromarray(np.minimum(seam, 255).astype(np.uint8)))
-    return wide
 
 
 def _covered(boxes: np.ndarray, over: np.ndarray) -> np.ndarray:
@@ -127,7 +86,7 @@ class _Motion:
         around = np.eye(3)
         around[:2, :2] = self.linear[index]
         around[2, :2] = self.perspective[index]
-        return _translation(*place) @ around @ _translation(*-middle)
+        return translation(*place) @ around @ translation(*-middle)
 
 
 class _Layer:
@@ -149,43 +108,6 @@ class _Layer:
         paste_outline(
             canvas, self.outline(index), lambda window: warp(self.image, self.matrix(index), window), self.softness
         )
-
-
-def paste_outline(canvas: Image.Image, outline: np.ndarray, texture, softness: float = 0.0) -> None:
-    """Paste the part of `texture(window)` inside an outline (k, 2) into a canvas, with edges soft by some pixels."""
-    margin = 1 + int(2 * softness)
-    low = np.clip(np.floor(outline.min(axis=0)).astype(int) - margin, 0, canvas.size)
-    high = np.clip(np.ceil(outline.max(axis=0)).astype(int) + margin, 0, canvas.size)
-    if (high - low).min() < 1:
-        return
-    mask = Image.new("L", tuple((2 * (high - low)).tolist()))
-    ImageDraw.Draw(mask).polygon((2 * (outline - low) - 0.5).ravel().tolist(), fill=255)
-    mask = mask.reduce(2)
-    if softness > 0:
-        mask = mask.filter(ImageFilter.GaussianBlur(softness))
-    window = (*low.tolist(), *high.tolist())
-    canvas.paste(texture(window), window[:2], mask)
-
-
-def _cut_outline(outline: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """The part of an outline (k, 2) inside a frame of `limit` (width, height); the whole one if all is outside.
-
-    The sides of the frame cut the polygon one after the other (Sutherland and Hodgman, "Reentrant polygon clipping",
-    1974).
-    """
-    cut = outline
-    for axis, side, edge in ((0, 1, 0), (1, 1, 0), (0, -1, limit[0]), (1, -1, limit[1])):
-        depth = side * (cut[:, axis] - edge)  # of each corner behind the side, negative outside
-        if (depth < 0).all():
-            return outline
-        if (depth >= 0).all():
-            continue
-        after, deeper = np.roll(cut, -1, axis=0), np.roll(depth, -1)
-        crossing = (depth < 0) != (deeper < 0)
-        share = depth / np.where(crossing, depth - deeper, 1)
-        both = np.stack([cut, cut + share[:, None] * (after - cut)], axis=1)
-        cut = both[np.stack([depth >= 0, crossing], axis=1)]
-    return cut
 
 
 class PhotographClip:
@@ -409,7 +331,7 @@ class PhotographClip:
     def _clipped(self, outlines: list[np.ndarray]) -> np.ndarray:
         """Boxes (n, 4) of the parts of outlines that are in the frame."""
         limit = np.array(self.size[::-1])
-        inside = [_cut_outline(outline, limit) for outline in outlines]
+        inside = [cut_outline(outline, limit) for outline in outlines]
         corners = [np.clip((outline.min(axis=0), outline.max(axis=0)), 0, limit) for outline in inside]
         return np.array([(*low, *(high - low)) for low, high in corners], np.float32)
 
@@ -460,7 +382,7 @@ class PhotographClip:
         if not 0 <= index < self.num_frames:
             raise IndexError(f"there is no frame {index} in a clip of {self.num_frames}")
         height, width = self.size
-        shown = self._camera[index] @ _translation(*-self._margin)
+        shown = self._camera[index] @ translation(*-self._margin)
         canvas = warp(self._background, shown, (0, 0, width, height))
         for layer in self._layers:
             layer.draw(canvas, index)
