@@ -22,8 +22,9 @@ from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 from modeling_pjvlt.files_pjvlt import replacing
 from modeling_pjvlt.image_processing_pjvlt import PJVLTImageProcessor
 from modeling_pjvlt.processing_pjvlt import DEFAULT_SENTENCE
-from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments
+from modeling_pjvlt.training.arguments import TrainArguments
 from modeling_pjvlt.training.build import build_pairs
+from modeling_pjvlt.training.command_line import parse_arguments
 from modeling_pjvlt.video_pjvlt import refuse_outputs_over
 from modeling_pjvlt.visualization.drawing import draw_box, wrap_text
 

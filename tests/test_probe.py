@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_pjvlt.training.arguments import parse_arguments
+from modeling_pjvlt.training.command_line import parse_arguments
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "ablations"))
 

@@ -56,7 +56,7 @@ def parse_only(words: list[str], monkeypatch) -> None:
     else:
         entrance = PROJECT["scripts"].get(name, "")
     if entrance.startswith("modeling_pjvlt.cli.train"):  # the recipe and the fields are checked, too
-        from modeling_pjvlt.training.arguments import parse_arguments
+        from modeling_pjvlt.training.command_line import parse_arguments
 
         assert parse_arguments(arguments).output_dir
         return

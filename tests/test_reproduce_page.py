@@ -17,7 +17,7 @@ import yaml
 from miniatures import BUILDERS
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT
-from modeling_pjvlt.training.arguments import read_recipe
+from modeling_pjvlt.training.command_line import read_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "scripts" / "reproduce.md"

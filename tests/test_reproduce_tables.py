@@ -16,7 +16,7 @@ from modeling_pjvlt import PJVLTConfig, PJVLTModel
 from modeling_pjvlt.data.pairs.cropping import FramePair, PairCropper
 from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 from modeling_pjvlt.evaluation.published import published_ablations
-from modeling_pjvlt.training.arguments import parse_arguments
+from modeling_pjvlt.training.command_line import parse_arguments
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "ablations"))
 

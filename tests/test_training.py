@@ -11,8 +11,8 @@ from PIL import Image
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.train import main
-from modeling_pjvlt.training.arguments import parse_arguments, read_recipe
 from modeling_pjvlt.training.build import build_loader, build_model, build_pairs, parameter_groups
+from modeling_pjvlt.training.command_line import parse_arguments, read_recipe
 
 
 def test_command_line_overrides_the_recipe(recipe):
@@ -191,7 +191,7 @@ def test_own_folder_of_images_trains(recipe, tmp_path, monkeypatch):
 
 
 def test_recipe_of_an_installed_package_is_found_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_pjvlt.training.arguments.RECIPES", tmp_path)
+    monkeypatch.setattr("modeling_pjvlt.training.command_line.RECIPES", tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "finetune.yaml").write_text("max_train_steps: 7\n")
     assert read_recipe("scripts/recipes/finetune.yaml") == read_recipe("finetune.yaml") == {"max_train_steps": 7}

@@ -20,8 +20,9 @@ from modeling_pjvlt.data.synthetic.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.evaluation.tracking import track_sequence, visible_auc
 from modeling_pjvlt.onednn_pjvlt import OneDNN
 from modeling_pjvlt.training import failures, trainer
-from modeling_pjvlt.training.arguments import TrainArguments, parse_arguments, share_batch
+from modeling_pjvlt.training.arguments import TrainArguments, share_batch
 from modeling_pjvlt.training.build import batches_of_rank, build_model
+from modeling_pjvlt.training.command_line import parse_arguments
 from modeling_pjvlt.training.validation import VALIDATION_SEED
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     print_any_name()
     try:
         with _registration.held():  # --help needs no model, and so no torch
-            from ..training.arguments import parse_arguments
+            from ..training.command_line import parse_arguments
 
             args = parse_arguments(argv)
         from ..training.trainer import run

@@ -1,19 +1,13 @@
-"""The arguments of a training run. A recipe is a YAML file of these fields; the command line overrides it."""
+"""The arguments of a training run, and which of them fit together."""
 
 import copy
 import json
 import math
-import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from ..command_parser import CommandParser
 from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
 
-RECIPES = Path(__file__).parent / "recipes"  # in an installed package, a copy of scripts/recipes
 STABLE = "warmup_stable_decay"  # a schedule that can be extended: the rate stays high until the last steps
 ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # may change while the rate is still high
 REPORTS = ["tensorboard", "wandb", "trackio"]
@@ -475,56 +469,3 @@ def columns_of(args: TrainArguments) -> dict[str, str]:
 def _as_list(value) -> list:
     """A list as it is, None as an empty one, anything else as a list of one."""
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def find_recipe(path: str) -> str:
-    """A recipe's file: the one at `path`, or the one of that name in the installed package.
-
-    Raises `FileNotFoundError`.
-    """
-    for place in (Path(path), RECIPES / Path(path).name):
-        if place.is_file():
-            return str(place)
-    raise FileNotFoundError(f"--config: no recipe at {path}")
-
-
-def read_recipe(path: str) -> dict:
-    """The fields of a YAML recipe. Raises `ValueError` naming the first one that does not exist."""
-    import yaml
-
-    path = find_recipe(path)
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"--config: {path} must hold `name: value` lines.")
-    known = [f.name for f in fields(TrainArguments)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"--config: {path} has the unknown field {unknown[0]!r}; known are {', '.join(known)}.")
-    return values
-
-
-class _Parser(CommandParser, HfArgumentParser):
-    """A parser for the fields of a dataclass, with the error messages of the other commands."""
-
-
-def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
-    """The fields of the recipe (`--config FILE`), overridden by the command line."""
-    usage = "pjvlt-train --config RECIPE [--dataset_name NAME] [--output_dir FOLDER] [options]"
-    parser = _Parser(TrainArguments, prog="pjvlt-train", usage=usage, description="Fine-tune or train a PJVLT.")
-    parser.add_argument("--config", help="YAML recipe; every other flag overrides it.")
-    argv = sys.argv[1:] if argv is None else list(argv)
-    recipe = {}
-    if "--config" in argv:
-        position = argv.index("--config")
-        recipe = read_recipe(argv[position + 1]) if position + 1 < len(argv) else {}
-    for action in parser._actions:
-        if action.dest in recipe:
-            action.default, action.required = recipe[action.dest], False
-    namespace = vars(parser.parse_args(argv))
-    namespace.pop("config")
-    # On the command line, --learning_rate overrides both rates of the recipe.
-    if namespace["learning_rate"] != recipe.get("learning_rate"):
-        for name in ("encoder_learning_rate", "head_learning_rate"):
-            if namespace[name] == recipe.get(name):
-                namespace[name] = None
-    return TrainArguments(**namespace)

@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max_train_steps", type=int, help="steps of each form (default: the recipe's)")
     parser.add_argument("--num_processes", type=int, default=1, help="processes of accelerate launch (default: 1)")
     args = parser.parse_args(argv)
-    from modeling_pjvlt.training.arguments import read_recipe
+    from modeling_pjvlt.training.command_line import read_recipe
 
     try:
         settings = read_recipe(str(args.config))

@@ -353,7 +353,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_plan(args: argparse.Namespace) -> Plan:
     """The plan that the arguments describe. Raises `ValueError` or `FileNotFoundError` for invalid ones."""
-    from modeling_pjvlt.training.arguments import read_recipe
+    from modeling_pjvlt.training.command_line import read_recipe
 
     settings = copy.deepcopy(TINY) if args.preset == "tiny" and not args.config else None
     if settings is None:
