@@ -1,6 +1,7 @@
 """Images with boxes and phrases as training pairs: what is read, and what the template and the phrase then tell."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -123,6 +124,7 @@ def test_samples_depend_on_their_number_alone_and_decode_an_image_once(folder, m
     small = BoxedImages([folder], cache_bytes=1)
     small.pixels(0), small.pixels(1), small.pixels(0)
     assert len(opened) == 5
+    assert len(pickle.loads(pickle.dumps(small))) == 2  # for workers that `spawn`
 
 
 def test_what_cannot_be_read_is_named(folder, tmp_path):

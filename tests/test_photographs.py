@@ -1,6 +1,7 @@
 """Clips made of photographs: what a folder may hold, and that boxes are where the pixels are."""
 
 import json
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -146,6 +147,7 @@ def test_large_images_are_shrunk_and_few_are_kept(tmp_path):
     photographs = PhotographFolder([tmp_path], cache_bytes=480 * 288 * 4)
     assert [photographs.image(i).size for i in (0, 1, 2, 0)] == [(480, 288)] * 4
     assert list(photographs._cache) == [0]
+    assert len(pickle.loads(pickle.dumps(photographs))) == 3  # for workers that `spawn`
 
 
 @pytest.mark.parametrize(("suffix", "exif"), [("jpg", True), ("png", True), ("jpg", False)])

@@ -12,18 +12,18 @@ detector made. `width` and `height` of an image are optional and save opening it
 """
 
 import json
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..pixels_pjvlt import rgb_image, upright_image
+from .image_cache import CACHE_BYTES, ImageCache
 
 TABLE = "boxes.jsonl"
-CACHE_BYTES = 2**30  # decoded images that a process keeps
 MIN_SIDE = 12  # pixels; smaller objects are left out
 MAX_SHARE = 0.85  # of the image; larger objects are left out, because the image cuts them off
 SCENERY = "scene"  # a category of places, not of objects
@@ -55,27 +55,23 @@ class BoxedImages:
                 self.objects.append(objects)
         if not self.paths:
             raise ValueError(f"No image of the split {split!r} in {', '.join(map(str, folders))} has an object.")
-        self.cache_bytes, self._cached = cache_bytes, 0
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._cache = ImageCache(cache_bytes, attrgetter("nbytes"))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def pixels(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8. Raises `ValueError` naming an image that cannot be decoded."""
-        if index in self._cache:
-            self._cache.move_to_end(index)
-            return self._cache[index]
-        try:
-            with Image.open(self.paths[index]) as image:
-                pixels = np.array(rgb_image(upright_image(image)))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"The image {self.paths[index]} cannot be decoded: {error}") from error
-        self._cache[index] = pixels
-        self._cached += pixels.nbytes
-        while self._cached > self.cache_bytes and len(self._cache) > 1:
-            self._cached -= self._cache.popitem(last=False)[1].nbytes
-        return pixels
+        return self._cache.get(index, lambda: read_pixels(self.paths[index]))
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """An image, upright: (H, W, 3) uint8. Raises `ValueError` naming one that cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            return np.array(rgb_image(upright_image(image)))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"The image {path} cannot be decoded: {error}") from error
 
 
 def read_boxes(folder: Path, split: str = "train") -> list[tuple[Path, list[BoxedObject]]]:

@@ -14,7 +14,6 @@ A target is an outline in an image: that of a labelled object, or a random shape
 photographs give any number of targets.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,9 +24,9 @@ from PIL import Image
 from ...pixels_pjvlt import rgb_image, upright_image, upright_size
 from ..boxed_images import TABLE, BoxedObject, read_boxes
 from ..converters.sources import IMAGE_SUFFIXES, natural_key
+from ..image_cache import CACHE_BYTES, ImageCache
 
 LONGEST_SIDE = 480  # pixels; larger images are shrunk to it when they are read
-CACHE_BYTES = 2**30  # decoded images that a process keeps
 MIN_SIDE = 14  # pixels; smaller labelled objects are left out
 MAX_SHARE = 0.7  # of the image; larger labelled objects are left out
 
@@ -65,6 +64,11 @@ class Photograph:
     segments: Path | None = None
 
 
+def _stored_bytes(image: Image.Image) -> int:
+    """The memory of an RGB image: Pillow needs four bytes for a pixel."""
+    return image.width * image.height * 4
+
+
 def superellipse(box, corners: int = 24, power: float = 0.5) -> np.ndarray:
     """(corners, 2) points of a rounded rectangle that touches all sides of a box (x, y, w, h).
 
@@ -97,25 +101,15 @@ class PhotographFolder:
 
     def __init__(self, folders, cache_bytes: int = CACHE_BYTES, labelled_share: float = 0.5):
         self.photographs = [photograph for folder in folders for photograph in read_folder(Path(folder))]
-        self.cache_bytes, self.labelled_share = cache_bytes, labelled_share
-        self._cache: OrderedDict[int, Image.Image] = OrderedDict()
-        self._cached = 0
+        self.labelled_share = labelled_share
+        self._cache = ImageCache(cache_bytes, _stored_bytes)
 
     def __len__(self) -> int:
         return len(self.photographs)
 
     def image(self, index: int) -> Image.Image:
         """An RGB image, at most `LONGEST_SIDE` pixels wide and high. Raises `ValueError` naming one that is broken."""
-        if index in self._cache:
-            self._cache.move_to_end(index)
-            return self._cache[index]
-        image = read_image(self.photographs[index].path)
-        self._cache[index] = image
-        self._cached += image.width * image.height * 4  # bytes that Pillow needs for a pixel
-        while self._cached > self.cache_bytes and len(self._cache) > 1:
-            old = self._cache.popitem(last=False)[1]
-            self._cached -= old.width * old.height * 4
-        return image
+        return self._cache.get(index, lambda: read_image(self.photographs[index].path))
 
     def objects(self, index: int) -> list[Target]:
         """The labelled objects and regions of an image that are neither tiny nor nearly as large as it."""
