@@ -159,7 +159,7 @@ def _length(frames) -> int | None:
     """The number of frames, or None if unknown.
 
     `len` raises `TypeError` for a wrapper (tqdm, torch's DataLoader) of something without a length, and
-    `NotImplementedError` for a class that leaves `__len__` to its subclasses.
+    `NotImplementedError` for imageio's readers of formats whose length their plugin does not know.
     """
     try:
         return len(frames)

@@ -297,7 +297,7 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 class NoLength(list):
-    """As a base class that leaves `__len__` to its subclasses."""
+    """As a reader of imageio whose plugin does not know the length: `Format.Reader._get_length` does this."""
 
     def __len__(self):
         raise NotImplementedError

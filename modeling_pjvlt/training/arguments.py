@@ -26,6 +26,13 @@ POSITIVE = (
     "num_validation_sequences", "lr_drop_step", "num_decay_steps", "photograph_height",
 )  # fmt: skip
 
+SHARES = (
+    "flip_probability", "words_share", "wrong_text_share", "no_text_share", "brightness_jitter",
+    "photograph_difficulty", "boxed_words_share", "alike_share", "kind_share", "dataset_wrong_text_share",
+    "dataset_no_text_share", "hidden_share", "absent_share", "template_flip_probability", "degrade_probability",
+    "pasted_share", "labelled_share",
+)  # fmt: skip
+
 
 @dataclass
 class TrainArguments:
@@ -336,25 +343,7 @@ class TrainArguments:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
         if self.per_device_train_batch_size is None and self.global_batch_size is None:
             self.per_device_train_batch_size = 32
-        for name in (
-            "flip_probability",
-            "words_share",
-            "wrong_text_share",
-            "no_text_share",
-            "brightness_jitter",
-            "photograph_difficulty",
-            "boxed_words_share",
-            "alike_share",
-            "kind_share",
-            "dataset_wrong_text_share",
-            "dataset_no_text_share",
-            "hidden_share",
-            "absent_share",
-            "template_flip_probability",
-            "degrade_probability",
-            "pasted_share",
-            "labelled_share",
-        ):
+        for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} must lie between 0 and 1, got {getattr(self, name)}.")
         weights = self.attribute_weights
@@ -372,7 +361,6 @@ class TrainArguments:
             raise ValueError(f"--report_to {self.report_to} needs it: pip install {self.report_to}.")
         if self.validation_dataset_name and not self.validation_steps:
             raise ValueError("--validation_dataset_name does nothing without --validation_steps.")
-
         if self.validation_phrases and not self.validation_steps:
             raise ValueError("--validation_phrases does nothing without --validation_steps.")
         if (PHOTOGRAPHS in self.dataset_name) != bool(self.photographs):

@@ -54,7 +54,7 @@ _PLACES += (
 )
 _PLACES += (
     "above the sea",
-    "across the picture",
+    "across the picture",  # as people write; another word would change the clips of the recipes
     "near the house",
     "between the trees",
     "on the pond",

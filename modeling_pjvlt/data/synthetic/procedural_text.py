@@ -23,6 +23,7 @@ _WITH = {"plain": "with no pattern", "striped": "with stripes", "dotted": "with 
 _NOUNS = ("shape", "object", "figure", "thing")
 _DETERMINERS = ("the", "the", "a", "")
 _VERBS = ("follow", "track", "find")
+# "picture": other words would change the clips that recipes and published scores name by their seeds.
 _TAILS = ("moving around", "moving over the ground", "drifting across the picture", "among the other shapes")
 _TAILS += ("in the group", "circling with the others")
 _LINKS = ("an", "one", "that", "which", "is", "and", "in")
