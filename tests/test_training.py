@@ -20,6 +20,10 @@ def test_command_line_overrides_the_recipe(recipe):
     assert (args.max_train_steps, args.head_learning_rate, args.per_device_train_batch_size) == (7, 0.5, 2)
 
 
+def test_a_recipe_is_read_with_an_equals_sign_too(recipe):
+    assert parse_arguments([f"--config={recipe}"]) == parse_arguments(["--config", str(recipe)])
+
+
 def test_run_leaves_checkpoints_that_load_and_a_log(recipe, tmp_path, capsys):
     assert main(["--config", str(recipe), "--checkpointing_steps", "1"]) == 0
     root = tmp_path / "run" / "checkpoints"

@@ -1,5 +1,6 @@
 """`pjvlt-train`'s arguments: a recipe is a YAML file of fields of `TrainArguments`; the command line overrides it."""
 
+import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -48,10 +49,10 @@ def parse_arguments(argv: list[str] | None = None) -> TrainArguments:
     parser = _Parser(TrainArguments, prog="pjvlt-train", usage=usage, description="Fine-tune or train a PJVLT.")
     parser.add_argument("--config", help="YAML recipe; every other flag overrides it.")
     argv = sys.argv[1:] if argv is None else list(argv)
-    recipe = {}
-    if "--config" in argv:
-        position = argv.index("--config")
-        recipe = read_recipe(argv[position + 1]) if position + 1 < len(argv) else {}
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", nargs="?")  # without a file, the other parser says what is missing
+    path = first.parse_known_args(argv)[0].config
+    recipe = {} if path is None else read_recipe(path)
     for action in parser._actions:
         if action.dest in recipe:
             action.default, action.required = recipe[action.dest], False
