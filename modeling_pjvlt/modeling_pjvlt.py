@@ -1,9 +1,9 @@
 """PJVLT: a one-stream vision transformer with BERT's text tokens fused into every layer.
 
 The file reads from top to bottom as data flows: patch embeddings, attention, vision layer, SAIEL (fuses text tokens
-into patches), CCPIL (mixes channels and patches), joint encoder, box head, model. Letters in shapes: B batch,
-N = N_z + N_x visual tokens (template first, then search), T text tokens, C channels, D latent channels, F fused
-layers, H heads, G search grid.
+into patches), CCPIL (mixes channels and patches), joint encoder, box head, model. It stays one file, long as it is,
+because it is read beside the paper's figure 2. Letters in shapes: B batch, N = N_z + N_x visual tokens (template
+first, then search), T text tokens, C channels, D latent channels, F fused layers, H heads, G search grid.
 
 Notable: after every vision layer the patches are aligned with the text tokens of the BERT layer at the same relative
 depth. The image never changes the text tokens, so everything that depends on the sentence is computed once.
