@@ -67,6 +67,16 @@ def test_run_can_start_from_a_checkpoint(recipe, tmp_path):
         (["--max_train_steps", "0"], "--max_train_steps must be at least 1"),
         (["--model_name_or_path", "somewhere"], "either --model_name_or_path"),
         (["--config", "missing.yaml"], "no recipe at missing.yaml"),
+        (["--flip_probability", "2"], "--flip_probability must lie between 0 and 1"),
+        (["--attribute_weights", "1", "1"], "--attribute_weights must be three positive numbers"),
+        (["--lr_scheduler_type", "step"], "--lr_drop_step and --lr_scheduler_type step need each other"),
+        (["--num_decay_steps", "2"], "--num_decay_steps and --lr_scheduler_type warmup_stable_decay need each other"),
+        (["--report_to", "trackio"], "pip install trackio"),
+        (["--hub_model_id", "a/b"], "--hub_model_id does nothing without --push_to_hub"),
+        (["--streaming"], "--streaming needs --dataset_name"),
+        (["--dataset_name", "a", "b", "--dataset_weights", "1"], "--dataset_weights has 1 values for 2 datasets"),
+        (["--dataset_name", "a", "a"], "--dataset_name names a dataset twice"),
+        (["--validation_dataset_name", "a"], "does nothing without --validation_steps"),
     ],
 )
 def test_contradictions_name_the_flag(recipe, capsys, change, message):

@@ -240,26 +240,6 @@ def test_full_disk_costs_no_earlier_checkpoint(recipe, tmp_path, monkeypatch, ca
     PJVLTModel.from_pretrained(tmp_path / "run" / "checkpoints" / "last" / "pretrained_model")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (["--flip_probability", "2"], "--flip_probability must lie between 0 and 1"),
-        (["--attribute_weights", "1", "1"], "--attribute_weights must be three positive numbers"),
-        (["--lr_scheduler_type", "step"], "--lr_drop_step and --lr_scheduler_type step need each other"),
-        (["--num_decay_steps", "2"], "--num_decay_steps and --lr_scheduler_type warmup_stable_decay need each other"),
-        (["--report_to", "trackio"], "pip install trackio"),
-        (["--hub_model_id", "a/b"], "--hub_model_id does nothing without --push_to_hub"),
-        (["--streaming"], "--streaming needs --dataset_name"),
-        (["--dataset_name", "a", "b", "--dataset_weights", "1"], "--dataset_weights has 1 values for 2 datasets"),
-        (["--dataset_name", "a", "a"], "--dataset_name names a dataset twice"),
-        (["--validation_dataset_name", "a"], "does nothing without --validation_steps"),
-    ],
-)
-def test_arguments_that_contradict_each_other_name_the_flag(recipe, tmp_path, capsys, change, message):
-    assert start(recipe, tmp_path / "run", *change) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_step_schedule_drops_to_a_tenth(recipe, tmp_path):
     more = ["--lr_scheduler_type", "step", "--lr_drop_step", "2", "--max_train_steps", "3"]
     assert start(recipe, tmp_path / "run", *more) == 0
