@@ -71,6 +71,21 @@ def test_run_can_start_from_a_checkpoint(recipe, tmp_path):
         (["--attribute_weights", "1", "1"], "--attribute_weights must be three positive numbers"),
         (["--lr_scheduler_type", "step"], "--lr_drop_step and --lr_scheduler_type step need each other"),
         (["--num_decay_steps", "2"], "--num_decay_steps and --lr_scheduler_type warmup_stable_decay need each other"),
+        (["--lr_scheduler_type", "cosinus"], "--lr_scheduler_type must be one of step, warmup_stable_decay, cosine, "),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "got 'cosine_with_min_lr'"),
+        (
+            ["--lr_scheduler_type", "step", "--lr_drop_step", "2", "--num_warmup_steps", "1"],
+            "--lr_scheduler_type step has no warm-up, got --num_warmup_steps 1",
+        ),
+        (
+            ["--lr_scheduler_type", "constant", "--num_warmup_steps", "1"],
+            "--lr_scheduler_type constant has no warm-up",
+        ),
+        (["--num_warmup_steps", "-1"], "--num_warmup_steps must be at least 0, got -1"),
+        (
+            ["--lr_scheduler_type", "warmup_stable_decay", "--num_decay_steps", "2", "--num_warmup_steps", "1"],
+            "--num_warmup_steps 1 and --num_decay_steps 2 do not fit into --max_train_steps 2",
+        ),
         (["--report_to", "trackio"], "pip install trackio"),
         (["--hub_model_id", "a/b"], "--hub_model_id does nothing without --push_to_hub"),
         (["--streaming"], "--streaming needs --dataset_name"),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from modeling_pjvlt import PJVLTConfig, PJVLTModel, PJVLTProcessor
@@ -20,7 +21,7 @@ from modeling_pjvlt.data.synthetic.procedural import KINDS, ProceduralClip
 from modeling_pjvlt.evaluation.tracking import track_sequence, visible_auc
 from modeling_pjvlt.onednn_pjvlt import OneDNN
 from modeling_pjvlt.training import failures, trainer
-from modeling_pjvlt.training.arguments import TrainArguments, share_batch
+from modeling_pjvlt.training.arguments import SCHEDULES, STABLE, WITHOUT_WARMUP, TrainArguments, share_batch
 from modeling_pjvlt.training.build import batches_of_rank, build_model
 from modeling_pjvlt.training.command_line import parse_arguments
 from modeling_pjvlt.training.validation import VALIDATION_SEED
@@ -244,6 +245,21 @@ def test_step_schedule_drops_to_a_tenth(recipe, tmp_path):
     more = ["--lr_scheduler_type", "step", "--lr_drop_step", "2", "--max_train_steps", "3"]
     assert start(recipe, tmp_path / "run", *more) == 0
     assert [line["learning_rate"] for line in log_of(tmp_path / "run")] == pytest.approx([1e-3, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name not in WITHOUT_WARMUP])
+def test_warm_up_of_a_schedule_is_applied(schedule, tiny_model, recipe):
+    argv = ["--lr_scheduler_type", schedule, "--num_warmup_steps", "4", "--max_train_steps", "8"]
+    argv += ["--num_decay_steps", "2"] if schedule == STABLE else []
+    args = parse_arguments(["--config", str(recipe), *RATES, *argv])
+    _, optimizer, scheduler = trainer._prepare(args, Accelerator(), tiny_model())
+    rates = []
+    for _ in range(4):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4])
+    assert scheduler.get_last_lr()[0] == pytest.approx(1e-3)
 
 
 def test_run_of_constant_rate_can_be_given_its_end_later(recipe, tmp_path, capsys):

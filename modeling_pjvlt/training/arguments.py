@@ -8,7 +8,14 @@ from importlib.util import find_spec
 
 from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
 
+STEP = "step"  # a tenth of the rate from one step on
 STABLE = "warmup_stable_decay"  # a schedule that can be extended: the rate stays high until the last steps
+# `step`, and the schedules of transformers that need no other settings than ours.
+SCHEDULES = (
+    STEP, STABLE, "cosine", "linear", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial",
+    "cosine_with_restarts",
+)  # fmt: skip
+WITHOUT_WARMUP = (STEP, "constant")
 ENDING = {"lr_scheduler_type", "num_decay_steps", "max_train_steps"}  # may change while the rate is still high
 REPORTS = ["tensorboard", "wandb", "trackio"]
 # May change when a run is resumed, because the result stays the same; all other arguments must not.
@@ -189,7 +196,7 @@ class TrainArguments:
     )
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW's weight decay."})
     lr_scheduler_type: str = field(
-        default="cosine", metadata={"help": "A schedule of transformers (cosine, linear, …), or `step`."}
+        default="cosine", metadata={"help": f"The schedule of the learning rates: {', '.join(SCHEDULES)}."}
     )
     lr_drop_step: int | None = field(
         default=None, metadata={"help": "With `--lr_scheduler_type step`: a tenth of the rate from this step on."}
@@ -201,7 +208,7 @@ class TrainArguments:
         },
     )
     num_warmup_steps: int = field(
-        default=0, metadata={"help": "Steps of linear warm-up, in schedules that have one (`step` has none)."}
+        default=0, metadata={"help": f"Steps of linear warm-up; {' and '.join(WITHOUT_WARMUP)} have none."}
     )
     max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this norm."})
     mixed_precision: str = field(
@@ -349,10 +356,7 @@ class TrainArguments:
         weights = self.attribute_weights
         if weights is not None and not (len(weights) == 3 and all(0 < w < math.inf for w in weights)):
             raise ValueError(f"--attribute_weights must be three positive numbers, got {weights}.")
-        if (self.lr_scheduler_type == "step") != (self.lr_drop_step is not None):
-            raise ValueError("--lr_drop_step and --lr_scheduler_type step need each other.")
-        if (self.lr_scheduler_type == STABLE) != (self.num_decay_steps is not None):
-            raise ValueError(f"--num_decay_steps and --lr_scheduler_type {STABLE} need each other.")
+        self._check_schedule()
         if self.resume_from_checkpoint and self.overwrite_output_dir:
             raise ValueError("--resume_from_checkpoint and --overwrite_output_dir contradict each other.")
         if self.hub_model_id and not self.push_to_hub:
@@ -377,6 +381,28 @@ class TrainArguments:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"--{name} must be 0 or more, got {getattr(self, name)}.")
         self.learning_rate = None  # so that a run is recorded the same way, however its rates were given
+
+    def _check_schedule(self) -> None:
+        """Check that the schedule is known, and that it uses the steps that are given for it."""
+        schedule, warmup, decay = self.lr_scheduler_type, self.num_warmup_steps, self.num_decay_steps
+        if schedule not in SCHEDULES:
+            raise ValueError(f"--lr_scheduler_type must be one of {', '.join(SCHEDULES)}, got {schedule!r}.")
+        if (schedule == STEP) != (self.lr_drop_step is not None):
+            raise ValueError(f"--lr_drop_step and --lr_scheduler_type {STEP} need each other.")
+        if (schedule == STABLE) != (decay is not None):
+            raise ValueError(f"--num_decay_steps and --lr_scheduler_type {STABLE} need each other.")
+        if warmup < 0:
+            raise ValueError(f"--num_warmup_steps must be at least 0, got {warmup}.")
+        if warmup and schedule in WITHOUT_WARMUP:
+            raise ValueError(
+                f"--lr_scheduler_type {schedule} has no warm-up, got --num_warmup_steps {warmup}: set that to 0, or "
+                "choose a schedule with warm-up."
+            )
+        if decay is not None and warmup + decay > self.max_train_steps:
+            raise ValueError(
+                f"--num_warmup_steps {warmup} and --num_decay_steps {decay} do not fit into --max_train_steps "
+                f"{self.max_train_steps}: lower the first two."
+            )
 
     def _check_start(self) -> None:
         """Check that the run starts from a checkpoint, or from a config or two backbones and a tokenizer."""

@@ -18,7 +18,7 @@ from transformers import get_scheduler
 from ..data.pairs.mixture import normalize_pairs
 from ..image_processing_pjvlt import PJVLTImageProcessor
 from ..signals import terminations
-from .arguments import STABLE, TrainArguments, share_batch
+from .arguments import STABLE, STEP, TrainArguments, share_batch
 from .build import build_loader, build_model, build_pairs, grouped, parameter_groups
 from .checkpoints import Checkpoints, extends
 from .failures import check_finite, save_failure, warn_of_emulation
@@ -140,7 +140,7 @@ def _prepare(args: TrainArguments, accelerator: Accelerator, model: nn.Module):
     """Model and optimizer, prepared by Accelerate, and a scheduler, which the loop steps itself."""
     fused = accelerator.device.type in {"cuda", "cpu"}
     optimizer = torch.optim.AdamW(parameter_groups(model, args), weight_decay=args.weight_decay, fused=fused)
-    if args.lr_scheduler_type == "step":
+    if args.lr_scheduler_type == STEP:
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [args.lr_drop_step], gamma=0.1)
     else:
         decay = {"num_decay_steps": args.num_decay_steps} if args.lr_scheduler_type == STABLE else None
