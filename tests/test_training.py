@@ -11,6 +11,7 @@ from PIL import Image
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.train import main
+from modeling_pjvlt.training.arguments import STORED_SHARES
 from modeling_pjvlt.training.build import build_loader, build_model, build_pairs, parameter_groups
 from modeling_pjvlt.training.command_line import parse_arguments, read_recipe
 
@@ -89,6 +90,11 @@ def test_run_can_start_from_a_checkpoint(recipe, tmp_path):
         (["--report_to", "trackio"], "pip install trackio"),
         (["--hub_model_id", "a/b"], "--hub_model_id does nothing without --push_to_hub"),
         (["--streaming"], "--streaming needs --dataset_name"),
+        *(
+            (["--dataset_name", "a", "--streaming", "true", f"--{name}", "0.1"], f"--{name} cannot be used with")
+            for name in STORED_SHARES
+        ),
+        *(([f"--{name}", "0.1"], f"--{name} apply to stored datasets") for name in STORED_SHARES),
         (["--dataset_name", "a", "b", "--dataset_weights", "1"], "--dataset_weights has 1 values for 2 datasets"),
         (["--dataset_name", "a", "a"], "--dataset_name names a dataset twice"),
         (["--validation_dataset_name", "a"], "does nothing without --validation_steps"),
@@ -99,6 +105,14 @@ def test_contradictions_name_the_flag(recipe, capsys, change, message):
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("pjvlt-train: error: ") and error.count("\n") == 1
+
+
+def test_shares_of_stored_datasets_and_of_boxed_images_are_taken(recipe):
+    start = ["--config", str(recipe), "--dataset_name"]
+    for name in STORED_SHARES:
+        assert getattr(parse_arguments([*start, "a", "procedural", f"--{name}", "0.1"]), name) == 0.1
+    boxed = ["boxed_images", "--boxed_images", "images", "--absent_share", "0.1"]
+    assert parse_arguments([*start, *boxed]).absent_share == 0.1
 
 
 def test_missing_extra_is_named(recipe, capsys, monkeypatch):

@@ -39,6 +39,8 @@ SHARES = (
     "dataset_no_text_share", "hidden_share", "absent_share", "template_flip_probability", "degrade_probability",
     "pasted_share", "labelled_share",
 )  # fmt: skip
+# Of the pairs of stored datasets; all but the first need another sequence, which a stream does not have at hand.
+STORED_SHARES = ("hidden_share", "absent_share", "dataset_wrong_text_share", "dataset_no_text_share")
 
 
 @dataclass
@@ -102,8 +104,8 @@ class TrainArguments:
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Stream the datasets and store nothing. Without effect on a stream are --hidden_share, "
-            "--absent_share, --dataset_wrong_text_share and --dataset_no_text_share."
+            "help": "Stream the datasets and store nothing. A stream takes none of "
+            f"{', '.join(f'--{name}' for name in STORED_SHARES)}."
         },
     )
     photographs: list[str] | None = field(
@@ -436,15 +438,27 @@ class TrainArguments:
         self.min_box_side = sides * len(self.dataset_name) if len(sides) == 1 else sides
         if any(not 0 <= side < math.inf for side in sides):
             raise ValueError(f"--min_box_side must not be negative, got {sides}.")
-        if GENERATED.issuperset(self.dataset_name) and (any(sides) or self.exclude_sequences):
-            raise ValueError(
-                "--min_box_side and --exclude_sequences apply to stored datasets, but --dataset_name names none."
-            )
+        self._check_options_of_datasets(any(sides))
         for name in ("dataset_split", "dataset_revision", "dataset_weights", "min_box_side"):
             if len(getattr(self, name)) != len(self.dataset_name):
                 raise ValueError(
                     f"--{name} has {len(getattr(self, name))} values for {len(self.dataset_name)} datasets."
                 )
+
+    def _check_options_of_datasets(self, sides: bool) -> None:
+        """Check that options of stored datasets have one to apply to. sides: whether --min_box_side is given."""
+        given = [f"--{name}" for name in STORED_SHARES if getattr(self, name)]
+        if self.streaming and given:
+            raise ValueError(
+                f"{', '.join(given)} cannot be used with --streaming: set to 0 what is named here, or do not stream."
+            )
+        if not GENERATED.issuperset(self.dataset_name):
+            return
+        if BOXED_IMAGES in self.dataset_name:
+            given = [name for name in given if name != "--absent_share"]
+        given += ["--min_box_side"] * sides + ["--exclude_sequences"] * bool(self.exclude_sequences)
+        if given:
+            raise ValueError(f"{', '.join(given)} apply to stored datasets, but --dataset_name names none.")
 
 
 def share_batch(args: TrainArguments, num_processes: int) -> TrainArguments:
