@@ -18,6 +18,21 @@ def test_lasot_splits_come_from_lists_where_there_are_some(tmp_path):
     check_rows(lasot.output, lasot.miniature.splits)
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "split", "listed"), [("lasot", "test", "testing_set.txt"), ("got10k", "val", "val/list.txt")]
+)
+def test_lists_of_sequences_may_name_one_with_blanks(benchmark, split, listed, tmp_path):
+    root = tmp_path / "raw"
+    folder = (root if benchmark == "lasot" else root / "val") / "my dog-1"
+    frames = folder / "img" if benchmark == "lasot" else folder
+    frames.mkdir(parents=True)
+    PILImage.new("L", (8, 6)).save(frames / "00000001.png")
+    (folder / "groundtruth.txt").write_text("1,1,2,2\n")
+    (root / listed).write_text("my dog-1\n")
+    report = convert(benchmark, root, tmp_path / "converted", [split], progress=False)
+    assert [video.name for video in read_videos(tmp_path / "converted", split)] == ["my dog-1"], report
+
+
 def test_lasot_without_folders_of_categories_gives_the_same_rows(tmp_path):
     lasot = convert_miniature(build_lasot(tmp_path / "raw", flat=True), tmp_path / "converted")
     check_rows(lasot.output, lasot.miniature.splits)

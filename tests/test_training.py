@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.cli.train import main
 from modeling_pjvlt.training.arguments import STORED_SHARES
-from modeling_pjvlt.training.build import build_loader, build_model, build_pairs, parameter_groups
+from modeling_pjvlt.training.build import build_loader, build_model, build_pairs, parameter_groups, read_excluded
 from modeling_pjvlt.training.command_line import parse_arguments, read_recipe
 
 
@@ -231,6 +232,24 @@ def test_own_folder_of_images_trains(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     assert main(["--config", str(recipe), "--dataset_name", str(write_images(tmp_path))]) == 0
     assert (tmp_path / "run" / "checkpoints" / "last" / "pretrained_model" / "model.safetensors").is_file()
+
+
+def test_excluded_sequences_are_named_one_a_line_and_may_hold_blanks(recipe, tmp_path):
+    path = tmp_path / "excluded.txt"
+    path.write_text("\ufeffdog 1\r\n\n  white cat\t\nmouse", encoding="utf-8")
+    args = parse_arguments(["--config", str(recipe), "--dataset_name", "a", "--exclude_sequences", str(path)])
+    assert read_excluded(args, {"a": SimpleNamespace(names=["dog 1"])}) == {"dog 1", "white cat", "mouse"}
+    with pytest.raises(ValueError, match=r"none of the 3 names in .*excluded\.txt is a sequence of a"):
+        read_excluded(args, {"a": SimpleNamespace(names=["dog", "1", "white", "cat"])})
+
+
+@pytest.mark.parametrize("streaming", ["true", "false"])
+def test_list_of_excluded_sequences_without_a_name_is_refused(streaming, recipe, tmp_path):
+    path = tmp_path / "excluded.txt"
+    path.write_text(" \n\n")
+    more = ["--dataset_name", "a", "--streaming", streaming, "--exclude_sequences", str(path)]
+    with pytest.raises(ValueError, match=r"excluded\.txt is empty"):
+        read_excluded(parse_arguments(["--config", str(recipe), *more]), {"a": SimpleNamespace(names=["dog"])})
 
 
 def test_recipe_of_an_installed_package_is_found_by_its_name(tmp_path, monkeypatch):

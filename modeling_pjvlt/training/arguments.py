@@ -172,7 +172,7 @@ class TrainArguments:
         },
     )
     exclude_sequences: str | None = field(
-        default=None, metadata={"help": "File of the sequences to leave out: names without spaces, one a line."}
+        default=None, metadata={"help": "File of the sequences to leave out, one name a line."}
     )
     max_train_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
     per_device_train_batch_size: int | None = field(

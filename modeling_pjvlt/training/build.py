@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from ..configuration_pjvlt import PJVLTConfig
 from ..data.boxed_images import BoxedImages
+from ..data.converters.sources import filled_lines
 from ..data.generated import BOXED_IMAGES, GENERATED, PHOTOGRAPHS, PROCEDURAL
 from ..data.loading import load_tracking_dataset
 from ..data.pairs.boxed_images import BoxedImagePairs
@@ -127,17 +128,19 @@ def build_pairs(args: TrainArguments, images: PJVLTImageProcessor, length: int) 
 
 
 def read_excluded(args: TrainArguments, loaded: dict) -> frozenset[str]:
-    """The sequences that `--exclude_sequences` names, one a line, without spaces.
+    """The sequences that `--exclude_sequences` names, one a line; blanks around a name and empty lines do not count.
 
-    Raises `FileNotFoundError` without the file, `ValueError` where it names no sequence of the datasets (not checked
-    for streamed ones).
+    Raises `FileNotFoundError` without the file, `ValueError` where it names no sequence, or none of the datasets (the
+    second is not checked for streamed ones).
     """
     if args.exclude_sequences is None:
         return frozenset()
     path = Path(args.exclude_sequences)
     if not path.is_file():
         raise FileNotFoundError(f"--exclude_sequences: no file at {path}; it lists sequences, one name a line.")
-    names = frozenset(path.read_text(encoding="utf-8-sig").split())
+    names = frozenset(filled_lines(path))
+    if not names:
+        raise ValueError(f"--exclude_sequences: {path} is empty; it lists sequences, one name a line.")
     if not args.streaming and not any(names.intersection(dataset.names) for dataset in loaded.values()):
         raise ValueError(
             f"--exclude_sequences: none of the {len(names)} names in {path} is a sequence of "

@@ -10,6 +10,7 @@ from .sources import (
     NotFound,
     Reference,
     SourceSequence,
+    filled_lines,
     first_box_only,
     fit_flags,
     has_area,
@@ -34,7 +35,7 @@ def find(root: Path, split: str, class_map: Path | None) -> list[Reference]:
         )
     listed = folder / "list.txt"
     if listed.is_file():
-        names = listed.read_text(encoding="utf-8").split()
+        names = filled_lines(listed)
     else:
         names = [p.name for p in folder.iterdir() if p.is_dir()]
     return [Reference(name, folder / name, split) for name in sorted(names, key=natural_key)]

@@ -7,6 +7,7 @@ from .sources import (
     NotFound,
     Reference,
     SourceSequence,
+    filled_lines,
     fit_flags,
     has_area,
     list_images,
@@ -34,7 +35,7 @@ def official_testing_set() -> set[str]:
 def _is_of_split(root: Path, split: str):
     """A function that says whether a name is of the split: by the lists in `root`, or else by the official one."""
     files = {part: root / f"{part}ing_set.txt" for part in ("train", "test")}
-    listed = {part: set(file.read_text(encoding="utf-8").split()) for part, file in files.items() if file.is_file()}
+    listed = {part: set(filled_lines(file)) for part, file in files.items() if file.is_file()}
     if split in listed:
         return listed[split].__contains__
     testing = listed["test"] if "test" in listed else official_testing_set()

@@ -136,7 +136,7 @@ def _in_order(images: Iterable[ImageFile]) -> list[ImageFile]:
 
 def read_text(path: Path) -> str:
     """The sentence in a file, its lines joined; empty if there is no such file."""
-    return " ".join(_lines(path)) if path.is_file() else ""
+    return " ".join(filled_lines(path)) if path.is_file() else ""
 
 
 def read_boxes(path: Path, dtype: type = np.float32) -> np.ndarray:
@@ -228,7 +228,7 @@ def read_class_map(path: Path | None) -> dict[str, str]:
     if not path.is_file():
         raise FileNotFoundError(f"--class_map: no file at {path}")
     classes = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(filled_lines(path), start=1):
         name, tab, category = line.partition("\t")
         if not tab:
             raise ValueError(f"--class_map: {path}, line {number}: expected `sequence<TAB>class`, got {line!r}")
@@ -236,7 +236,7 @@ def read_class_map(path: Path | None) -> dict[str, str]:
     return classes
 
 
-def _lines(path: Path) -> list[str]:
+def filled_lines(path: Path) -> list[str]:
     """Stripped lines that are not empty."""
     return [line for line in all_lines(path) if line]
 
