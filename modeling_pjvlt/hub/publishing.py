@@ -6,20 +6,13 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import custom_object_save
@@ -31,17 +24,12 @@ from ..pipeline_pjvlt import TASK, TrackingPipeline
 from ..processing_pjvlt import PJVLTProcessor
 from .eval_results import PIPELINE_TAG, TAGS, merged, result_files
 from .model_card import describe_hardware, read_json, read_metrics, read_run_arguments, render_card
+from .repositories import PublishingError, explain_failures
 
 CONFIG, PROCESSOR_CONFIG, CARD = "config.json", "processor_config.json", "README.md"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Deleted from earlier pushes: a single file that was left there would be loaded in place of newer shards.
 OLD_WEIGHTS = [WEIGHTS, WEIGHTS_INDEX, "model-?????-of-?????.safetensors"]
-HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of whichever HTTP library huggingface_hub uses
-FAILURES = (HTTP_ERROR, LocalTokenNotFoundError, OfflineModeIsEnabled)
-
-
-class PublishingError(OSError):
-    """The Hub could not be reached, or refused the upload."""
 
 
 # The files of a model repository
@@ -111,7 +99,7 @@ def push_checkpoint(
     if dry_run is not None:
         return str(_write_new(source, Path(dry_run).resolve(), card))
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory(prefix="pjvlt-") as folder, _explain_failures(api.endpoint, repo_id):
+    with tempfile.TemporaryDirectory(prefix="pjvlt-") as folder, explain_failures(api.endpoint, repo_id):
         if "/" not in repo_id:
             repo_id = f"{api.whoami()['name']}/{repo_id}"
             card = render_card(repo_id, **fields)
@@ -137,7 +125,7 @@ def find_model(repo_id: str, token: str | None = None) -> None:
     """Check before a long evaluation that the model is on the Hub. Raises `ValueError` or [`PublishingError`]."""
     validate_repo_id(repo_id)
     api = HfApi(token=token)
-    with _explain_failures(api.endpoint, repo_id):
+    with explain_failures(api.endpoint, repo_id):
         try:
             api.model_info(repo_id)
         except RepositoryNotFoundError as error:
@@ -154,7 +142,7 @@ def push_results(repo_id: str, results: list[EvalResult], token: str | None = No
     [`PublishingError`] if the Hub cannot be reached or refuses.
     """
     api = HfApi(token=token)
-    with _explain_failures(api.endpoint, repo_id):
+    with explain_failures(api.endpoint, repo_id):
         try:
             card = ModelCard.load(repo_id, token=token)
         except EntryNotFoundError:
@@ -282,33 +270,6 @@ def _link(source: Path, target: Path) -> None:
         target.symlink_to(source)
     except OSError:
         shutil.copyfile(source, target)
-
-
-@contextmanager
-def _explain_failures(endpoint: str, repo_id: str) -> Iterator[None]:
-    """Turn errors of the client libraries into a [`PublishingError`] of one sentence."""
-    try:
-        yield
-    except (*FAILURES, RuntimeError) as error:
-        # Uploads of large files hide the reason behind a RuntimeError.
-        reason = next((e for e in (error, error.__cause__) if isinstance(e, FAILURES)), None)
-        if reason is None:
-            raise
-        raise PublishingError(_explanation(reason, endpoint, repo_id)) from error
-
-
-def _explanation(error: Exception, endpoint: str, repo_id: str) -> str:
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        reason = error.server_message or str(error).splitlines()[0]
-        if status == 401:
-            return f"{endpoint} does not accept the token (401): log in with `hf auth login`, or set HF_TOKEN"
-        if status == 403:
-            return f"the token may not write to {repo_id} (403): {reason}"
-        return f"{endpoint} answered {status} for {repo_id}: {reason}"
-    if isinstance(error, LocalTokenNotFoundError):
-        return "no token: log in with `hf auth login`, or set HF_TOKEN"
-    return f"cannot reach {endpoint}: {(str(error) or type(error).__name__).splitlines()[0]}"
 
 
 __all__ = [
