@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "checkpoint", metavar="CHECKPOINT", help="folder with config.json, model.safetensors and the processor's files"
     )
     add("repo", metavar="REPO", help="model repository, user/name; created if it does not exist")
-    add("--private", action="store_true", help="make a new repository private; a public one then gets nothing")
+    add("--private", action="store_true", help="make a new repository private; nothing is sent to a public one")
     add("--metrics", metavar="JSON", help="JSON file of scores, numbers by name")
     add(
         "--evaluated_on",

@@ -14,6 +14,7 @@ from modeling_pjvlt.data.pairs.mixture import TrackingPairs
 from modeling_pjvlt.data.pairs.sources import SequencePairs
 from modeling_pjvlt.data.pairs.streamed import StreamedPairs
 from modeling_pjvlt.hub.dataset_publishing import push_dataset, push_folder
+from modeling_pjvlt.hub.repositories import PublishingError
 
 CROPPER = PairCropper(PJVLTImageProcessor(template_size=32, search_size=64))
 
@@ -59,13 +60,54 @@ def test_broken_upload_can_be_repeated(hub, isolated_cache):
     convert(miniature.benchmark, miniature.root, output, progress=False)
     hub.read_only.add("tester/denied")
     hub.add_repo("tester/denied", {}, "dataset")
-    with pytest.raises(Exception, match="403"):
+    with pytest.raises(PublishingError, match=r"may not write to tester/denied \(403\)"):
         push_folder(output, "tester/denied")
     hub.read_only.clear()
     push_folder(output, "tester/denied")
     assert sorted(p.name for p in (output / "data").glob("*.parquet")) == sorted(
         name.removeprefix("data/") for name in hub.files("tester/denied", "dataset") if name.startswith("data/")
     )
+
+
+def test_private_dataset_goes_to_no_public_repository(hub, isolated_cache, capsys):
+    from test_dataset import FEATURES, rows
+
+    from modeling_pjvlt.data.dataset import TrackingDataset
+
+    miniature = BUILDERS["lasot"](isolated_cache / "raw")
+    output = isolated_cache / "converted"
+    command = [miniature.benchmark, str(miniature.root), "--output", str(output), "--private", "--push_to_hub"]
+    hub.add_repo("tester/public", {"README.md": b"mine"}, "dataset")
+    before = hub.files("tester/public", "dataset")
+    assert convert_main([*command, "tester/public"]) == 2
+    assert "tester/public exists and is public; nothing was sent" in capsys.readouterr().err
+    card = (output / "README.md").read_text()
+    mine = TrackingDataset(Dataset.from_dict(rows(), features=FEATURES))
+    for push, source in ((push_folder, output), (push_dataset, mine)):
+        with pytest.raises(PublishingError, match="is public; nothing was sent"):
+            push(source, "public", private=True)  # the token's owner is `tester`
+    assert hub.files("tester/public", "dataset") == before and (output / "README.md").read_text() == card
+    hub.add_repo("tester/private", {}, "dataset", private=True)
+    push_dataset(mine, "tester/private", private=True)
+    push_dataset(mine, "tester/new", private=True)
+    assert convert_main([*command, "tester/new-folder"]) == 0
+    for name in ("private", "new", "new-folder"):
+        assert hub.repo(f"tester/{name}", "dataset").private
+        assert any(path.endswith(".parquet") for path in hub.files(f"tester/{name}", "dataset"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--private"], "--private does nothing without --push_to_hub"),
+        (["--push_to_hub", "a/b/c"], "a/b/c"),
+    ],
+)
+def test_upload_that_cannot_work_is_refused_before_the_conversion(flags, message, hub, tmp_path, capsys):
+    miniature = BUILDERS["lasot"](tmp_path / "raw")
+    output = tmp_path / "converted"
+    assert convert_main([miniature.benchmark, str(miniature.root), "--output", str(output), *flags]) == 2
+    assert message in capsys.readouterr().err and not output.exists()
 
 
 def test_own_folder_of_images_is_published_with_a_card(hub, isolated_cache):

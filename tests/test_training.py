@@ -90,6 +90,7 @@ def test_run_can_start_from_a_checkpoint(recipe, tmp_path):
         ),
         (["--report_to", "trackio"], "pip install trackio"),
         (["--hub_model_id", "a/b"], "--hub_model_id does nothing without --push_to_hub"),
+        (["--hub_private_repo"], "--hub_private_repo does nothing without --push_to_hub"),
         (["--streaming"], "--streaming needs --dataset_name"),
         *(
             (["--dataset_name", "a", "--streaming", "true", f"--{name}", "0.1"], f"--{name} cannot be used with")

@@ -35,7 +35,9 @@ def build_parser() -> CommandParser:
     parser.add_argument("root", metavar="ROOT", help="the benchmark's folder")
     parser.add_argument("--output", help="folder for the dataset (default: converted/BENCHMARK)")
     parser.add_argument("--push_to_hub", metavar="REPO", help="also upload it to this dataset repository")
-    parser.add_argument("--private", action="store_true", help="make that repository private")
+    parser.add_argument(
+        "--private", action="store_true", help="make a new repository private; nothing is sent to a public one"
+    )
     parser.add_argument(
         "--license", default="unknown", help="the Hub's id of the licence, for the dataset card (default: unknown)"
     )
@@ -72,9 +74,15 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     output = args.output or f"converted/{args.benchmark}"
     try:
+        from huggingface_hub.utils import validate_repo_id
+
         from ..data.converters import convert
         from ..hub.dataset_publishing import push_folder
 
+        if args.push_to_hub:
+            validate_repo_id(args.push_to_hub)  # before a conversion that may take hours
+        elif args.private:
+            raise ValueError("--private does nothing without --push_to_hub.")
         with stopped_by_signals():
             reports = convert(
                 args.benchmark, args.root, output, args.splits, args.num_proc, args.sequences_per_shard,

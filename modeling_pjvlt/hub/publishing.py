@@ -24,7 +24,7 @@ from ..pipeline_pjvlt import TASK, TrackingPipeline
 from ..processing_pjvlt import PJVLTProcessor
 from .eval_results import PIPELINE_TAG, TAGS, merged, result_files
 from .model_card import describe_hardware, read_json, read_metrics, read_run_arguments, render_card
-from .repositories import PublishingError, explain_failures
+from .repositories import PublishingError, create_repository, explain_failures
 
 CONFIG, PROCESSOR_CONFIG, CARD = "config.json", "processor_config.json", "README.md"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -82,8 +82,7 @@ def push_checkpoint(
         checkpoint: folder with `config.json`, `model.safetensors` and the processor's files.
         repo_id: `user/name`, or only the name, for the owner of the token.
         arguments, metrics, datasets, hardware, about: see [`render_card`], which takes them.
-        private: whether a new repository is private; by default what the account is set to. With True, nothing is
-            uploaded to an existing public repository, and `PublishingError` is raised.
+        private: see [`create_repository`].
         token: by default the one of `hf auth login` or HF_TOKEN.
         revision: the branch, created if needed; by default `main`.
         dry_run: write the files to this new folder instead of uploading them, and return it.
@@ -104,11 +103,7 @@ def push_checkpoint(
             repo_id = f"{api.whoami()['name']}/{repo_id}"
             card = render_card(repo_id, **fields)
         _write_folder(source, Path(folder), card, _link)
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
-        if private and not api.model_info(repo_id).private:
-            raise PublishingError(
-                f"{repo_id} exists and is public; nothing was sent: make it private on the Hub first"
-            )
+        address = create_repository(api, repo_id, "model", private)
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         api.upload_folder(

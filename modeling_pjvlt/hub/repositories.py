@@ -1,8 +1,9 @@
-"""Failures of the Hub, explained in one sentence."""
+"""Repositories on the Hub: created as private as they have to be, and failures explained in one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of whichever HTTP library huggingface_hub uses
@@ -11,6 +12,20 @@ FAILURES = (HTTP_ERROR, LocalTokenNotFoundError, OfflineModeIsEnabled)
 
 class PublishingError(OSError):
     """The Hub could not be reached, or refused the upload."""
+
+
+def create_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | None) -> RepoUrl:
+    """Create a repository, unless it exists, and return its address.
+
+    private: whether a new one is private; by default what the account is set to. With True, [`PublishingError`] is
+    raised for an existing public one, to which nothing must be uploaded then.
+    """
+    address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+    if private and not api.repo_info(address.repo_id, repo_type=repo_type).private:
+        raise PublishingError(
+            f"{address.repo_id} exists and is public; nothing was sent: make it private on the Hub first"
+        )
+    return address
 
 
 @contextmanager

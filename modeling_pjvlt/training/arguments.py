@@ -42,6 +42,11 @@ SHARES = (
 # Of the pairs of stored datasets; all but the first need another sequence, which a stream does not have at hand.
 STORED_SHARES = ("hidden_share", "absent_share", "dataset_wrong_text_share", "dataset_no_text_share")
 
+NEEDS = {
+    "hub_model_id": "push_to_hub", "hub_private_repo": "push_to_hub",
+    "validation_dataset_name": "validation_steps", "validation_phrases": "validation_steps",
+}  # fmt: skip
+
 
 @dataclass
 class TrainArguments:
@@ -331,7 +336,9 @@ class TrainArguments:
         default=None,
         metadata={"help": "Repository for --push_to_hub: user/name; by default the output folder's name."},
     )
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make that repository private."})
+    hub_private_repo: bool = field(
+        default=False, metadata={"help": "Make a new repository private; nothing is sent to a public one."}
+    )
     seed: int = field(default=0, metadata={"help": "Random seed of weights and samples."})
 
     def __post_init__(self):
@@ -361,14 +368,11 @@ class TrainArguments:
         self._check_schedule()
         if self.resume_from_checkpoint and self.overwrite_output_dir:
             raise ValueError("--resume_from_checkpoint and --overwrite_output_dir contradict each other.")
-        if self.hub_model_id and not self.push_to_hub:
-            raise ValueError("--hub_model_id does nothing without --push_to_hub.")
+        for name, needed in NEEDS.items():
+            if getattr(self, name) and not getattr(self, needed):
+                raise ValueError(f"--{name} does nothing without --{needed}.")
         if self.report_to and find_spec(self.report_to) is None:
             raise ValueError(f"--report_to {self.report_to} needs it: pip install {self.report_to}.")
-        if self.validation_dataset_name and not self.validation_steps:
-            raise ValueError("--validation_dataset_name does nothing without --validation_steps.")
-        if self.validation_phrases and not self.validation_steps:
-            raise ValueError("--validation_phrases does nothing without --validation_steps.")
         if (PHOTOGRAPHS in self.dataset_name) != bool(self.photographs):
             raise ValueError("--dataset_name photographs and --photographs need each other.")
         if (BOXED_IMAGES in self.dataset_name) != bool(self.boxed_images):
