@@ -221,12 +221,29 @@ def test_a_sentence_of_ones_own_is_not_counted_as_missing(caplog):
         ({"frame": [0, 2, 1, 300, 301]}, "not sorted by frame: sequence 'dog-1', frame 1"),
         ({"frame": [0, 1, 2, 300, 300]}, "repeat the frame before them: sequence 'cat, left', frame 300"),
         ({"sequence": ["a", "b", "a", "b", "b"]}, "come in several pieces: \\['a', 'b'\\]"),
+        ({"sequence": ["a", None, "b", "b", "b"]}, "1 rows have no name in the column 'sequence': row 1"),
         ({"box": [[0.0, 0.0, float("nan"), 1.0]] + [[0.0] * 4] * 4}, "not finite: sequence 'dog-1', frame 0"),
     ],
 )
 def test_bad_rows_are_listed_by_sequence_and_row(changes, message):
     with pytest.raises(ValueError, match=message):
         list(TrackingDataset(Dataset.from_dict(rows(**changes), features=FEATURES)))
+
+
+def test_missing_values_mean_unknown():
+    unknown = rows(box=[None, *rows()["box"][1:]], visible=[None, None, False, None, None], text=[None] * 5)
+    dog, cat = TrackingDataset(Dataset.from_dict(unknown, features=FEATURES))
+    assert dog.visible.tolist() == [False, True, False] and cat.visible.all()
+    assert (dog.text, cat.text) == ("the target", "the target")
+
+
+def test_image_without_bytes_and_path_is_a_missing_one():
+    loose = {"bytes": Value("binary"), "path": Value("string")}
+    table = Dataset.from_dict(rows(), features=FEATURES).cast_column("image", Image(decode=False))
+    images = [{"bytes": None, "path": None} if i == 1 else table[i]["image"] for i in range(5)]
+    table = Dataset.from_dict(rows(image=images), features=Features({**FEATURES, "image": loose}))
+    dog, _ = TrackingDataset(table)
+    np.testing.assert_array_equal(dog.frame(1), draw_image(0))
 
 
 def test_boxes_of_the_wrong_length_are_listed():

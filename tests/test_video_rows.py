@@ -49,6 +49,11 @@ def read(clip, **changes):
     return VideoTrackingDataset(Dataset.from_dict(table(clip, **changes), features=FEATURES))
 
 
+def raw(clip, **changes) -> Dataset:
+    """The table with columns of whatever type the values have."""
+    return Dataset.from_dict(table(clip, **changes)).cast_column("video", Video())
+
+
 def test_frames_come_in_any_order(clip):
     (sequence,) = read(clip)
     assert (sequence.name, sequence.text, len(sequence)) == ("clip", "grey, all of it", FRAMES)
@@ -175,6 +180,14 @@ def test_number_of_frames_and_boxes_must_agree(clip):
         ({"boxes": [[1.0, 1.0, 5.0, 5.0], [1.0, 2.0]]}, r"1 boxes are not four finite numbers.*'clip', frame 1"),
         ({"boxes": [[1.0, 1.0, 5.0, float("nan")]]}, "'clip', frame 0"),
         ({"boxes": []}, "'clip' has none"),
+        ({"boxes": None}, "'clip' has none"),
+        ({"boxes": [[1.0, 1.0, 5.0, None]]}, r"'clip', frame 0: \[1.0, 1.0, 5.0, None\]"),
+        (
+            {"visible": None},
+            "1 rows have a value of `visible` that is not a list of true and false.*: sequence 'clip'",
+        ),
+        ({"video": None}, "1 rows have no video: sequence 'clip'"),
+        ({"sequence": None}, "1 rows have no name in the column 'sequence': row 0"),
         ({"visible": [True]}, "`visible` and `boxes` of different length: sequence 'clip'"),
     ],
 )
@@ -189,10 +202,34 @@ def test_box_of_an_absent_target_may_be_missing(clip):
     assert np.flatnonzero(~sequence.visible).tolist() == [3, 7] and sequence.boxes[8].tolist() == [8, 5, 12, 10]
 
 
+def test_what_is_missing_in_visible_follows_the_box_and_words_are_read(clip):
+    boxes, visible = [[1.0, 1.0, 5.0, 5.0], [1.0, 1.0, 5.0, 5.0], None], [None, False, None]
+    (sequence,) = read(clip, boxes=boxes, visible=visible)
+    assert sequence.visible.tolist() == [True, False, False]
+    (sequence,) = VideoTrackingDataset(raw(clip, boxes=boxes, visible=["yes", "no", None]))
+    assert sequence.visible.tolist() == [True, False, False]
+    without = read(clip, boxes=boxes, visible=visible, text=None)
+    assert without[0].text == "the target"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"boxes": [1.0, 1.0, 5.0, 5.0]}, r"'boxes' must hold lists of boxes \[x, y, w, h\], got list<item: double>"),
+        ({"boxes": [["a", "b", "c", "d"]]}, "'boxes' must hold lists of boxes .* got list<item: list<item: string>>"),
+        ({"boxes": 5}, "'boxes' must hold lists of boxes .* got int64"),
+        ({"visible": True}, "`visible` that is not a list of true and false, one for each box: sequence 'clip'"),
+        ({"visible": ["maybe"] * FRAMES}, "`visible` that is not a list of true and false"),
+    ],
+)
+def test_columns_of_other_types_are_refused_in_words(clip, changes, message):
+    with pytest.raises(ValueError, match=message):
+        list(VideoTrackingDataset(raw(clip, **changes)))
+
+
 def test_boxes_as_text_are_refused(clip):
-    row = {name: value for name, value in table(clip, boxes="[[1, 2, 3, 4]]").items() if name != "visible"}
     with pytest.raises(ValueError, match=r"'boxes' must hold lists of boxes \[x, y, w, h\], got text: '\[\[1"):
-        list(VideoTrackingDataset(Dataset.from_dict(row).cast_column("video", Video())))
+        list(VideoTrackingDataset(raw(clip, boxes="[[1, 2, 3, 4]]")))
 
 
 def test_broken_video_is_named(clip, tmp_path):

@@ -84,6 +84,7 @@ class _Table:
 
     def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None, quiet: bool = False):
         self._rows, self._sentences, self._quiet = rows, sentences or {}, quiet
+        self._check_every_row_is_named()
 
     @property
     def rows(self) -> Dataset:
@@ -106,6 +107,14 @@ class _Table:
         if name not in self._rows.column_names:
             return None
         return self._rows.select_columns([name]).with_format("arrow")[:][name]
+
+    def _check_every_row_is_named(self) -> None:
+        column = self._column("sequence")
+        if column is not None and column.null_count:
+            rows = np.flatnonzero(column.is_null().to_numpy())
+            shown = ", ".join(f"row {row}" for row in rows[:MAX_REPORTED])
+            more = ", …" if len(rows) > MAX_REPORTED else "."
+            raise ValueError(f"{len(rows)} rows have no name in the column 'sequence': {shown}{more}")
 
     def _report(self, bad: np.ndarray, problem: str) -> None:
         rows = np.flatnonzero(bad)
@@ -152,8 +161,9 @@ class TrackingDataset(_Table):
         sentences: by sequence name, instead of the table's own.
         quiet: do not warn of sequences without a sentence.
 
-    Raises `ValueError` for a missing column, and one that lists the first bad rows: frames that are not sorted or come
-    twice, boxes that are not four finite numbers, flags that are neither true nor false.
+    Raises `ValueError` for a missing column, and one that lists the first bad rows: rows without a name in `sequence`,
+    frames that are not sorted or come twice, boxes that are not four finite numbers, flags that are neither true nor
+    false.
     """
 
     def __init__(self, rows: Dataset, sentences: Mapping[str, str] | None = None, quiet: bool = False):
@@ -294,7 +304,7 @@ class TrackingDataset(_Table):
             return area
         if pa.types.is_boolean(column.type) or _is_number(column.type):
             return area & pc.fill_null(column.cast(pa.bool_()), True).to_numpy().astype(bool)
-        flags = [FLAGS.get(str("" if value is None else value).strip().lower()) for value in column.to_pylist()]
+        flags = [_flag(value) for value in column.to_pylist()]
         unknown = np.array([flag is None for flag in flags], bool)
         self._report(unknown, "have a value of `visible` that is neither true nor false")
         return area & np.array(flags, bool)
@@ -312,8 +322,7 @@ class TrackingDataset(_Table):
     @cached_property
     def _image_rows(self) -> np.ndarray:
         """(rows,) the row whose image each row shows: its own, or the last one before it that has one."""
-        parts = self._images.rows.with_format("arrow").iter(ROWS_AT_ONCE)
-        valid = np.array([known for part in parts for known in part["image"].is_valid().to_numpy()], bool)
+        valid = _has_content(self._images.rows, ROWS_AT_ONCE)
         rows = np.maximum.accumulate(np.where(valid, np.arange(len(valid)), -1))
         self._report(rows < 0, "have no image, and no row before them has one")
         return rows
@@ -332,6 +341,7 @@ class VideoTrackingDataset(_Table):
         self._names = [str(i) for i in range(len(rows))] if names is None else [_as_text(n) for n in names.to_pylist()]
         self._starts = np.arange(len(rows) + 1)
         self._opened: dict[int, VideoFrames] = {}
+        self._report(~_has_content(self._videos, rows_at_once=1), "have no video")
         self._boxes, self._visible  # noqa: B018  read now, as in a table of frames
 
     def __len__(self) -> int:
@@ -377,6 +387,8 @@ class VideoTrackingDataset(_Table):
         videos = column.to_pylist()
         if any(isinstance(boxes, str) for boxes in videos):
             raise ValueError(f"The column 'boxes' must hold lists of boxes [x, y, w, h], got text: {videos[0]!r:.60}.")
+        if not _is_boxes(column.type):
+            raise ValueError(f"The column 'boxes' must hold lists of boxes [x, y, w, h], got {_type_name(column)}.")
         bad = [f"sequence {name!r} has none" for name, v in zip(self._names, videos, strict=True) if not v]
         bad += [
             f"sequence {name!r}, frame {frame}: {box}"
@@ -395,7 +407,10 @@ class VideoTrackingDataset(_Table):
         column = self._column("visible")
         if column is None:
             return None
-        visible = [np.array(v, bool) for v in column.to_pylist()]
+        flags = [[_flag(value) for value in v] if isinstance(v, list) else [None] for v in column.to_pylist()]
+        bad = np.array([None in of_video for of_video in flags], bool)
+        self._report(bad, "have a value of `visible` that is not a list of true and false, one for each box")
+        visible = [np.array(of_video, bool) for of_video in flags]
         lengths = np.array([len(v) == len(boxes) for v, boxes in zip(visible, self._boxes, strict=True)], bool)
         self._report(~lengths, "have `visible` and `boxes` of different length")
         return visible
@@ -407,6 +422,29 @@ def _type_name(column: pa.ChunkedArray) -> str:
 
 def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+
+
+def _has_content(encoded: Dataset, rows_at_once: int) -> np.ndarray:
+    """(rows,) bool: where the only column of a table, of encoded images or videos, has bytes or a path."""
+    (name,), parts = encoded.column_names, encoded.with_format("arrow").iter(rows_at_once)
+    columns = ([pc.struct_field(part[name], key).is_valid() for key in ("bytes", "path")] for part in parts)
+    return np.array([known for column in columns for known in pc.or_(*column).to_numpy()], bool)
+
+
+def _is_boxes(kind: pa.DataType) -> bool:
+    """Whether a type is lists of lists of numbers, as far as there are values."""
+    for _ in range(2):
+        if pa.types.is_null(kind):
+            return True
+        if not hasattr(kind, "value_type"):
+            return False
+        kind = kind.value_type
+    return _is_number(kind)
+
+
+def _flag(value) -> bool | None:
+    """What a value of `visible` says: true where it is missing, and None if it is neither true nor false."""
+    return FLAGS.get((_as_text(value) or "").strip().lower())
 
 
 def _as_text(value) -> str | None:
