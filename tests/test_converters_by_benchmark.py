@@ -70,6 +70,39 @@ def test_sentences_of_a_file_replace_the_benchmarks_own(num_proc, tmp_path):
         convert_miniature(miniature, output, sentences=path, sequences_per_shard=1)
 
 
+@pytest.mark.parametrize("benchmark", ["trackingnet", "yolo"])
+@pytest.mark.parametrize(
+    ("flag", "content", "message"),
+    [
+        ("--class_map", None, "--class_map: no file at {path}"),
+        ("--class_map", "0\tcat\n1\n", "{path}, line 2: expected `"),
+        ("--class_map", "cat\tdog\nmouse\n", "{path}, line "),
+        ("--sentences", None, "--sentences: no file at {path}"),
+        ("--sentences", b"a\t\xff", "--sentences: {path} is not text in UTF-8"),
+        ("--sentences", "no tab", "{path}, line 1: expected `sequence<TAB>sentence`"),
+    ],
+)
+def test_file_of_the_user_that_cannot_be_used_is_named_before_anything_is_written(
+    benchmark, flag, content, message, tmp_path, capsys
+):
+    root, path, output = tmp_path / "raw", tmp_path / "mine.tsv", tmp_path / "converted"
+    for part in ("images", "labels", "TEST/anno"):
+        (root / part).mkdir(parents=True)
+    (root / "labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (root / "TEST/anno/a.txt").write_text("1,1,2,2\n")
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert command([benchmark, str(root), "--output", str(output), flag, str(path)]) == 2
+    assert message.format(path=path) in capsys.readouterr().err and not output.exists()
+
+
+def test_class_map_of_a_benchmark_that_brings_its_classes_is_refused(tmp_path):
+    miniature = build_lasot(tmp_path / "raw")
+    with pytest.raises(ValueError, match="--class_map is for trackingnet and yolo; lasot brings its classes"):
+        convert_miniature(miniature, tmp_path / "converted", class_map=tmp_path / "classes.tsv")
+    assert not (tmp_path / "converted").exists()
+
+
 def test_trackingnet_refuses_a_folder_made_with_other_classes(tmp_path):
     net = convert_miniature(build_trackingnet(tmp_path / "raw"), tmp_path / "converted")
     other = tmp_path / "other.tsv"

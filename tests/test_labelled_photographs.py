@@ -119,3 +119,6 @@ def test_file_that_is_not_of_coco_says_what_it_lacks(tmp_path):
     (tmp_path / "annotations" / "instances_train2017.json").write_text("[]")
     with pytest.raises(ValueError, match=r"coco: .*instances_train2017.json: expected a list `images`"):
         convert("coco", tmp_path, tmp_path / "out", progress=False)
+    (tmp_path / "annotations" / "instances_train2017.json").write_text("{")
+    with pytest.raises(ValueError, match=r"coco: .*instances_train2017\.json is not a JSON file"):
+        convert("coco", tmp_path, tmp_path / "out", progress=False)

@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
     segments = np.zeros((HEIGHT, WIDTH), np.uint8)
     segments[y : y + h, x : x + w] = 7
     Image.fromarray(segments).save(root / "segments/train/c.png")
-    (root / "classes.tsv").write_text("0\tcat\tanimal\n1\tfire engine\tvehicle\n")
+    (root / "classes.tsv").write_text("0\tcat\tanimal\n1\tfire engine\tvehicle\n2\n")  # the last one has no name
     return root
 
 

@@ -55,7 +55,7 @@ def build_parser() -> CommandParser:
         "--class_map",
         metavar="FILE",
         help="trackingnet: lines ID<TAB>class, which its training parts need; yolo: a file to read instead of "
-        "ROOT/classes.tsv; the other benchmarks bring their classes and ignore it",
+        "ROOT/classes.tsv; the other benchmarks bring their classes",
     )
     parser.add_argument(
         "--sentences", metavar="FILE", help="lines SEQUENCE<TAB>SENTENCE, used instead of the benchmark's own"

@@ -32,8 +32,8 @@ def load_tracking_dataset(
     Returns a [`TrackingDataset`] or a [`VideoTrackingDataset`]: `len`, indexing and iteration give
     [`TrackingSequence`]s. Raises `FileNotFoundError` or `ValueError` that says what is missing or which rows are bad.
     """
+    texts = None if sentences is None else read_sentences(sentences)  # before a dataset that may be large
     rows, split, place = load_rows(name_or_path, split, revision, streaming, preferred_split)
-    texts = None if sentences is None else read_sentences(sentences)
     if streaming:
         dataset = StreamingTrackingDataset(rows, texts, columns, place)
     else:

@@ -42,10 +42,16 @@ def swap_left_right(sentence: str) -> str:
 def read_sentences(path: str | Path) -> dict[str, str]:
     """Sentences from a file of lines `sequence<TAB>sentence`.
 
-    Raises `ValueError` naming the first line without a tab.
+    Raises `FileNotFoundError` without the file, and `ValueError` if it is not UTF-8 text or a line has no tab.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--sentences: no file at {path}; expected lines `sequence<TAB>sentence`.")
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--sentences: {path} is not text in UTF-8 ({error}).") from error
     sentences = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, tab, text = line.partition("\t")

@@ -68,9 +68,9 @@ def load_split(
     """
     if name_or_path == PROCEDURAL and sentences_file is not None:
         raise ValueError("--sentences is for datasets; the sentences of procedural clips describe their figures.")
+    given = None if sentences_file is None else read_sentences(sentences_file)  # before a dataset that may be large
     sequences, split = _load(name_or_path, split, revision, columns, sentences_file)
-    if sentences_file is not None:
-        given = read_sentences(sentences_file)
+    if given is not None:
         named = [given.get(sequence.name) for sequence in sequences]
         if not any(named):
             raise ValueError(

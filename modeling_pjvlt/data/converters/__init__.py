@@ -64,7 +64,7 @@ def convert(
         num_proc: processes that write files.
         sequences_per_shard: sequences in a file; by default as many as make a few hundred megabytes.
         class_map: file of the classes that the benchmark does not ship: by sequence (the training parts of
-            TrackingNet need it) or by number (YOLO).
+            TrackingNet need it) or by number (YOLO). The others take none.
         check: `"fast"` looks at the beginning and the end of every JPEG and PNG, and decodes one only if they look
             wrong; `"full"` decodes every image.
         license: for the card.
@@ -73,7 +73,8 @@ def convert(
             sequence.
 
     Returns a report for each split. Raises `FileNotFoundError` or `ValueError` for a folder that is not of this
-    benchmark, for an unknown benchmark or split, and for an `output` that holds something else.
+    benchmark, for an unknown benchmark or split, for a `class_map` or `sentences` that cannot be used, and for an
+    `output` that holds something else.
     """
     _check_known("benchmark", benchmark, BENCHMARKS)
     _check_known("check", check, CHECKS)
@@ -89,6 +90,11 @@ def convert(
     if output.exists() and output.samefile(root):
         raise ValueError(f"{benchmark}: {output} is the folder to read; choose another one for the dataset.")
     class_map = None if class_map is None else Path(class_map)
+    if class_map is not None and not kind.takes_class_map:
+        takers = " and ".join(name for name, other in BENCHMARKS.items() if other.takes_class_map)
+        raise ValueError(f"--class_map is for {takers}; {benchmark} brings its classes: leave it out.")
+    if class_map is not None and not class_map.is_file():
+        raise FileNotFoundError(f"--class_map: no file at {class_map}")
     sentences = None if sentences is None else Path(sentences)
     if sentences is not None:
         read_sentences(sentences)  # so that a mistake in it is reported now

@@ -52,7 +52,10 @@ def find_coco(root: Path, split: str, class_map: Path | None) -> list[Reference]
         if any((root / "annotations").glob("instances_*2017.json")):
             return []
         raise NotFound(f"no annotations in {root}: looked for annotations/instances_train2017.json")
-    content = json.loads(annotations.read_text(encoding="utf-8-sig"))
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{annotations} is not a JSON file ({error})") from error
     for name in ("images", "annotations"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{annotations}: expected a list `{name}`")
@@ -148,15 +151,23 @@ def find_yolo(root: Path, split: str, class_map: Path | None) -> list[Reference]
 def _read_yolo_classes(path: Path) -> dict[int, tuple[str, str]]:
     """Classes from lines of index, name and supercategory, separated by tabs, or from lines of one name each.
 
-    In the second form, empty lines count too. Empty if there is no file.
+    In the second form, empty lines count too. Empty if there is no file. Raises `ValueError` naming the first line of
+    neither form.
     """
     if not path.is_file():
         return {}
     lines = [line.split("\t") for line in all_lines(path)]
     if all(len(parts) == 1 for parts in lines):
         return {number: (parts[0].strip(), "") for number, parts in enumerate(lines)}
-    lines = [parts for parts in lines if parts != [""]]
-    return {int(parts[0]): (parts[1].strip(), parts[2].strip() if len(parts) > 2 else "") for parts in lines}
+    classes = {}
+    for number, (index, *names) in enumerate(lines, start=1):
+        if index.strip().isdecimal() and names:
+            classes[int(index)] = (names[0].strip(), names[1].strip() if len(names) > 1 else "")
+        elif index or names:
+            expected = "expected `number<TAB>class` or `number<TAB>class<TAB>supercategory`"
+            line = "\t".join((index, *names))
+            raise ValueError(f"{path}, line {number}: {expected}, got {line!r}")
+    return classes
 
 
 def read_yolo(reference: Reference) -> list[SourceSequence]:
@@ -207,4 +218,5 @@ YOLO = Benchmark(
     sequences_per_shard=3000,
     find=find_yolo,
     read=read_yolo,
+    takes_class_map=True,
 )

@@ -95,7 +95,8 @@ class Benchmark:
     sequences_per_shard: how many make a Parquet file of a few hundred megabytes. find: lists the sequences of a split,
     which may be none; raises [`NotFound`] naming what it looked for. read: reads one sequence, or several that share
     images; raises `ValueError` that says why it cannot be used. has_cover: rows have GOT-10k's `cover`. one_split: the
-    folder has no splits; all of it becomes the requested one, by default the first.
+    folder has no splits; all of it becomes the requested one, by default the first. takes_class_map: classes can come
+    from a file of the user's.
     """
 
     title: str
@@ -107,6 +108,7 @@ class Benchmark:
     read: Callable[[Reference], list[SourceSequence]]
     has_cover: bool = False
     one_split: bool = False
+    takes_class_map: bool = False
 
 
 def list_images(folder: Path) -> list[ImageFile]:
@@ -225,8 +227,6 @@ def read_class_map(path: Path | None) -> dict[str, str]:
     """Classes by sequence from lines `sequence<TAB>class` of a file. Raises `ValueError` for a line without a tab."""
     if path is None:
         return {}
-    if not path.is_file():
-        raise FileNotFoundError(f"--class_map: no file at {path}")
     classes = {}
     for number, line in enumerate(filled_lines(path), start=1):
         name, tab, category = line.partition("\t")

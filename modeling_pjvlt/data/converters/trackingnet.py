@@ -70,4 +70,5 @@ TRACKINGNET = Benchmark(
     sequences_per_shard=16,
     find=find,
     read=read,
+    takes_class_map=True,
 )

@@ -225,12 +225,12 @@ def _boxed_photograph(path: Path, objects: list[BoxedObject]) -> Photograph:
 
 
 def _read_classes(path: Path) -> dict[int, tuple[str, str]]:
-    """Name and supercategory of the classes, by number; lines without a number are ignored."""
+    """Name and supercategory of the classes, by number; lines without a number and a name are ignored."""
     classes = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
         number, *names = [part.strip() for part in line.split("\t")]
-        if number.isdigit():
+        if number.isdigit() and names:
             classes[int(number)] = (names[0], names[1] if len(names) > 1 else "")
     return classes
 
