@@ -1,5 +1,6 @@
 """Evaluations on disk: what is finished stays, however it ends, and all processes together give what one gives."""
 
+import copy
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ import torch
 from accelerate import PartialState
 from PIL import Image
 from test_training_runs import subprocess_environment
+from transformers import BertTokenizer
 
 from modeling_pjvlt import DEFAULT_CHECKPOINT, PJVLTModel
 from modeling_pjvlt.cli.evaluate import PROTOCOL_NAMES, SERVERS, TEXT_KINDS, choose_protocol, main
@@ -144,6 +146,36 @@ def test_results_of_another_model_are_not_mixed_in(command, tmp_path, tiny_model
     tiny_model(seed=1, stirred=True).save_pretrained(command[1])
     assert main(command) == 2
     assert "another model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("setting", "value"), [("window_weight", 0.5), ("size_smoothing", 0.5)])
+def test_results_of_other_tracking_settings_are_not_mixed_in(
+    setting, value, command, tmp_path, tiny_processor, capsys
+):
+    assert main(command) == 0
+    changed = copy.copy(tiny_processor)
+    setattr(changed, setting, value)
+    changed.save_pretrained(command[1])
+    assert main(command) == 2
+    assert "another model" in capsys.readouterr().err
+
+
+def test_results_of_another_vocabulary_are_not_mixed_in(command, tmp_path, tiny_tokenizer, monkeypatch, capsys):
+    """The weights are the same, but the sentences become other tokens."""
+    assert main(command) == 0
+    boxes, calls = raw(tmp_path / "out"), []
+    words = sorted(tiny_tokenizer.get_vocab(), key=tiny_tokenizer.get_vocab().get)
+    special = len(tiny_tokenizer.all_special_tokens)
+    turned = [*words[:special], *reversed(words[special:])]
+    other = BertTokenizer(vocab={word: i for i, word in enumerate(turned)}, do_lower_case=True, model_max_length=40)
+    other.save_pretrained(command[1])
+    assert main(command) == 2
+    assert "another model" in capsys.readouterr().err
+    tiny_tokenizer.save_pretrained(command[1])
+    tiny_tokenizer("used", truncation=True, max_length=3)  # what a tokenizer did before does not count
+    monkeypatch.setattr(Evaluation, "_track", lambda self, number, bar: calls.append(number))
+    assert main(command) == 0
+    assert not calls and raw(tmp_path / "out") == boxes
 
 
 def test_running_sequences_one_by_one_changes_nothing(checkpoint, tiny_processor, clips, tmp_path):

@@ -23,9 +23,8 @@ SUBMISSIONS = ("got10k", "trackingnet")
 class Finished:
     """The record of a tracked sequence.
 
-    run: fingerprint of the model, the sentence, the first box and the settings. sentence: the one it was tracked with.
-    frames: its length.
-    frame_size: height, width. seconds: total time by part.
+    run: fingerprint of the model, the sentence and its tokens, the first box and the settings. sentence: the one it
+    was tracked with. frames: its length. frame_size: height, width. seconds: total time by part.
     """
 
     run: str

@@ -11,6 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.converters.sources import has_area
+from ..sentences_pjvlt import clean_sentences
 from ..visualization.drawing import TRUTH_COLOR, draw_box
 from .protocols import PROTOCOLS, BenchmarkScores, score_benchmark
 from .result_files import Finished, check_names, read_finished, read_results, write_result
@@ -73,10 +74,15 @@ def score(
 
 
 def fingerprint(model, processor) -> str:
-    """A hash of the weights and of the settings of model and image processor; the tokenizer is not part of it."""
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
-    images = processor.image_processor.to_dict()
-    digest.update(json.dumps(images, sort_keys=True, default=str).encode())
+    """A hash of the weights and of the settings of model, image processor and tracking.
+
+    The tokenizer is not part of it: an [`Evaluation`] records the tokens of each sentence.
+    """
+    tracking = processor.tracking_settings(model.config)
+    del tracking["lost_score"]  # an evaluation has its own
+    digest = hashlib.sha256()
+    for settings in (model.config.to_dict(), processor.image_processor.to_dict(), tracking):
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -123,6 +129,10 @@ class Evaluation:
         self.model, self.processor, self.sequences = model, processor, sequences
         self.texts, self.folder, self.state, self.protocol = sentences(sequences, text), Path(folder), state, protocol
         self.truth = ground_truth(sequences)
+        self.tokens = [[]] * len(sequences)
+        if model.config.uses_language:
+            cleaned = clean_sentences(self.texts, len(sequences))
+            self.tokens = processor.encode_text(cleaned, padding=False, return_tensors=None)["input_ids"]
         self.fingerprint = fingerprint(model, processor)
 
     def run(self, label: str = "") -> None:
@@ -152,8 +162,8 @@ class Evaluation:
 
     def _run_of(self, number: int) -> str:
         sequence = self.sequences[number]
-        content = [self.fingerprint, self.texts[number], len(sequence), np.asarray(sequence.boxes[0], float).tolist()]
-        content.append(self.lost_score)
+        box = np.asarray(sequence.boxes[0], float).tolist()
+        content = [self.fingerprint, self.texts[number], self.tokens[number], len(sequence), box, self.lost_score]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def _finished(self, number: int) -> Finished | None:
