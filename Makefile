@@ -1,4 +1,4 @@
-# Everything runs in .venv, which the first target makes; nothing but Python is needed. Each target installs what it needs.
+# Everything runs in .venv, which the first target makes; only Python is needed. Each target installs what it needs.
 #   make demo         track in a procedural clip, print the mean overlap, write an annotated video
 #   make app          a web page on this machine: upload a video, draw the box, write the sentence
 #   make test         the tests            make quality      lint and formatting
@@ -34,7 +34,7 @@ app: $(TRACKING)
 	$(BIN)/python scripts/app.py
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-common: $(READY)
 	$(BIN)/python tests/common/fetch.py

@@ -13,6 +13,7 @@ os.environ.update(start_for_suite().variables())
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as the package sets it; tests import onnxruntime before the package does
 
 import pytest
+import torch
 import yaml
 from hypothesis import settings
 from tiny import VOCABULARY, build_tiny_config, build_tiny_inputs, build_tiny_labels, build_tiny_model
@@ -20,6 +21,7 @@ from transformers import BertTokenizer
 
 from modeling_pjvlt import PJVLTImageProcessor, PJVLTProcessor
 
+torch.set_num_threads(1)  # more only wait for each other on tensors this small, and the tests have all cores
 settings.register_profile("pjvlt", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("pjvlt")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with it ignored
