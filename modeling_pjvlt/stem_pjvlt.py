@@ -21,6 +21,7 @@ class PJVLTSameConv(nn.Conv2d):
     Where that padding is odd, which it is for a stride of 2, its larger part is right and bottom, and torch would have
     to copy each map into a larger one first. Mirrored, the larger part is left and top, which symmetric padding does
     as well: a stride of 2 over an even side never reaches the last row and column. This halves the time of a stem.
+    In an export nothing is mirrored: other runtimes pad unevenly without a copy.
     Takes maps whose sides are multiples of the stride, as all maps of a stem are.
     """
 
@@ -28,13 +29,16 @@ class PJVLTSameConv(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, groups=groups)
 
     def forward(self, inputs: Tensor) -> Tensor:  # (B, c, S, S) to (B, c', S / stride, S / stride)
-        weight = self.weight if self.kernel_size == (1, 1) else mirrored(self.weight)
-        return functional.conv2d(inputs, weight, self.bias, self.stride, self.padding, groups=self.groups)
+        weight, padding = mirrored(self.weight), self.padding
+        if torch.compiler.is_exporting():
+            low, odd = (self.kernel_size[0] - self.stride[0]) // 2, (self.kernel_size[0] - self.stride[0]) % 2
+            inputs, padding = functional.pad(inputs, (low, low + odd, low, low + odd)), 0
+        return functional.conv2d(inputs, weight, self.bias, self.stride, padding, groups=self.groups)
 
 
 def mirrored(maps: Tensor) -> Tensor:
-    """Left and right, and top and bottom, swapped in (..., S, S)."""
-    return maps.flip(-2, -1)
+    """Left and right, and top and bottom, swapped in (..., S, S); in an export, and for one pixel, as they are."""
+    return maps if torch.compiler.is_exporting() or maps.shape[-1] == 1 else maps.flip(-2, -1)
 
 
 class PJVLTInvertedResidual(nn.Module):
