@@ -16,21 +16,29 @@ CACHED_CROPS = 4  # crops that a CPU processes at once: more do not fit its cach
 
 
 class PJVLTSameConv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding: if it is odd, right and bottom get the larger part.
+    """A convolution with TensorFlow's "same" padding, of mirrored maps: the weights are mirrored as they are used.
 
+    Where that padding is odd, which it is for a stride of 2, its larger part is right and bottom, and torch would have
+    to copy each map into a larger one first. Mirrored, the larger part is left and top, which symmetric padding does
+    as well: a stride of 2 over an even side never reaches the last row and column. This halves the time of a stem.
+    In an export nothing is mirrored: other runtimes pad unevenly without a copy.
     Takes maps whose sides are multiples of the stride, as all maps of a stem are.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
-        self.uneven = (kernel - stride) % 2
-        super().__init__(inputs, outputs, kernel, stride, padding=(kernel - stride) // 2, groups=groups)
+        super().__init__(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, groups=groups)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        if not self.uneven:
-            return super().forward(inputs)
-        low = self.padding[0]
-        padded = functional.pad(inputs, (low, low + 1, low, low + 1))
-        return functional.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+    def forward(self, inputs: Tensor) -> Tensor:  # (B, c, S, S) to (B, c', S / stride, S / stride)
+        weight, padding = mirrored(self.weight), self.padding
+        if torch.compiler.is_exporting():
+            low, odd = (self.kernel_size[0] - self.stride[0]) // 2, (self.kernel_size[0] - self.stride[0]) % 2
+            inputs, padding = functional.pad(inputs, (low, low + odd, low, low + odd)), 0
+        return functional.conv2d(inputs, weight, self.bias, self.stride, padding, groups=self.groups)
+
+
+def mirrored(maps: Tensor) -> Tensor:
+    """Left and right, and top and bottom, swapped in (..., S, S); in an export, and for one pixel, as they are."""
+    return maps if torch.compiler.is_exporting() or maps.shape[-1] == 1 else maps.flip(-2, -1)
 
 
 class PJVLTInvertedResidual(nn.Module):
@@ -45,9 +53,9 @@ class PJVLTInvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, inputs: Tensor) -> Tensor:  # (B, c, S, S) to (B, c', S / stride, S / stride)
-        hidden = inputs if self.expand is None else functional.relu6(self.expand(inputs))
-        outputs = self.project(functional.relu6(self.depthwise(hidden)))
-        return inputs + outputs if self.residual else outputs
+        hidden = inputs if self.expand is None else functional.relu6(self.expand(inputs), inplace=True)
+        outputs = self.project(functional.relu6(self.depthwise(hidden), inplace=True))
+        return outputs.add_(inputs) if self.residual else outputs
 
 
 class PJVLTConvStem(nn.Module):
@@ -69,7 +77,7 @@ class PJVLTConvStem(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, 3, S, S) to the map of the last stage and, where the config names one, that of a finer stage."""
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = mirrored(pixels).contiguous(memory_format=torch.channels_last)
         if torch.compiler.is_compiling() or pixels.device.type != "cpu":
             return self._maps(pixels)
         trained = torch.is_grad_enabled() and self.first.weight.requires_grad
@@ -80,12 +88,13 @@ class PJVLTConvStem(nn.Module):
         return torch.cat(last), None if self.fine_stage is None else torch.cat(fine)
 
     def _maps(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        hidden, fine = functional.relu6(self.first(pixels)), None
+        """The maps of mirrored pixels, mirrored back."""
+        hidden, fine = functional.relu6(self.first(pixels), inplace=True), None
         for number, stage in enumerate(self.stages):
             hidden = stage(hidden)
             if number == self.fine_stage:
-                fine = hidden
-        return hidden, fine
+                fine = mirrored(hidden)
+        return mirrored(hidden), fine
 
 
-__all__ = ["PJVLTConvStem", "PJVLTInvertedResidual", "PJVLTSameConv"]
+__all__ = ["PJVLTConvStem", "PJVLTInvertedResidual", "PJVLTSameConv", "mirrored"]

@@ -12,7 +12,7 @@ from transformers import BertModel
 
 from modeling_pjvlt import PJVLTConfig, PJVLTModel
 from modeling_pjvlt.backbones_pjvlt import foreign_stem_part
-from modeling_pjvlt.stem_pjvlt import PJVLTConvStem, PJVLTSameConv
+from modeling_pjvlt.stem_pjvlt import PJVLTConvStem, PJVLTSameConv, mirrored
 
 timm = pytest.importorskip("timm")
 
@@ -45,13 +45,13 @@ def folder(network, tmp_path):
 
 
 @pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 9), (3, 2, 12), (5, 1, 7), (5, 2, 12), (1, 1, 5)])
-def test_padding_is_tensorflows(kernel, stride, size):
+def test_padding_of_mirrored_maps_is_tensorflows(kernel, stride, size):
     torch.manual_seed(0)
     ours = PJVLTSameConv(4, 6, kernel, stride)
     theirs = timm.layers.Conv2dSame(4, 6, kernel, stride)
     theirs.load_state_dict(ours.state_dict())
     inputs = torch.randn(2, 4, size, size)
-    assert_close(ours(inputs), theirs(inputs))
+    assert_close(mirrored(ours(mirrored(inputs))), theirs(inputs))
 
 
 def test_stem_equals_timm_at_both_strides(network, folder, tmp_path):
