@@ -17,7 +17,8 @@ python -m modeling_pjvlt convert folders "$videos" --output "$output/videos"
 timeout --signal TERM --kill-after 60 "${SECONDS_TO_TRAIN:-720}" python -m modeling_pjvlt train \
   --config "$here/pjvlt_small.yaml" --model_name_or_path "$start" \
   --dataset_name "$output/videos" photographs boxed_images procedural \
-  --boxed_images "$images" --photographs "$images" --num_decay_steps $(("${STEPS:-3000}" / 3)) \
+  --boxed_images "$images" --photographs "$images" \
+  --num_warmup_steps $(("${STEPS:-3000}" / 20)) --num_decay_steps $(("${STEPS:-3000}" / 3)) \
   --per_device_train_batch_size "${BATCH:-256}" --dataloader_num_workers "${WORKERS:-14}" \
   --mixed_precision "${PRECISION:-bf16}" --max_train_steps "${STEPS:-3000}" \
   --checkpointing_steps "${EVERY:-400}" --output_dir "$output/run" &
