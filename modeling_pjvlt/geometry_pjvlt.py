@@ -12,7 +12,8 @@ import numpy as np
 
 MIN_BOX_SIDE = 1.0  # pixels; a tracked box never gets thinner
 CORNERS = ("xmin", "ymin", "xmax", "ymax")  # keys of a box that is a dict, as in the pipeline's results
-BAND = 8  # rows or columns of a crop filtered by one matmul: so small that BLAS starts no threads
+BAND = 8  # rows or columns of a crop that one matmul filters, at most
+ONE_THREAD = 500_000  # multiplications of a matmul for which OpenBLAS starts no threads, which would then spin
 OVERHANG = 0.1  # share of a box's side that may lie outside the frame without a warning
 
 Box = tuple[float, float, float, float]  # x, y, w, h
@@ -152,25 +153,32 @@ def crop_array(frame: np.ndarray, left: float, top: float, scale: float, size: i
     height, width = y1 - y0, x1 - x0
     pixels = frame[y0:y1, x0:x1].reshape(height, -1)
     low = np.empty((size, width * channels), dtype=np.float32)
-    for part, seen, weights in _bands(*rows, height):
+    for part, seen, weights in _bands(*rows, height, pixels.shape[1]):
         np.matmul(weights, pixels[seen].astype(np.float32), out=low[part])
     low = np.ascontiguousarray(low.reshape(size, width, channels).transpose(2, 0, 1)).reshape(channels * size, width)
     crop = np.empty((channels * size, size), dtype=np.float32)
-    for part, seen, weights in _bands(*columns, width):
+    for part, seen, weights in _bands(*columns, width, len(low)):
         np.matmul(low[:, seen], weights.T, out=crop[:, part])
     return crop.reshape(channels, size, size)
 
 
-def _bands(places: np.ndarray, weights: np.ndarray, length: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+def _bands(
+    places: np.ndarray, weights: np.ndarray, length: int, lines: int
+) -> Iterator[tuple[slice, slice, np.ndarray]]:
     """Split a filter of `length` pixels, with `weights` (size, K) at non-decreasing `places` (size, K), into bands.
 
-    For each band of output pixels it yields their slice, the slice of pixels they read, and the matrix of weights.
+    For each band of output pixels it yields their slice, the slice of pixels they read, and the matrix of weights,
+    for a matmul with `lines` rows or columns of pixels: of at most `ONE_THREAD` multiplications, if one output pixel
+    does not need more.
     """
-    size = len(places)
+    size, taps = places.shape
     dense = np.zeros((size, length), dtype=np.float32)
     dense[np.arange(size)[:, None], places] = weights
-    for start in range(0, size, BAND):
-        stop = min(start + BAND, size)
+    first, band = places[:, 0], min(BAND, size)
+    while band > 1 and band * (taps + (first[band - 1 :] - first[: size - band + 1]).max()) * lines > ONE_THREAD:
+        band -= 1
+    for start in range(0, size, band):
+        stop = min(start + band, size)
         part, seen = slice(start, stop), slice(places[start, 0], places[stop - 1, -1] + 1)
         yield part, seen, dense[part, seen]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformers import AutoImageProcessor
 
-from modeling_pjvlt import PJVLTImageProcessor
+from modeling_pjvlt import PJVLTImageProcessor, geometry_pjvlt
 from modeling_pjvlt.image_processing_pjvlt import (
     _crop_by_matmul,
     check_box,
@@ -130,6 +130,21 @@ def test_crops_of_one_frame_are_the_same_one_by_one_and_by_matmul():
     for crop, place in zip(together, places, strict=True):
         assert torch.equal(crop, crop_image(image, *place, 9))
     assert_close(_crop_by_matmul(image, places, 9), together, atol=1e-3, rtol=1e-5)
+
+
+@given(st.integers(20, 1500), st.integers(20, 1500), st.floats(-300, 1500), st.floats(-300, 1500), st.floats(0.1, 3))
+@settings(max_examples=30)
+def test_no_matmul_of_a_crop_is_so_large_that_blas_starts_threads(height, width, left, top, scale):
+    products, matmul = [], np.matmul
+
+    def measured(one, other, out):
+        products.append(one.shape[0] * one.shape[1] * other.shape[1])
+        return matmul(one, other, out=out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "matmul", measured)
+        geometry_pjvlt.crop_array(np.zeros((height, width, 3), dtype=np.uint8), left, top, scale, 64)
+    assert max(products, default=0) <= geometry_pjvlt.ONE_THREAD
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
