@@ -41,7 +41,6 @@ SHARES = (
 )  # fmt: skip
 # Of the pairs of stored datasets; all but the first need another sequence, which a stream does not have at hand.
 STORED_SHARES = ("hidden_share", "absent_share", "dataset_wrong_text_share", "dataset_no_text_share")
-
 NEEDS = {
     "hub_model_id": "push_to_hub", "hub_private_repo": "push_to_hub",
     "validation_dataset_name": "validation_steps", "validation_phrases": "validation_steps",
@@ -373,10 +372,9 @@ class TrainArguments:
                 raise ValueError(f"--{name} does nothing without --{needed}.")
         if self.report_to and find_spec(self.report_to) is None:
             raise ValueError(f"--report_to {self.report_to} needs it: pip install {self.report_to}.")
-        if (PHOTOGRAPHS in self.dataset_name) != bool(self.photographs):
-            raise ValueError("--dataset_name photographs and --photographs need each other.")
-        if (BOXED_IMAGES in self.dataset_name) != bool(self.boxed_images):
-            raise ValueError("--dataset_name boxed_images and --boxed_images need each other.")
+        for name in (PHOTOGRAPHS, BOXED_IMAGES):
+            if (name in self.dataset_name) != bool(getattr(self, name)):
+                raise ValueError(f"--dataset_name {name} and --{name} need each other.")
 
     def _set_rates(self) -> None:
         """Set the rates of encoder and head: their own argument, or --learning_rate, or the default."""
@@ -430,9 +428,7 @@ class TrainArguments:
         if len(set(self.dataset_name)) < len(self.dataset_name):
             raise ValueError(f"--dataset_name names a dataset twice: {self.dataset_name}; give it a larger weight.")
         if self.streaming and GENERATED & set(self.dataset_name):
-            raise ValueError(
-                "--streaming needs --dataset_name of stored datasets; generated samples cannot be streamed."
-            )
+            raise ValueError("--streaming needs --dataset_name of stored datasets; generated ones cannot be streamed.")
         for name in ("dataset_split", "dataset_revision"):
             values = _as_list(getattr(self, name)) or [None]
             values = values * len(self.dataset_name) if len(values) == 1 else values
