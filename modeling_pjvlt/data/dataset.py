@@ -436,7 +436,7 @@ def _is_boxes(kind: pa.DataType) -> bool:
     for _ in range(2):
         if pa.types.is_null(kind):
             return True
-        if not hasattr(kind, "value_type"):
+        if not isinstance(kind, (pa.ListType, pa.LargeListType, pa.FixedSizeListType)):
             return False
         kind = kind.value_type
     return _is_number(kind)
