@@ -20,9 +20,9 @@ class PJVLTSameConv(nn.Conv2d):
 
     Where that padding is odd, which it is for a stride of 2, its larger part is right and bottom, and torch would have
     to copy each map into a larger one first. Mirrored, the larger part is left and top, which symmetric padding does
-    as well: a stride of 2 over an even side never reaches the last row and column. This halves the time of a stem.
-    In an export nothing is mirrored: other runtimes pad unevenly without a copy.
-    Takes maps whose sides are multiples of the stride, as all maps of a stem are.
+    as well: a stride of 2 over an even side never reaches the last row and column. In an export nothing is mirrored:
+    other runtimes pad unevenly without a copy. Takes maps whose sides are multiples of the stride, as all maps of a
+    stem are.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
@@ -31,7 +31,7 @@ class PJVLTSameConv(nn.Conv2d):
     def forward(self, inputs: Tensor) -> Tensor:  # (B, c, S, S) to (B, c', S / stride, S / stride)
         weight, padding = mirrored(self.weight), self.padding
         if torch.compiler.is_exporting():
-            low, odd = (self.kernel_size[0] - self.stride[0]) // 2, (self.kernel_size[0] - self.stride[0]) % 2
+            low, odd = divmod(self.kernel_size[0] - self.stride[0], 2)
             inputs, padding = functional.pad(inputs, (low, low + odd, low, low + odd)), 0
         return functional.conv2d(inputs, weight, self.bias, self.stride, padding, groups=self.groups)
 
