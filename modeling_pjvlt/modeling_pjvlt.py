@@ -127,22 +127,30 @@ class PJVLTEmbeddings(nn.Module):
                 f"{tuple(pixels.shape)}. PIM needs a fixed number of patches, so other crop sizes need another config."
             )
 
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What patches are cut from: the stem's map of crops (B, 3, S, S), and its finer map, if one is used."""
+        features = self.stem(pixels.to(self.projection.weight.dtype))
+        return features if self.config.stem_stages else (features, None)
+
     def patches(self, pixels: Tensor) -> Tensor:
         """Crops (B, 3, S, S) to tokens (B, N_z or N_x, C), without their positions."""
-        features = self.stem(pixels.to(self.projection.weight.dtype))
-        if not self.config.stem_stages:
-            return self.projection(features).flatten(2).transpose(1, 2)
-        last, fine = features
-        patches = self.projection(last)
+        return self.project(*self.features(pixels))
+
+    def project(self, features: Tensor, fine: Tensor | None = None) -> Tensor:
+        """The maps of `features` to the tokens of `patches`."""
+        patches = self.projection(features)
         if fine is not None:
             patches = patches + self.fine_projection(fine)
         return patches.flatten(2).transpose(1, 2)
 
+    def place(self, template: Tensor, search: Tensor) -> Tensor:
+        """Tokens of both crops with their positions, (B, N, C)."""
+        return torch.cat([template + self.template_position, search + self.search_position], dim=1)
+
     def forward(self, template_pixel_values: Tensor, pixel_values: Tensor) -> Tensor:  # -> (B, N, C)
         self.check_size("template_pixel_values", template_pixel_values, self.config.template_size)
         self.check_size("pixel_values", pixel_values, self.config.search_size)
-        template, search = self.patches(template_pixel_values), self.patches(pixel_values)
-        return torch.cat([template + self.template_position, search + self.search_position], dim=1)
+        return self.place(self.patches(template_pixel_values), self.patches(pixel_values))
 
 
 class PJVLTSimilarityLinear(nn.Linear):
@@ -634,12 +642,13 @@ class PJVLTModel(PJVLTPreTrainedModel):
 
     def forward(
         self,
-        pixel_values: Tensor,
-        template_pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
+        template_pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         text_features: PJVLTTextFeatures | None = None,
         labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PJVLTOutput:
         """Find the target, given by template and sentence, in the search crop.
@@ -651,15 +660,22 @@ class PJVLTModel(PJVLTPreTrainedModel):
             text_features: from [`~PJVLTModel.encode_text`], instead of `input_ids`.
             labels: (B, 4) ground truth cx, cy, w, h in fractions of the search crop; the output then has a `loss`. A
                 row of zeros means that the crop does not show the target.
+            inputs_embeds: (B, N, C) tokens of both crops with their positions, instead of the crops.
+
+        Raises `ValueError` unless either both crops or `inputs_embeds` are given, and for a missing sentence.
         """
+        given = [crops is not None for crops in (pixel_values, template_pixel_values)]
+        if given != [inputs_embeds is None] * 2:
+            raise ValueError("PJVLT needs either `pixel_values` and `template_pixel_values`, or `inputs_embeds`.")
         # BERT captures its own hidden states, and captures must not be nested: read the sentence first.
         text_features = self._read(input_ids, attention_mask, text_features)
-        return self._track(pixel_values, template_pixel_values, text_features, labels, **kwargs)
+        if inputs_embeds is None:
+            inputs_embeds = self.embeddings(template_pixel_values, pixel_values)
+        return self._track(inputs_embeds, text_features, labels, **kwargs)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def _track(self, pixel_values, template_pixel_values, text_features, labels, **kwargs) -> PJVLTOutput:
-        """The half of `forward` that sees the images."""
-        hidden_states = self.embeddings(template_pixel_values, pixel_values)
+    def _track(self, hidden_states, text_features, labels, **kwargs) -> PJVLTOutput:
+        """The part of `forward` behind the embeddings."""
         words = self._words(hidden_states, text_features)
         hidden_states = self.norm(self.encoder(hidden_states, words))
         grid = self.config.search_grid

@@ -312,6 +312,17 @@ def test_encoded_text_stands_for_the_sentence(fusion, tiny_model, tiny_inputs):
 
 
 @torch.no_grad()
+def test_embedded_tokens_stand_for_the_crops(tiny_model, tiny_inputs):
+    model = tiny_model(stirred=True)
+    inputs = tiny_inputs(model.config)
+    tokens = model.embeddings(inputs["template_pixel_values"], inputs["pixel_values"])
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    assert_outputs_equal(model(**words, inputs_embeds=tokens), model(**inputs), atol=0, rtol=0)
+    for given in ({"pixel_values": inputs["pixel_values"]}, {**inputs, "inputs_embeds": tokens}, {}):
+        with pytest.raises(ValueError, match="either `pixel_values` and"):
+            model(**{**words, **given})
+
+
 def test_a_missing_attention_mask_means_all_words(tiny_model, tiny_inputs):
     model = tiny_model(stirred=True)
     inputs = tiny_inputs(model.config)
