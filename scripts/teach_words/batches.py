@@ -1,0 +1,74 @@
+"""Draws the batches of the teacher from stored maps."""
+
+import numpy as np
+import torch
+from features import StoredMaps
+from teacher import PhraseBatch
+from torch import Tensor
+
+from modeling_pjvlt import PJVLTProcessor
+
+RIVALS_FIRST = 0.4  # how much more often than by chance an object is asked for that has another one of its kind
+
+
+class PhraseBatches:
+    """Batches by step; `seed`, `rank` and step decide a batch.
+
+    Args:
+        crops, pairs: what `store_crops` and `store_pairs` stored.
+        template: the maps of the hidden template, (1, c, g, g) each.
+        images: images of a batch. objects: the most of one image. pairs_per_step: pairs of a batch.
+    """
+
+    def __init__(
+        self,
+        crops: StoredMaps,
+        pairs: StoredMaps,
+        template: tuple[Tensor, ...],
+        processor: PJVLTProcessor,
+        images: int,
+        objects: int,
+        pairs_per_step: int,
+        seed: int = 0,
+        rank: int = 0,
+    ):
+        self.crops, self.pairs, self.template, self.processor = crops, pairs, template, processor
+        self.images, self.objects, self.pairs_per_step = images, objects, pairs_per_step
+        self.seed, self.rank = seed, rank
+        self.usable = np.array([i for i, row in enumerate(crops.rows) if len(row["boxes"]) > 1])
+        for name, needed, there in (("images", images, len(self.usable)), ("pairs", pairs_per_step, len(pairs))):
+            if needed > there:
+                raise ValueError(f"a batch of {needed} {name} needs as many, but there are {there}")
+
+    def draw(self, step: int) -> PhraseBatch:
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        numbers = rng.choice(self.usable, self.images, replace=False).tolist()
+        boxes, phrases, meanings, image_of, asked = [], [], [], [], []
+        for image, number in enumerate(numbers):
+            row = self.crops.rows[number]
+            shown = rng.permutation(len(row["boxes"]))[: self.objects].tolist()
+            kinds = [row["kinds"][j] for j in shown]
+            order = [rng.random() - RIVALS_FIRST * (kinds.count(kind) > 1) for kind in kinds]
+            asked.append(len(boxes) + int(np.argmin(order)))
+            for j in shown:
+                boxes.append(row["boxes"][j])
+                meanings.append(row["phrases"][j])
+                phrases.append(meanings[-1][int(rng.integers(len(meanings[-1])))])
+                image_of.append(image)
+        also = [[phrase in known and r != s for s, phrase in enumerate(phrases)] for r, known in enumerate(meanings)]
+        drawn = rng.choice(len(self.pairs), self.pairs_per_step, replace=False).tolist()
+        rows = [self.pairs.rows[i] for i in drawn]
+        tokens = self.processor.encode_text(phrases + [row["text"] for row in rows])
+        return PhraseBatch(
+            images=self.crops.take("search", numbers),
+            template=self.template,
+            templates=self.pairs.take("template", drawn),
+            searches=self.pairs.take("search", drawn),
+            boxes=torch.tensor(boxes),
+            image_of=torch.tensor(image_of),
+            also=torch.tensor(also),
+            asked=torch.tensor(asked),
+            labels=torch.tensor([row["labels"] for row in rows]),
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+        )

@@ -1,0 +1,220 @@
+"""`scripts/teach_words`: its losses, its data, the fusion that multiplies, and a run from start to resumption."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny import build_tiny_inputs, build_tiny_model
+from torch.nn import functional
+from torch.testing import assert_close
+
+from modeling_pjvlt import PJVLTImageProcessor, PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.data.boxed_images import BoxedImages
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "teach_words"))
+
+import product_fusion
+import teacher
+from features import PhraseCrops
+from teach import main
+
+HYBRID = {
+    "stem_channels": [8],
+    "stem_stages": [[1, 3, 2, 1, 12], [2, 5, 2, 2, 16]],
+    "stem_fine_stage": 0,
+    "patch_size": 16,
+    "template_size": 32,
+    "search_size": 64,
+}
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 230)}
+
+
+def write_images(folder: Path, count: int = 8) -> Path:
+    """Images with a red object on the left, a green one on the right and a blue one below."""
+    (folder / "images").mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), []
+    for number in range(count):
+        pixels, objects = np.full((96, 120, 3), 120, np.uint8), []
+        for colour, (x, y), side in (("red", (5, 8), "left"), ("green", (70, 10), "right"), ("blue", (40, 52), "low")):
+            (x, y), (w, h) = (np.array([x, y]) + rng.integers(0, 8, 2)).tolist(), rng.integers(20, 32, 2).tolist()
+            pixels[y : y + h, x : x + w] = COLOURS[colour]
+            phrases = [f"the {colour} block", f"block on the {side}"]
+            objects.append({"box": [x, y, w, h], "phrases": phrases, "category": "blocks"})
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        rows.append({"file": f"{number}.png", "width": 120, "height": 96, "objects": objects})
+    (folder / "boxes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_box_covers_the_cells_whose_middles_it_holds_and_its_own():
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.05, 0.95, 0.01, 0.01], [0.9, 0.3, 0.3, 1.5]])
+    cells = teacher.cells_in_boxes(boxes, 4).unflatten(1, (4, 4)).int().tolist()
+    assert cells[0] == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert cells[1] == [[0, 0, 0, 0]] * 3 + [[1, 0, 0, 0]]  # smaller than a cell
+    assert cells[2] == [[0, 0, 0, 1]] * 4
+
+
+def test_similarity_is_that_of_the_two_latents_of_the_saiel():
+    """For a box of one cell: V_o and L_o (Eq. 5 and 6) there, which a SAIEL that concatenates shows to its output."""
+    model = build_tiny_model(stirred=True)
+    inputs = build_tiny_inputs(model.config, batch=3)
+    saiel, seen = model.encoder.saiels()[0], {}
+    saiel.register_forward_pre_hook(lambda module, given: seen.update(visual=given[0]))
+    saiel.output.register_forward_pre_hook(lambda module, given: seen.update(fused=given[0]))
+    with torch.no_grad():
+        model(**inputs)
+        text = model.encode_text(inputs["input_ids"], inputs["attention_mask"])
+        cells, grid = torch.tensor([0, 5, 15]), model.config.search_grid
+        boxes = torch.stack([(cells % grid + 0.5) / grid, (cells // grid + 0.5) / grid], dim=1)
+        boxes = torch.cat([boxes, torch.full((3, 2), 0.1)], dim=1)
+        rows = torch.arange(3)
+        weight = torch.ones(model.config.saiel_hidden_size)
+        found = teacher.similarity(saiel, seen["visual"], boxes, rows, text, weight).diagonal()
+        latent, language = seen["fused"][:, -(grid**2) :][rows, cells].chunk(2, dim=-1)
+    assert_close(found, functional.cosine_similarity(latent, language), rtol=1e-3, atol=1e-4)
+
+
+def test_contrast_is_small_for_the_right_phrases_and_ignores_what_belongs_together():
+    nothing = torch.zeros(3, 3, dtype=torch.bool)
+    right, wrong = 9 * torch.eye(3), 9 * torch.eye(3).roll(1, 0)
+    assert teacher.contrast_loss(right, nothing) < 0.01 < 8 < teacher.contrast_loss(wrong, nothing)
+    assert_close(teacher.contrast_loss(torch.zeros(3, 3), nothing), torch.tensor(3.0).log())
+    shared = torch.zeros(3, 3)
+    shared[0, 1] = 9  # object 0 is also meant by phrase 1
+    also = torch.zeros(3, 3, dtype=torch.bool)
+    also[0, 1] = True
+    assert teacher.contrast_loss(shared, also) < teacher.contrast_loss(shared, nothing) - 2
+
+
+def build_batch(**fields):
+    nothing = dict.fromkeys(teacher.PhraseBatch.__dataclass_fields__)
+    return teacher.PhraseBatch(**{**nothing, **fields})
+
+
+def test_choice_is_among_the_objects_of_the_image_alone():
+    boxes = torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.8, 0.8, 0.2, 0.2], [0.8, 0.2, 0.2, 0.2], [0.2, 0.8, 0.2, 0.2]])
+    batch = build_batch(
+        boxes=boxes,
+        image_of=torch.tensor([0, 0, 1, 1]),
+        also=torch.zeros(4, 4, dtype=torch.bool),
+        asked=torch.tensor([1, 2]),
+    )
+    scores = torch.full((2, 1, 8, 8), 0.01)
+    scores[0, 0, 6, 6] = 0.9  # the asked object of image 0
+    scores[0, 0, 1, 6] = 0.99  # where image 1 has one
+    scores[1, 0, 6, 1] = 0.9  # the rival of image 1
+    loss, chosen = teacher.choice_loss(scores, batch)
+    assert chosen == 0.5 and loss > 1
+    batch.also[3, 2] = True  # the rival is meant as well
+    assert teacher.choice_loss(scores, batch)[1] == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crops_show_their_objects_and_sides_are_swapped_when_mirrored(seed, tmp_path):
+    crops = PhraseCrops(BoxedImages([write_images(tmp_path)]), 64, views=3, seed=seed)
+    assert len(crops) == 3 * 8
+    mirrored = set()
+    for index in range(len(crops)):
+        row = crops[index]
+        again = crops[index]
+        assert torch.equal(row["pixel_values"], again["pixel_values"]) and row["boxes"] == again["boxes"]
+        middles = {}
+        for (x, y, w, h), phrases in zip(row["boxes"], row["phrases"], strict=True):
+            colour = phrases[0].split()[1]
+            assert w > 0 and h > 0
+            shown = row["pixel_values"][:, int(y * 64), int(x * 64)].int()
+            assert (shown - torch.tensor(COLOURS[colour])).abs().max() < 60, (index, phrases)
+            middles[colour] = x, phrases[1]
+        if {"red", "green"} <= middles.keys():
+            order = middles["red"][0] < middles["green"][0]
+            mirrored.add(not order)
+            assert middles["red"][1] == ("block on the left" if order else "block on the right")
+    assert mirrored == {True, False}
+
+
+def test_the_product_tracks_as_the_concatenation_with_an_average_sentence(monkeypatch):
+    monkeypatch.setattr(product_fusion, "NOISE", 0.0)
+    model = build_tiny_model(stirred=True)
+    for saiel in model.encoder.saiels():  # one sentence for all: L_o = 0.5
+        torch.nn.init.zeros_(saiel.value.weight)
+        torch.nn.init.zeros_(saiel.value.bias)
+        torch.nn.init.zeros_(saiel.modulation.weight)
+        with torch.no_grad():
+            saiel.modulation.bias.copy_(torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(saiel.visual.out_features))
+    inputs = build_tiny_inputs(model.config)
+    product = product_fusion.to_product(model, inputs)
+    assert product.config.saiel_fusion == "product" and model.config.saiel_fusion == "concat"
+    with torch.no_grad():
+        assert_close(product(**inputs).score_map, model(**inputs).score_map, rtol=1e-4, atol=1e-5)
+    assert product_fusion.to_product(product, inputs) is product
+    for refused in ({"saiel_fusion": "sum"}, {"fusion": "none"}):
+        with pytest.raises(ValueError, match=r"saiel_fusion|language"):
+            product_fusion.to_product(build_tiny_model(**refused), inputs)
+
+
+@pytest.fixture
+def command(tiny_tokenizer, tmp_path):
+    """A command line that teaches a tiny hybrid for four steps."""
+    model = build_tiny_model(**HYBRID)
+    images = PJVLTImageProcessor(template_size=32, search_size=64)
+    for saved in (model, PJVLTProcessor(images, tiny_tokenizer)):
+        saved.save_pretrained(tmp_path / "start")
+    fields = {
+        "dataset_name": ["boxed_images", "procedural"],
+        "boxed_images": [str(write_images(tmp_path / "boxed"))],
+        "output_dir": str(tmp_path / "run"),
+        "per_device_train_batch_size": 3,
+        "max_train_steps": 4,
+        "checkpointing_steps": 2,
+        "num_warmup_steps": 1,
+        "logging_steps": 2,
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields))
+    words = [str(tmp_path / "start"), "--config", str(tmp_path / "recipe.yaml")]
+    return [*words, "--features", str(tmp_path / "features"), "--pairs", "8", "--views", "1", "--images", "3"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return PJVLTModel.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def test_a_run_teaches_all_but_the_stem_and_a_stopped_one_ends_as_if_it_had_not_been(command, tmp_path, capsys):
+    assert main([*command, "--lr_scheduler_type", "constant_with_warmup"]) == 0
+    last = tmp_path / "run" / "checkpoints" / "last" / "pretrained_model"
+    before, after = weights(tmp_path / "start"), weights(last)
+    assert PJVLTModel.from_pretrained(last).config.saiel_fusion == "product"
+    for name in after:
+        if name.startswith("embeddings.stem."):
+            assert torch.equal(after[name], before[name]), name
+    for name in ("encoder.layers.0.fusion.saiel.visual.weight", "text_encoder.embeddings.word_embeddings.weight"):
+        assert not torch.equal(after[name], before[name])
+    stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")}
+    assert len(stored) == 6
+    steady = [*command, "--lr_scheduler_type", "constant_with_warmup", "--output_dir", str(tmp_path / "twice")]
+    assert main([*steady, "--max_train_steps", "2"]) == 0
+    assert main([*steady, "--resume_from_checkpoint", "last"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in stored} == stored  # kept, not made again
+    resumed = weights(tmp_path / "twice" / "checkpoints" / "last" / "pretrained_model")
+    for name, value in after.items():
+        assert_close(resumed[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_what_cannot_be_taught_is_one_clear_error(command, tmp_path, tiny_tokenizer, capsys):
+    def error(words):
+        assert main(words) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    build_tiny_model(patch_size=16, template_size=32, search_size=64).save_pretrained(tmp_path / "plain")
+    images = PJVLTImageProcessor(template_size=32, search_size=64)
+    PJVLTProcessor(images, tiny_tokenizer).save_pretrained(tmp_path / "plain")
+    assert "no stages of a published network" in error([str(tmp_path / "plain"), *command[1:]])
+    assert "a batch of 30 images needs as many" in error([*command[:-1], "30"])
+    assert "made from another stem, other data" in error([*command, "--seed", "5"])
+    assert "no recipe at" in error([command[0], "--config", "nowhere.yaml", *command[3:]])
+    with pytest.raises(SystemExit):
+        main([*command, "--objects", "1"])
