@@ -19,19 +19,20 @@ from test_app import ROOT, SCRIPT, write_clip, write_text_file
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture
-def address(tmp_path):
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
     """The address of a running page; it has to leave nothing behind when it is told to stop."""
+    folder = tmp_path_factory.mktemp("page")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    (tmp_path / "server").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "server"), "OMP_NUM_THREADS": "1"}
-    log = tmp_path / "server.log"
+    (folder / "server").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "server"), "OMP_NUM_THREADS": "1"}
+    log = folder / "server.log"
     command = [sys.executable, str(SCRIPT), "--port", str(port), "--device", "cpu", "--max_seconds", "3"]
-    command += ["--detector", str(tmp_path / "none")]
+    command += ["--detector", str(folder / "none")]
     with log.open("w") as output:
-        server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path)
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
     try:
         _wait_for_page(f"http://127.0.0.1:{port}/", server, log)
         yield f"http://127.0.0.1:{port}/"
@@ -42,7 +43,7 @@ def address(tmp_path):
         finally:
             server.kill()
     assert "Traceback" not in log.read_text(), log.read_text()
-    assert not list((tmp_path / "server").glob("pjvlt-app-*"))
+    assert not list((folder / "server").glob("pjvlt-app-*"))
 
 
 def _wait_for_page(address, server, log, seconds=180):

@@ -102,16 +102,18 @@ def test_choice_is_among_the_objects_of_the_image_alone():
         boxes=boxes,
         image_of=torch.tensor([0, 0, 1, 1]),
         also=torch.zeros(4, 4, dtype=torch.bool),
-        asked=torch.tensor([1, 2]),
+        asked=torch.tensor([[1], [2]]),
     )
-    scores = torch.full((2, 1, 8, 8), 0.01)
-    scores[0, 0, 6, 6] = 0.9  # the asked object of image 0
-    scores[0, 0, 1, 6] = 0.99  # where image 1 has one
-    scores[1, 0, 6, 1] = 0.9  # the rival of image 1
-    loss, chosen = teacher.choice_loss(scores, batch)
+    logits = torch.full((2, 8, 8), -4.0)
+    logits[0, 6, 6] = 2  # the asked object of image 0
+    logits[0, 1, 6] = 4  # where image 1 has one
+    logits[1, 6, 1] = 2  # the rival of image 1
+    loss, chosen = teacher.choice_loss(logits, batch)
     assert chosen == 0.5 and loss > 1
     batch.also[3, 2] = True  # the rival is meant as well
-    assert teacher.choice_loss(scores, batch)[1] == 1
+    assert teacher.choice_loss(logits, batch)[1] == 1
+    both = build_batch(boxes=boxes, image_of=batch.image_of, also=batch.also, asked=torch.tensor([[0, 1], [2, 3]]))
+    assert teacher.choice_loss(logits.repeat_interleave(2, dim=0), both)[1] == 0.75
 
 
 @pytest.mark.parametrize("seed", range(3))

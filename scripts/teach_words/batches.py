@@ -17,7 +17,10 @@ class PhraseBatches:
     Args:
         crops, pairs: what `store_crops` and `store_pairs` stored.
         template: the maps of the hidden template, (1, c, g, g) each.
-        images: images of a batch. objects: the most of one image. pairs_per_step: pairs of a batch.
+        images: images of a batch. objects: the most of one image. asked: phrases that are asked in each image, no
+            more than two. pairs_per_step: pairs of a batch.
+
+    Raises `ValueError` if there are fewer images or pairs than in a batch.
     """
 
     def __init__(
@@ -28,12 +31,13 @@ class PhraseBatches:
         processor: PJVLTProcessor,
         images: int,
         objects: int,
+        asked: int,
         pairs_per_step: int,
         seed: int = 0,
         rank: int = 0,
     ):
         self.crops, self.pairs, self.template, self.processor = crops, pairs, template, processor
-        self.images, self.objects, self.pairs_per_step = images, objects, pairs_per_step
+        self.images, self.objects, self.asked, self.pairs_per_step = images, objects, asked, pairs_per_step
         self.seed, self.rank = seed, rank
         self.usable = np.array([i for i, row in enumerate(crops.rows) if len(row["boxes"]) > 1])
         for name, needed, there in (("images", images, len(self.usable)), ("pairs", pairs_per_step, len(pairs))):
@@ -49,7 +53,7 @@ class PhraseBatches:
             shown = rng.permutation(len(row["boxes"]))[: self.objects].tolist()
             kinds = [row["kinds"][j] for j in shown]
             order = [rng.random() - RIVALS_FIRST * (kinds.count(kind) > 1) for kind in kinds]
-            asked.append(len(boxes) + int(np.argmin(order)))
+            asked.append((len(boxes) + np.argsort(order)[: self.asked]).tolist())
             for j in shown:
                 boxes.append(row["boxes"][j])
                 meanings.append(row["phrases"][j])

@@ -67,6 +67,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArguments]:
     parser.add_argument("--views", type=int, default=6, help="crops of each labelled image (default: %(default)s)")
     parser.add_argument("--images", type=int, default=20, help="labelled images of a step (default: %(default)s)")
     parser.add_argument("--objects", type=int, default=5, help="most objects of an image (default: %(default)s)")
+    parser.add_argument("--asked", type=int, default=2, help="phrases asked in each image (default: %(default)s)")
     parser.add_argument("--saiel_learning_rate", type=float, default=1e-3, help="default: %(default)s")
     parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average of the weights")
     parser.add_argument("--phrase_pairs", type=Path, help="table of phrase pairs, to validate at every checkpoint")
@@ -74,8 +75,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArguments]:
     for name in ("pairs", "views", "images", "objects"):
         if getattr(own, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    if own.objects < 2:
-        parser.error("--objects must be at least 2")
+    if own.objects < 2 or own.asked not in (1, 2):
+        parser.error("--objects must be at least 2, and --asked 1 or 2")
     start = ["--config", own.config, "--model_name_or_path", own.checkpoint, "--stem_learning_rate", "0"]
     return own, parse_arguments([*start, *rest])
 
@@ -143,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         images = processor.image_processor
         with torch.no_grad():
             template = model.embeddings.features(images.normalize_crops(hidden_template(images)[None].float()))
-        sizes = own.images, own.objects, args.per_device_train_batch_size
+        sizes = own.images, own.objects, own.asked, args.per_device_train_batch_size
         template = tuple(part for part in template if part is not None)
         batches = PhraseBatches(*stored, template, processor, *sizes, args.seed, accelerator.process_index)
     except (ValueError, OSError) as error:
@@ -158,6 +159,7 @@ def teach(own, args: TrainArguments, accelerator: Accelerator, model: PJVLTModel
     checkpoints = Checkpoints(args, accelerator, processor)
     folder = checkpoints.prepare()
     first = 0 if folder is None else checkpoints.read(folder)["step"]
+    set_seed(args.seed)  # again, because making the maps draws numbers, and reading them does not
     teacher = Teacher(model.train())
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(own.average), use_buffers=True)
     groups = parameter_groups(teacher, args, own.saiel_learning_rate)
@@ -169,8 +171,8 @@ def teach(own, args: TrainArguments, accelerator: Accelerator, model: PJVLTModel
     teacher, optimizer = accelerator.prepare(teacher, optimizer)
     if folder is not None:
         checkpoints.restore(folder)
-    else:  # each process draws its own dropout, the same whether the maps were stored already or not
-        torch.manual_seed(args.seed + accelerator.process_index)
+    else:
+        torch.manual_seed(args.seed + accelerator.process_index)  # each process draws its own dropout
     bar = tqdm(range(first, args.max_train_steps), "teach", unit="step", disable=not accelerator.is_main_process)
     sums: Counter[str] = Counter()
     with interruptible(accelerator) as interrupted:

@@ -1,9 +1,10 @@
 """What the SAIELs learn words from: contrasts between the objects of many images, and choices among those of one.
 
 Each labelled image gives all its objects and one phrase for each. Their features under the first SAIEL, where no
-sentence has reached them yet, must tell all phrases of the batch apart (`contrast_loss`); with one of its phrases and
-a hidden template the whole model must choose that phrase's object (`choice_loss`), and find its box. Pairs of the
-tracker's own mixture are trained beside them, so that it goes on tracking.
+sentence has reached them yet, must tell all phrases of the batch apart (`contrast_loss`). Some of its phrases are
+asked, with a hidden template: the score and, through a linear map, the tokens after each layer must choose the
+phrase's object among those of the image (`choice_loss`), and the model must find its box. Pairs of the tracker's own
+mixture are trained beside them, so that it goes on tracking.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from modeling_pjvlt.loss_pjvlt import cells_around, target_cells
 from modeling_pjvlt.modeling_pjvlt import PJVLTSAIEL, PJVLTTextFeatures, instance_norm
 
 FIRST_SCALE = 10.0  # of the cosines, before training
+CHOICE_WEIGHT, EARLY_WEIGHT = 2.0, 2.0  # of the score's choice, and of the mean of those after the earlier layers
 
 
 @dataclass
@@ -25,8 +27,8 @@ class PhraseBatch:
 
     images: maps of the crops of the images; template: maps of one hidden template; templates, searches: maps of the
     pairs. boxes (R, 4): cx, cy, w, h in fractions of the crop; image_of (R,): which image shows each object; also
-    (R, R): whether object r (row) is also meant by phrase s (column), other than its own; asked (I,): the object whose
-    phrase is asked for in each image. labels (P, 4) of the pairs. input_ids and attention_mask (R + P, T).
+    (R, R): whether object r (row) is also meant by phrase s (column), other than its own; asked (I, A): the objects
+    whose phrases are asked in each image. labels (P, 4) of the pairs. input_ids and attention_mask (R + P, T).
     """
 
     images: tuple[Tensor, ...]
@@ -84,20 +86,19 @@ def contrast_loss(logits: Tensor, also: Tensor) -> Tensor:
     return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
 
-def choice_loss(score_map: Tensor, batch: PhraseBatch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the asked object among those of its image, and the share of right choices. Scalars.
+def choice_loss(logits: Tensor, batch: PhraseBatch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the asked objects among those of their images, and the share of right choices. Scalars.
 
-    An object's logit is the log-sum-exp of the scores' logits in the 3 x 3 cells around its centre. score_map
-    (I, 1, G, G).
+    An object's logit is the log-sum-exp of the logits (I A, G, G) in the 3 x 3 cells around its centre.
     """
-    grid = score_map.shape[-1]
+    grid = logits.shape[-1]
+    asked = batch.asked.flatten()
     cells, inside = cells_around(batch.boxes, grid, 3)
     places = cells[..., 1] * grid + cells[..., 0]  # (R, 9)
-    logits = score_map.logit().flatten(1)[:, places].masked_fill(~inside, float("-inf")).logsumexp(dim=-1)  # (I, R)
-    images = torch.arange(len(logits), device=logits.device)
-    rivals = (batch.image_of[None] == images[:, None]) & ~batch.also[:, batch.asked].T
+    logits = logits.flatten(1)[:, places].masked_fill(~inside, float("-inf")).logsumexp(dim=-1)  # (I A, R)
+    rivals = (batch.image_of == batch.image_of[asked, None]) & ~batch.also[:, asked].T
     logits = logits.masked_fill(~rivals, float("-inf"))
-    return functional.cross_entropy(logits, batch.asked), (logits.argmax(dim=1) == batch.asked).float().mean()
+    return functional.cross_entropy(logits, asked), (logits.argmax(dim=1) == asked).float().mean()
 
 
 class Teacher(nn.Module):
@@ -109,31 +110,38 @@ class Teacher(nn.Module):
         self.model.embeddings.stem.requires_grad_(False)
         self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
         self.weight = nn.Parameter(torch.ones(model.config.saiel_hidden_size))
-        self._read_by_saiel = None
-        self.saiel = [model.encoder.saiels()[0]]  # in a list, so that it is no second module of this name
-        self.saiel[0].register_forward_pre_hook(self._keep)
-
-    def _keep(self, saiel: PJVLTSAIEL, inputs: tuple) -> None:
-        self._read_by_saiel = inputs[0]
+        earlier = model.encoder.all_layers()[:-1]
+        self.readouts = nn.ModuleList(nn.Linear(model.config.hidden_size, 1) for _ in earlier)
+        self._kept: dict[str | int, Tensor] = {}
+        self._saiel = [model.encoder.saiels()[0]]  # in a list, so that it is no second module of this name
+        self._saiel[0].register_forward_pre_hook(lambda _, given: self._kept.update(visual=given[0]))
+        for number, layer in enumerate(earlier):
+            layer.register_forward_hook(lambda _, __, tokens, number=number: self._kept.update({number: tokens}))
 
     def forward(self, batch: PhraseBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of all losses, and its parts, detached."""
-        model, count = self.model, len(batch.asked)
-        embed, objects = model.embeddings, len(batch.boxes)
-        templates = embed.project(*batch.template).expand(count, -1, -1), embed.project(*batch.templates)
-        searches = embed.project(*batch.images), embed.project(*batch.searches)
+        """The weighted sum of all losses, and its parts, detached."""
+        model, asked, objects = self.model, batch.asked.flatten(), len(batch.boxes)
+        embed, grid = model.embeddings, model.config.search_grid
+        templates = embed.project(*batch.template).expand(len(asked), -1, -1), embed.project(*batch.templates)
+        searches = embed.project(*batch.images)[batch.image_of[asked]], embed.project(*batch.searches)
         text = model.encode_text(batch.input_ids, batch.attention_mask)
-        pairs = torch.arange(objects, objects + len(batch.labels), device=batch.asked.device)
+        own, pairs = torch.arange(objects + len(batch.labels), device=asked.device).tensor_split([objects])
         outputs = model(
             inputs_embeds=embed.place(torch.cat(templates), torch.cat(searches)),
-            text_features=text.rows(torch.cat([batch.asked, pairs])),
-            labels=torch.cat([batch.boxes[batch.asked], batch.labels]),
+            text_features=text.rows(torch.cat([asked, pairs])),
+            labels=torch.cat([batch.boxes[asked], batch.labels]),
         )
-        visual = self._read_by_saiel[:count]
-        own = torch.arange(objects, device=batch.asked.device)
-        cosines = similarity(self.saiel[0], visual, batch.boxes, batch.image_of, text.rows(own), self.weight)
+        visual = self._kept.pop("visual")[: len(asked) : batch.asked.shape[1]]  # one row of each image
+        cosines = similarity(self._saiel[0], visual, batch.boxes, batch.image_of, text.rows(own), self.weight)
         contrast = contrast_loss(cosines * self.log_scale.exp(), batch.also)
-        choice, chosen = choice_loss(outputs.score_map[:count], batch)
         found = (cosines.masked_fill(batch.also, -2).argmax(dim=0) == own).float().mean()
-        parts = {"contrast": contrast.detach(), "found": found, "choice": choice.detach(), "chosen": chosen}
-        return contrast + choice + outputs.loss, {**parts, **outputs.loss_dict}
+        choice, chosen = choice_loss(outputs.score_map[: len(asked), 0].logit(), batch)
+        early = []
+        for number, readout in enumerate(self.readouts):
+            tokens = self._kept.pop(number)[: len(asked), -grid * grid :]
+            logits = readout(functional.layer_norm(tokens, tokens.shape[-1:])).unflatten(1, (grid, grid))[..., 0]
+            early.append(choice_loss(logits, batch)[0])
+        early = torch.stack(early).mean() if early else choice.new_zeros(())
+        loss = contrast + CHOICE_WEIGHT * choice + EARLY_WEIGHT * early + outputs.loss
+        parts = {"contrast": contrast, "found": found, "choice": choice, "chosen": chosen, "early": early}
+        return loss, {name: part.detach() for name, part in parts.items()} | outputs.loss_dict
