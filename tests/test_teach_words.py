@@ -217,6 +217,9 @@ def test_what_cannot_be_taught_is_one_clear_error(command, tmp_path, tiny_tokeni
     assert "no stages of a published network" in error([str(tmp_path / "plain"), *command[1:]])
     assert "a batch of 30 images needs as many" in error([*command[:-1], "30"])
     assert "made from another stem, other data" in error([*command, "--seed", "5"])
+    (tmp_path / "full" / "checkpoints" / "last").mkdir(parents=True)
+    full = ["--output_dir", str(tmp_path / "full"), "--features", str(tmp_path / "never")]
+    assert "holds checkpoints: continue with" in error([*command, *full]) and not (tmp_path / "never").exists()
     assert "no recipe at" in error([command[0], "--config", "nowhere.yaml", *command[3:]])
     with pytest.raises(SystemExit):
         main([*command, "--objects", "1"])

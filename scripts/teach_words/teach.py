@@ -1,6 +1,6 @@
 """Teach a trained tracker what phrases mean, with many objects of each labelled image at once.
 
-    python scripts/teach_words outputs/start --config scripts/recipes/pjvlt_small_teach.yaml \\
+    python scripts/teach_words outputs/start --config scripts/recipes/pjvlt_small_phrases.yaml \\
       --features outputs/features --phrase_pairs images/phrases/pairs_val.jsonl
 
 The stem stays as it is, so its maps of `--pairs` training pairs of the recipe's mixture, and of `--views` crops of
@@ -59,6 +59,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArguments]:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Other options are those of pjvlt-train.",
+        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", help="a tracker with the stages of a published network as its stem")
     parser.add_argument("--config", required=True, help="recipe of pjvlt-train")
@@ -138,6 +139,9 @@ def main(argv: list[str] | None = None) -> int:
         model, processor = build_model(args)
         if not model.config.stem_stages:
             raise ValueError("the checkpoint's stem has no stages of a published network, so it has nothing to keep")
+        checkpoints = Checkpoints(args, accelerator, processor)
+        folder = checkpoints.prepare()
+        first = 0 if folder is None else checkpoints.read(folder)["step"]
         model = to_product(model, typical_inputs(args, processor))
         with accelerator.main_process_first():
             stored = stored_maps(own, args, model.eval(), processor, settings_of(args, model))
@@ -150,29 +154,44 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"teach_words: error: {error}", file=sys.stderr)
         return 2
-    teach(own, args, accelerator, model, processor, batches, table)
-    return 0
-
-
-def teach(own, args: TrainArguments, accelerator: Accelerator, model: PJVLTModel, processor, batches, table) -> None:
-    """Train, and save the moving average of the weights as checkpoints, of which `last` is the newest."""
-    checkpoints = Checkpoints(args, accelerator, processor)
-    folder = checkpoints.prepare()
-    first = 0 if folder is None else checkpoints.read(folder)["step"]
     set_seed(args.seed)  # again, because making the maps draws numbers, and reading them does not
     teacher = Teacher(model.train())
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(own.average), use_buffers=True)
     groups = parameter_groups(teacher, args, own.saiel_learning_rate)
     optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay, betas=(0.9, 0.98))
-    decay = {"num_decay_steps": args.num_decay_steps} if args.lr_scheduler_type == STABLE else None
-    steps = args.num_warmup_steps, args.max_train_steps
-    scheduler = get_scheduler(args.lr_scheduler_type, optimizer, *steps, scheduler_specific_kwargs=decay)
-    accelerator.register_for_checkpointing(scheduler, averaged)
-    teacher, optimizer = accelerator.prepare(teacher, optimizer)
+    teacher, optimizer, scheduler = prepare(args, accelerator, teacher, optimizer, averaged)
     if folder is not None:
         checkpoints.restore(folder)
     else:
         torch.manual_seed(args.seed + accelerator.process_index)  # each process draws its own dropout
+
+    def save(step: int) -> None:
+        checkpoints.save(step, averaged.module)
+        if table is not None and accelerator.is_main_process:
+            accuracy = phrase_accuracy(averaged.module.eval(), processor, table)
+            tqdm.write(f"step {step}: the phrase chooses its box in {accuracy:.1%} of {len(table)} pairs")
+
+    def update() -> None:
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        averaged.update_parameters(model)
+
+    teach(args, accelerator, teacher, batches, first, update, save)
+    return 0
+
+
+def prepare(args: TrainArguments, accelerator: Accelerator, teacher: Teacher, optimizer, averaged):
+    """Teacher and optimizer, prepared by Accelerate, and a scheduler; checkpoints hold the averaged model, too."""
+    decay = {"num_decay_steps": args.num_decay_steps} if args.lr_scheduler_type == STABLE else None
+    steps = args.num_warmup_steps, args.max_train_steps
+    scheduler = get_scheduler(args.lr_scheduler_type, optimizer, *steps, scheduler_specific_kwargs=decay)
+    accelerator.register_for_checkpointing(scheduler, averaged)
+    return *accelerator.prepare(teacher, optimizer), scheduler
+
+
+def teach(args: TrainArguments, accelerator: Accelerator, teacher, batches: PhraseBatches, first: int, update, save):
+    """Train from step `first` on: `update()` takes a step, `save(step)` writes a checkpoint."""
     bar = tqdm(range(first, args.max_train_steps), "teach", unit="step", disable=not accelerator.is_main_process)
     sums: Counter[str] = Counter()
     with interruptible(accelerator) as interrupted:
@@ -180,21 +199,15 @@ def teach(own, args: TrainArguments, accelerator: Accelerator, model: PJVLTModel
             loss, parts = teacher(on_device(batches.draw(step), accelerator.device))
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(teacher.parameters(), args.max_grad_norm)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-            averaged.update_parameters(model)
+            update()
             sums.update({name: value.item() for name, value in parts.items()} | {"steps": 1})
             done, stop = step + 1, interrupted()
             last = stop or done == args.max_train_steps
-            if done % args.logging_steps == 0 or last:
+            if (done % args.logging_steps == 0 or last) and accelerator.is_main_process:
                 count = sums.pop("steps")
                 bar.write(f"step {done}: " + ", ".join(f"{name} {total / count:.3f}" for name, total in sums.items()))
                 sums.clear()
             if done % args.checkpointing_steps == 0 or last:
-                checkpoints.save(done, averaged.module)
-                if table is not None and accelerator.is_main_process:
-                    accuracy = phrase_accuracy(averaged.module.eval(), processor, table)
-                    bar.write(f"step {done}: the phrase chooses its box in {accuracy:.1%} of {len(table)} pairs")
+                save(done)
             if stop:
                 break
