@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,16 @@ from torch.testing import assert_close
 
 from modeling_pjvlt import PJVLTImageProcessor, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.data.boxed_images import BoxedImages
+from modeling_pjvlt.data.pairs.cropping import PairCropper
+from modeling_pjvlt.data.pairs.mixture import PairCollator, TrackingPairs, normalize_pairs
+from modeling_pjvlt.data.pairs.sources import ProceduralPairs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "teach_words"))
 
 import product_fusion
 import teacher
-from features import PhraseCrops
+from batches import PhraseBatches
+from features import PhraseCrops, store_crops, store_pairs
 from teach import main
 
 HYBRID = {
@@ -96,24 +101,70 @@ def build_batch(**fields):
     return teacher.PhraseBatch(**{**nothing, **fields})
 
 
-def test_choice_is_among_the_objects_of_the_image_alone():
+@pytest.fixture
+def batch():
+    """Two images of two objects; objects 1 and 2 are asked, and each image for a phrase of the other."""
     boxes = torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.8, 0.8, 0.2, 0.2], [0.8, 0.2, 0.2, 0.2], [0.2, 0.8, 0.2, 0.2]])
-    batch = build_batch(
+    return build_batch(
         boxes=boxes,
         image_of=torch.tensor([0, 0, 1, 1]),
         also=torch.zeros(4, 4, dtype=torch.bool),
         asked=torch.tensor([[1], [2]]),
+        foreign=torch.tensor([2, 0]),
     )
-    logits = torch.full((2, 8, 8), -4.0)
+
+
+def test_right_answers_are_half_the_phrases_object_and_half_what_the_contrast_says(batch):
+    logits = torch.zeros(4, 4)
+    logits[0, 1] = 20  # the contrast takes object 0 for that of phrase 1
+    logits[0, 2] = 20
+    right, among = teacher.choices(logits, batch)
+    assert among.tolist() == [[True, True, False, False], [False, False, True, True]] * 2
+    expected = [[0.5, 0.5, 0, 0], [0, 0, 0.75, 0.25], [1, 0, 0, 0], [0, 0, 0.5, 0.5]]
+    assert_close(right, torch.tensor(expected), atol=1e-4, rtol=0)
+    batch.also[3, 2] = True  # phrase 2 means object 3, too: no question between them
+    right, among = teacher.choices(logits, batch)
+    assert right[1].tolist() == [0, 0, 1, 0] and among[1].tolist() == [False, False, True, False]
+
+
+def test_choice_is_among_the_objects_of_the_image_alone(batch):
+    logits = torch.full((4, 8, 8), -4.0)
     logits[0, 6, 6] = 2  # the asked object of image 0
     logits[0, 1, 6] = 4  # where image 1 has one
     logits[1, 6, 1] = 2  # the rival of image 1
-    loss, chosen = teacher.choice_loss(logits, batch)
+    right, among = teacher.choices(torch.zeros(4, 4), batch)
+    loss, chosen = teacher.choice_loss(logits, batch, right, among)
     assert chosen == 0.5 and loss > 1
-    batch.also[3, 2] = True  # the rival is meant as well
-    assert teacher.choice_loss(logits, batch)[1] == 1
-    both = build_batch(boxes=boxes, image_of=batch.image_of, also=batch.also, asked=torch.tensor([[0, 1], [2, 3]]))
-    assert teacher.choice_loss(logits.repeat_interleave(2, dim=0), both)[1] == 0.75
+    logits[1, 6, 1], logits[1, 1, 6] = -4, 2
+    better, chosen = teacher.choice_loss(logits, batch, right, among)
+    assert chosen == 1 and better < loss - 0.4
+
+
+def test_a_phrase_of_another_image_changes_only_what_the_contrast_answers(tmp_path, tiny_tokenizer):
+    model = build_tiny_model(**HYBRID, saiel_fusion="product")
+    processor = PJVLTProcessor(PJVLTImageProcessor(template_size=32, search_size=64), tiny_tokenizer)
+    crops = PhraseCrops(BoxedImages([write_images(tmp_path / "boxed")]), 64, views=1)
+    tools = {"model": model, "processor": processor, "num_workers": 0}
+    stored = store_crops(tmp_path / "images", crops, {}, **tools)
+    pairs = TrackingPairs(ProceduralPairs(), PairCropper(processor.image_processor), 8)
+    stored_pairs = store_pairs(tmp_path / "pairs", pairs, 8, {}, **tools)
+    assert len(stored) == 8 and stored_pairs.rows[3]["text"] == pairs[3]["text"]
+    pixels = normalize_pairs(PairCollator(processor, False)([pairs[3]]), processor.image_processor)
+    with torch.no_grad():
+        last, fine = model.embeddings.features(pixels["pixel_values"])
+    assert_close(stored_pairs.take("search", [3])[0], last, rtol=1e-2, atol=1e-2)
+    assert_close(stored_pairs.take("search", [3])[1], fine, rtol=1e-2, atol=1e-2)
+    template = stored_pairs.take("template", [0])
+    drawn = PhraseBatches(stored, stored_pairs, template, processor, 4, 3, 2, 3).draw(0)
+    assert drawn.asked.shape == (4, 2) and (drawn.image_of[drawn.asked] == torch.arange(4)[:, None]).all()
+    assert (drawn.image_of[drawn.foreign] != torch.arange(4)).all()
+    parts = []
+    for foreign in (drawn.foreign, drawn.foreign.roll(1)):
+        torch.manual_seed(0)
+        parts.append(teacher.Teacher(model)(replace(drawn, foreign=foreign))[1])
+    for name in ("contrast", "focal", "giou", "chosen"):
+        assert_close(parts[0][name], parts[1][name], msg=name)
+    assert parts[0]["choice"] != parts[1]["choice"]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modeling_pjvlt import PJVLTProcessor
 
+KIN_SHARE = 0.7  # of the foreign phrases mean an object of a kind that the image shows, if there is one
 RIVALS_FIRST = 0.4  # how much more often than by chance an object is asked for that has another one of its kind
 
 
@@ -47,11 +48,12 @@ class PhraseBatches:
     def draw(self, step: int) -> PhraseBatch:
         rng = np.random.default_rng([self.seed, self.rank, step])
         numbers = rng.choice(self.usable, self.images, replace=False).tolist()
-        boxes, phrases, meanings, image_of, asked = [], [], [], [], []
+        boxes, phrases, meanings, image_of, asked, kinds_of = [], [], [], [], [], []
         for image, number in enumerate(numbers):
             row = self.crops.rows[number]
             shown = rng.permutation(len(row["boxes"]))[: self.objects].tolist()
             kinds = [row["kinds"][j] for j in shown]
+            kinds_of += kinds
             order = [rng.random() - RIVALS_FIRST * (kinds.count(kind) > 1) for kind in kinds]
             asked.append((len(boxes) + np.argsort(order)[: self.asked]).tolist())
             for j in shown:
@@ -60,6 +62,7 @@ class PhraseBatches:
                 phrases.append(meanings[-1][int(rng.integers(len(meanings[-1])))])
                 image_of.append(image)
         also = [[phrase in known and r != s for s, phrase in enumerate(phrases)] for r, known in enumerate(meanings)]
+        foreign = [self._foreign(rng, image, image_of, kinds_of) for image in range(self.images)]
         drawn = rng.choice(len(self.pairs), self.pairs_per_step, replace=False).tolist()
         rows = [self.pairs.rows[i] for i in drawn]
         tokens = self.processor.encode_text(phrases + [row["text"] for row in rows])
@@ -72,7 +75,15 @@ class PhraseBatches:
             image_of=torch.tensor(image_of),
             also=torch.tensor(also),
             asked=torch.tensor(asked),
+            foreign=torch.tensor(foreign),
             labels=torch.tensor([row["labels"] for row in rows]),
             input_ids=tokens["input_ids"],
             attention_mask=tokens["attention_mask"],
         )
+
+    def _foreign(self, rng: np.random.Generator, image: int, image_of: list[int], kinds: list[str]) -> int:
+        """The number of a phrase of another image."""
+        own = {kind for kind, shown in zip(kinds, image_of, strict=True) if shown == image}
+        others = [r for r, shown in enumerate(image_of) if shown != image]
+        kin = [r for r in others if kinds[r] in own] if rng.random() < KIN_SHARE else []
+        return int(rng.choice(kin or others))

@@ -68,16 +68,16 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArguments]:
     parser.add_argument("--views", type=int, default=6, help="crops of each labelled image (default: %(default)s)")
     parser.add_argument("--images", type=int, default=20, help="labelled images of a step (default: %(default)s)")
     parser.add_argument("--objects", type=int, default=5, help="most objects of an image (default: %(default)s)")
-    parser.add_argument("--asked", type=int, default=2, help="phrases asked in each image (default: %(default)s)")
+    parser.add_argument("--asked", type=int, default=1, help="phrases asked of each image (default: %(default)s)")
     parser.add_argument("--saiel_learning_rate", type=float, default=1e-3, help="default: %(default)s")
     parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average of the weights")
     parser.add_argument("--phrase_pairs", type=Path, help="table of phrase pairs, to validate at every checkpoint")
     own, rest = parser.parse_known_args(argv)
-    for name in ("pairs", "views", "images", "objects"):
+    for name in ("pairs", "views"):
         if getattr(own, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    if own.objects < 2 or own.asked not in (1, 2):
-        parser.error("--objects must be at least 2, and --asked 1 or 2")
+    if min(own.objects, own.images) < 2 or own.asked not in (1, 2):
+        parser.error("--images and --objects must be at least 2, and --asked 1 or 2")
     start = ["--config", own.config, "--model_name_or_path", own.checkpoint, "--stem_learning_rate", "0"]
     return own, parse_arguments([*start, *rest])
 

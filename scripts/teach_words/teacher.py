@@ -1,10 +1,11 @@
 """What the SAIELs learn words from: contrasts between the objects of many images, and choices among those of one.
 
 Each labelled image gives all its objects and one phrase for each. Their features under the first SAIEL, where no
-sentence has reached them yet, must tell all phrases of the batch apart (`contrast_loss`). Some of its phrases are
-asked, with a hidden template: the score and, through a linear map, the tokens after each layer must choose the
-phrase's object among those of the image (`choice_loss`), and the model must find its box. Pairs of the tracker's own
-mixture are trained beside them, so that it goes on tracking.
+sentence has reached them yet, must tell all phrases of the batch apart (`contrast_loss`). Then each image is asked for
+the objects of some of its phrases and of one of another image, with a hidden template: the score and, through a linear
+map, the tokens after each layer must choose among the objects (`choice_loss`). The right choice is the phrase's object
+to one half and what the contrast says to the other, which knows unseen images better; for another image's phrase it
+is the contrast's alone. Pairs of the tracker's own mixture are trained beside them, so that it goes on tracking.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modeling_pjvlt import PJVLTModel
-from modeling_pjvlt.loss_pjvlt import cells_around, target_cells
+from modeling_pjvlt.loss_pjvlt import cells_around, target_cells, tracking_loss
 from modeling_pjvlt.modeling_pjvlt import PJVLTSAIEL, PJVLTTextFeatures, instance_norm
 
 FIRST_SCALE = 10.0  # of the cosines, before training
@@ -23,12 +24,13 @@ CHOICE_WEIGHT, EARLY_WEIGHT = 2.0, 2.0  # of the score's choice, and of the mean
 
 @dataclass
 class PhraseBatch:
-    """I images with R objects and a phrase for each, and P pairs. Letters as in `modeling_pjvlt.py`.
+    """I images with R objects and a phrase for each, Q questions, and P pairs. Letters as in `modeling_pjvlt.py`.
 
     images: maps of the crops of the images; template: maps of one hidden template; templates, searches: maps of the
     pairs. boxes (R, 4): cx, cy, w, h in fractions of the crop; image_of (R,): which image shows each object; also
-    (R, R): whether object r (row) is also meant by phrase s (column), other than its own; asked (I, A): the objects
-    whose phrases are asked in each image. labels (P, 4) of the pairs. input_ids and attention_mask (R + P, T).
+    (R, R): whether object r (row) is also meant by phrase s (column), other than its own. asked (I, A): the phrases of
+    its own that each image is asked for; foreign (I,): one of another image; Q = I A + I. labels (P, 4) of the pairs.
+    input_ids and attention_mask (R + P, T).
     """
 
     images: tuple[Tensor, ...]
@@ -39,6 +41,7 @@ class PhraseBatch:
     image_of: Tensor
     also: Tensor
     asked: Tensor
+    foreign: Tensor
     labels: Tensor
     input_ids: Tensor
     attention_mask: Tensor
@@ -86,19 +89,33 @@ def contrast_loss(logits: Tensor, also: Tensor) -> Tensor:
     return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
 
-def choice_loss(logits: Tensor, batch: PhraseBatch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the asked objects among those of their images, and the share of right choices. Scalars.
+def choices(logits: Tensor, batch: PhraseBatch) -> tuple[Tensor, Tensor]:
+    """The right answers (Q, R), which sum to 1, and between which objects each question is (Q, R), bool.
 
-    An object's logit is the log-sum-exp of the logits (I A, G, G) in the 3 x 3 cells around its centre.
+    logits (R, R): of objects and phrases, as in `contrast_loss`; no gradient flows through them.
     """
-    grid = logits.shape[-1]
-    asked = batch.asked.flatten()
+    own, images = batch.asked.flatten(), torch.arange(len(batch.foreign), device=batch.foreign.device)
+    image = torch.cat([batch.image_of[own], images])
+    among = batch.image_of == image[:, None]
+    among[: len(own)] &= ~batch.also[:, own].T
+    known = logits.detach().T[torch.cat([own, batch.foreign])].masked_fill(~among, float("-inf")).softmax(dim=1)
+    known[: len(own)] = (known[: len(own)] + functional.one_hot(own, len(batch.boxes))) / 2
+    return known, among
+
+
+def choice_loss(logits: Tensor, batch: PhraseBatch, right: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy with the right answers, and the share of the image's own phrases that chose their object. Scalars.
+
+    An object's logit is the log-sum-exp of the logits (Q, G, G) in the 3 x 3 cells around its centre. right, among:
+    from `choices`.
+    """
+    grid, own = logits.shape[-1], batch.asked.flatten()
     cells, inside = cells_around(batch.boxes, grid, 3)
     places = cells[..., 1] * grid + cells[..., 0]  # (R, 9)
-    logits = logits.flatten(1)[:, places].masked_fill(~inside, float("-inf")).logsumexp(dim=-1)  # (I A, R)
-    rivals = (batch.image_of == batch.image_of[asked, None]) & ~batch.also[:, asked].T
-    logits = logits.masked_fill(~rivals, float("-inf"))
-    return functional.cross_entropy(logits, asked), (logits.argmax(dim=1) == asked).float().mean()
+    logits = logits.flatten(1)[:, places].masked_fill(~inside, float("-inf")).logsumexp(dim=-1)  # (Q, R)
+    logits = logits.masked_fill(~among, float("-inf"))
+    likely = logits.log_softmax(dim=1).masked_fill(~among, 0)
+    return -(right * likely).sum(dim=1).mean(), (logits[: len(own)].argmax(dim=1) == own).float().mean()
 
 
 class Teacher(nn.Module):
@@ -120,28 +137,43 @@ class Teacher(nn.Module):
 
     def forward(self, batch: PhraseBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all losses, and its parts, detached."""
-        model, asked, objects = self.model, batch.asked.flatten(), len(batch.boxes)
+        model, objects = self.model, len(batch.boxes)
+        own, device = batch.asked.flatten(), batch.asked.device
+        asked = torch.cat([own, batch.foreign])  # phrases
+        images = torch.cat([batch.image_of[own], torch.arange(len(batch.foreign), device=device)])
         embed, grid = model.embeddings, model.config.search_grid
         templates = embed.project(*batch.template).expand(len(asked), -1, -1), embed.project(*batch.templates)
-        searches = embed.project(*batch.images)[batch.image_of[asked]], embed.project(*batch.searches)
+        searches = embed.project(*batch.images)[images], embed.project(*batch.searches)
         text = model.encode_text(batch.input_ids, batch.attention_mask)
-        own, pairs = torch.arange(objects + len(batch.labels), device=asked.device).tensor_split([objects])
+        phrases, pairs = torch.arange(objects + len(batch.labels), device=device).tensor_split([objects])
         outputs = model(
             inputs_embeds=embed.place(torch.cat(templates), torch.cat(searches)),
             text_features=text.rows(torch.cat([asked, pairs])),
-            labels=torch.cat([batch.boxes[asked], batch.labels]),
         )
-        visual = self._kept.pop("visual")[: len(asked) : batch.asked.shape[1]]  # one row of each image
-        cosines = similarity(self._saiel[0], visual, batch.boxes, batch.image_of, text.rows(own), self.weight)
-        contrast = contrast_loss(cosines * self.log_scale.exp(), batch.also)
-        found = (cosines.masked_fill(batch.also, -2).argmax(dim=0) == own).float().mean()
-        choice, chosen = choice_loss(outputs.score_map[: len(asked), 0].logit(), batch)
+        visual = self._kept.pop("visual")[len(own) : len(asked)]  # one row of each image
+        cosines = similarity(self._saiel[0], visual, batch.boxes, batch.image_of, text.rows(phrases), self.weight)
+        logits = cosines * self.log_scale.exp()
+        contrast = contrast_loss(logits, batch.also)
+        found = (cosines.masked_fill(batch.also, -2).argmax(dim=0) == phrases).float().mean()
+        answers = choices(logits, batch)
+        choice, chosen = choice_loss(outputs.score_map[: len(asked), 0].logit(), batch, *answers)
         early = []
         for number, readout in enumerate(self.readouts):
             tokens = self._kept.pop(number)[: len(asked), -grid * grid :]
-            logits = readout(functional.layer_norm(tokens, tokens.shape[-1:])).unflatten(1, (grid, grid))[..., 0]
-            early.append(choice_loss(logits, batch)[0])
+            maps = readout(functional.layer_norm(tokens, tokens.shape[-1:])).unflatten(1, (grid, grid))[..., 0]
+            early.append(choice_loss(maps, batch, *answers)[0])
         early = torch.stack(early).mean() if early else choice.new_zeros(())
-        loss = contrast + CHOICE_WEIGHT * choice + EARLY_WEIGHT * early + outputs.loss
+        tracking, losses = self._tracking_loss(outputs, batch)
+        loss = contrast + CHOICE_WEIGHT * choice + EARLY_WEIGHT * early + tracking
         parts = {"contrast": contrast, "found": found, "choice": choice, "chosen": chosen, "early": early}
-        return loss, {name: part.detach() for name, part in parts.items()} | outputs.loss_dict
+        return loss, {name: part.detach() for name, part in parts.items()} | losses
+
+    def _tracking_loss(self, outputs, batch: PhraseBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """That of the image's own phrases and of the pairs; where another image's phrase is, nobody knows."""
+        own = batch.asked.flatten()
+        others = slice(len(own), len(own) + len(batch.foreign))
+        maps = outputs.score_map, outputs.offset_map, outputs.size_map
+        maps = [torch.cat([part[: others.start], part[others.stop :]]) for part in maps]
+        config = self.model.config
+        weights = config.focal_weight, config.giou_weight, config.l1_weight
+        return tracking_loss(*maps, torch.cat([batch.boxes[own], batch.labels]), *weights, box_cells=config.box_cells)
