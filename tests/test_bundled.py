@@ -82,7 +82,7 @@ def test_main_job_without_a_video_overlaps_its_target(tmp_path, monkeypatch, cap
 
 @pytest.mark.slow
 def test_words_decide_where_only_they_can_and_cost_little_elsewhere(bundled):
-    scores = evaluate_procedural(*bundled, num_clips=16, num_frames=30)
+    scores = evaluate_procedural(*bundled, num_clips=12, num_frames=20)
     assert scores.mean("words", "right") - scores.mean("words", "wrong") > 0.25
     assert scores.mean("words", "right") > scores.mean("words", "none")
     assert scores.mean("appearance", "right") - scores.mean("appearance", "wrong") < 0.2
