@@ -131,9 +131,13 @@ def test_the_portable_form_is_the_same(variant):
         assert_close(ours, theirs, **TOLERANCE)
 
 
-@pytest.mark.parametrize(("capability", "serves"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
-def test_fused_operations_in_float32_are_for_processors_where_they_are_faster(capability, serves, monkeypatch):
+@pytest.mark.parametrize(
+    ("capability", "threads", "serves"),
+    [("AVX512", 2, True), ("AVX512", 1, False), ("AVX2", 2, False), ("DEFAULT", 2, False)],
+)
+def test_fused_operations_in_float32_are_where_they_are_faster(capability, threads, serves, monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert OneDNN.serves(torch.device("cpu"), torch.float32) == serves
     assert not OneDNN.serves(torch.device("cuda"), torch.float32)
@@ -142,6 +146,7 @@ def test_fused_operations_in_float32_are_for_processors_where_they_are_faster(ca
 def test_a_torch_without_a_private_operation_uses_its_own_instead(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert OneDNN.serves(torch.device("cpu"), torch.float32)
     monkeypatch.setattr(OneDNN, "NAMES", (*OneDNN.NAMES, "_operation_of_another_version"))
     assert not OneDNN.serves(torch.device("cpu"), torch.float32)
