@@ -79,9 +79,9 @@ def test_similarity_is_that_of_the_two_latents_of_the_saiel():
         boxes = torch.cat([boxes, torch.full((3, 2), 0.1)], dim=1)
         rows = torch.arange(3)
         weight = torch.ones(model.config.saiel_hidden_size)
-        found = teacher.similarity(saiel, seen["visual"], boxes, rows, text, weight).diagonal()
+        similar = teacher.similarity(saiel, seen["visual"], boxes, rows, text, weight).diagonal()
         latent, language = seen["fused"][:, -(grid**2) :][rows, cells].chunk(2, dim=-1)
-    assert_close(found, functional.cosine_similarity(latent, language), rtol=1e-3, atol=1e-4)
+    assert_close(similar, functional.cosine_similarity(latent, language), rtol=1e-3, atol=1e-4)
 
 
 def test_contrast_is_small_for_the_right_phrases_and_ignores_what_belongs_together():
@@ -131,7 +131,7 @@ def test_choice_is_among_the_objects_of_the_image_alone(batch):
     logits = torch.full((4, 8, 8), -4.0)
     logits[0, 6, 6] = 2  # the asked object of image 0
     logits[0, 1, 6] = 4  # where image 1 has one
-    logits[1, 6, 1] = 2  # the rival of image 1
+    logits[1, 6, 1] = 2  # the other object of image 1
     right, among = teacher.choices(torch.zeros(4, 4), batch)
     loss, chosen = teacher.choice_loss(logits, batch, right, among)
     assert chosen == 0.5 and loss > 1

@@ -9,7 +9,7 @@ from torch import Tensor
 from modeling_pjvlt import PJVLTProcessor
 
 KIN_SHARE = 0.7  # of the foreign phrases mean an object of a kind that the image shows, if there is one
-RIVALS_FIRST = 0.4  # how much more often than by chance an object is asked for that has another one of its kind
+ALIKE_FIRST = 0.4  # how much more often than by chance an object is asked for that has another one of its kind
 
 
 class PhraseBatches:
@@ -54,7 +54,7 @@ class PhraseBatches:
             shown = rng.permutation(len(row["boxes"]))[: self.objects].tolist()
             kinds = [row["kinds"][j] for j in shown]
             kinds_of += kinds
-            order = [rng.random() - RIVALS_FIRST * (kinds.count(kind) > 1) for kind in kinds]
+            order = [rng.random() - ALIKE_FIRST * (kinds.count(kind) > 1) for kind in kinds]
             asked.append((len(boxes) + np.argsort(order)[: self.asked]).tolist())
             for j in shown:
                 boxes.append(row["boxes"][j])

@@ -44,8 +44,8 @@ class PhraseCrops(Dataset):
 
     def __init__(self, images: BoxedImages, size: int, views: int, seed: int = 0):
         self.images, self.size, self.seed = images, size, seed
-        told = [[o for o in objects if o.phrases] for objects in images.objects]
-        self.objects = [(i, objects) for i, objects in enumerate(told) if len(objects) > 1]
+        described = [[o for o in objects if o.phrases] for objects in images.objects]
+        self.objects = [(i, objects) for i, objects in enumerate(described) if len(objects) > 1]
         if not self.objects:
             raise ValueError("No image has two objects with phrases.")
         self.length = views * len(self.objects)
@@ -94,8 +94,8 @@ class StoredMaps:
 
     def take(self, name: str, numbers: list[int]) -> tuple[Tensor, ...]:
         """The last map of the crop `name` (`search` or `template`), and its finer one where there is one."""
-        found = [self.maps[key] for key in (name, f"{name}_fine") if key in self.maps]
-        return tuple(torch.from_numpy(maps[numbers].astype(np.float32)) for maps in found)
+        maps = [self.maps[key] for key in (name, f"{name}_fine") if key in self.maps]
+        return tuple(torch.from_numpy(part[numbers].astype(np.float32)) for part in maps)
 
 
 def store_pairs(folder: Path, pairs: TrackingPairs, count: int, made_from: dict, **tools) -> StoredMaps:
@@ -128,20 +128,19 @@ def _stored(
     folder: Path, loader: DataLoader, count: int, made_from: dict, model: PJVLTModel, processor: PJVLTProcessor
 ) -> StoredMaps:
     """Read the folder, or make it if it is not complete. Raises `ValueError` if it was made from something else."""
-    told = folder / MADE_FROM
     if (folder / ROWS).is_file():
-        if json.loads(told.read_text(encoding="utf-8")) != made_from:
+        if json.loads((folder / MADE_FROM).read_text(encoding="utf-8")) != made_from:
             raise ValueError(f"{folder} was made from another stem, other data or other settings: delete it")
         return StoredMaps(folder)
     with replacing_folder(folder) as partial:
         maps: dict[str, np.memmap] = {}
         rows = []
-        for batch, told_rows in tqdm(loader, desc=folder.name, unit="batch", disable=None):
+        for batch, batch_rows in tqdm(loader, desc=folder.name, unit="batch", disable=None):
             for name, part in _maps(model, processor, batch):
                 if name not in maps:
                     maps[name] = open_memmap(partial / f"{name}.npy", "w+", np.float16, (count, *part.shape[1:]))
                 maps[name][len(rows) : len(rows) + len(part)] = part.numpy()
-            rows += told_rows
+            rows += batch_rows
         for part in maps.values():
             part.flush()
         write_text(partial / MADE_FROM, json.dumps(made_from))

@@ -154,7 +154,7 @@ class Teacher(nn.Module):
         cosines = similarity(self._saiel[0], visual, batch.boxes, batch.image_of, text.rows(phrases), self.weight)
         logits = cosines * self.log_scale.exp()
         contrast = contrast_loss(logits, batch.also)
-        found = (cosines.masked_fill(batch.also, -2).argmax(dim=0) == phrases).float().mean()
+        retrieved = (cosines.masked_fill(batch.also, -2).argmax(dim=0) == phrases).float().mean()
         answers = choices(logits, batch)
         choice, chosen = choice_loss(outputs.score_map[: len(asked), 0].logit(), batch, *answers)
         early = []
@@ -165,7 +165,7 @@ class Teacher(nn.Module):
         early = torch.stack(early).mean() if early else choice.new_zeros(())
         tracking, losses = self._tracking_loss(outputs, batch)
         loss = contrast + CHOICE_WEIGHT * choice + EARLY_WEIGHT * early + tracking
-        parts = {"contrast": contrast, "found": found, "choice": choice, "chosen": chosen, "early": early}
+        parts = {"contrast": contrast, "retrieved": retrieved, "choice": choice, "chosen": chosen, "early": early}
         return loss, {name: part.detach() for name, part in parts.items()} | losses
 
     def _tracking_loss(self, outputs, batch: PhraseBatch) -> tuple[Tensor, dict[str, Tensor]]:
