@@ -155,8 +155,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"teach_words: error: {error}", file=sys.stderr)
         return 2
     set_seed(args.seed)  # again, because making the maps draws numbers, and reading them does not
-    teacher = Teacher(model.train())
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(own.average), use_buffers=True)
+    # The copy comes first: it must not share the teacher's hooks.
+    follow = get_ema_multi_avg_fn(own.average)
+    averaged = AveragedModel(model.train(), accelerator.device, multi_avg_fn=follow, use_buffers=True)
+    teacher = Teacher(model)
     groups = parameter_groups(teacher, args, own.saiel_learning_rate)
     optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay, betas=(0.9, 0.98))
     teacher, optimizer, scheduler = prepare(args, accelerator, teacher, optimizer, averaged)
