@@ -167,6 +167,52 @@ def test_a_phrase_of_another_image_changes_only_what_the_contrast_answers(tmp_pa
     assert parts[0]["choice"] != parts[1]["choice"]
 
 
+def score_maps(*peaks):
+    """(P, 1, 4, 4) scores of 0.05, but for the given (column, row, score) of each."""
+    maps = torch.full((len(peaks), 1, 4, 4), 0.05)
+    for score_map, row in zip(maps, peaks, strict=True):
+        for x, y, score in row:
+            score_map[0, y, x] = score
+    return maps
+
+
+def test_tracking_is_certain_where_one_peak_alone_is_right():
+    middle, nothing = [0.3, 0.3, 0.2, 0.2], [0.0] * 4
+    labels = torch.tensor([middle] * 5 + [nothing] * 2)
+    wide = torch.tensor([[0.3, 0.3, 1.4, 0.2]])
+    peaks = (
+        [(1, 1, 0.9)],
+        [(2, 2, 0.9)],
+        [(3, 3, 0.9)],
+        [(1, 1, 0.2)],
+        [(1, 1, 0.8), (3, 1, 0.5)],
+        [(3, 3, 0.4)],
+        [(3, 3, 0.6)],
+    )
+    assert teacher.certain(score_maps(*peaks), labels).tolist() == [True, True, False, False, False, True, False]
+    assert teacher.certain(score_maps(peaks[4]), wide).tolist() == [True]  # the second peak lies on the target, too
+
+
+def test_maps_are_kept_only_in_the_rows_to_keep_and_boxes_only_around_targets():
+    generator = torch.Generator().manual_seed(0)
+    maps, targets = ([torch.rand(3, c, 4, 4, generator=generator) for c in (1, 2, 2)] for _ in range(2))
+    labels = torch.tensor([[0.1, 0.1, 0.2, 0.2], [0.9, 0.9, 0.2, 0.2], [0.0] * 4])
+    kept = torch.tensor([True, False, True])
+    loss = teacher.kept_loss(maps, targets, labels, kept)
+    assert loss > 0 and teacher.kept_loss(targets, targets, labels, kept).abs() < 1e-5
+    for number, row, cells, heard in (
+        (0, 1, (0, 0), False),
+        (0, 0, (3, 3), True),
+        (1, 0, (1, 1), True),
+        (1, 0, (3, 3), False),
+        (2, 2, (0, 0), False),
+        (2, 1, (3, 3), False),
+    ):
+        changed = [part.clone() for part in maps]
+        changed[number][row, :, *cells] = 1 - changed[number][row, :, *cells]
+        assert (teacher.kept_loss(changed, targets, labels, kept) != loss) == heard, (number, row, cells)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_crops_show_their_objects_and_sides_are_swapped_when_mirrored(seed, tmp_path):
     crops = PhraseCrops(BoxedImages([write_images(tmp_path)]), 64, views=3, seed=seed)
@@ -210,6 +256,32 @@ def test_the_product_tracks_as_the_concatenation_with_an_average_sentence(monkey
             product_fusion.to_product(build_tiny_model(**refused), inputs)
 
 
+def test_a_sentence_is_exchanged_only_where_the_tracker_is_certain(tmp_path, tiny_tokenizer, monkeypatch):
+    model = build_tiny_model(**HYBRID, saiel_fusion="product", stirred=True)
+    processor = PJVLTProcessor(PJVLTImageProcessor(template_size=32, search_size=64), tiny_tokenizer)
+    crops = PhraseCrops(BoxedImages([write_images(tmp_path / "boxed")]), 64, views=1)
+    tools = {"model": model, "processor": processor, "num_workers": 0}
+    stored = store_crops(tmp_path / "images", crops, {}, **tools)
+    pairs = TrackingPairs(ProceduralPairs(), PairCropper(processor.image_processor), 8)
+    stored_pairs = store_pairs(tmp_path / "pairs", pairs, 8, {}, **tools)
+    drawn = PhraseBatches(stored, stored_pairs, stored_pairs.take("template", [0]), processor, 3, 3, 1, 4).draw(0)
+    tracker = build_tiny_model(**HYBRID, saiel_fusion="product").eval(), processor.encode_text(["the target"])
+    model.eval()
+
+    def parts(**settings):
+        for name, value in settings.items():
+            monkeypatch.setattr(teacher, name, value)
+        torch.manual_seed(0)
+        return teacher.Teacher(model, tracker)(drawn)[1]
+
+    never = parts(EXCHANGED_SHARE=0.0, certain=lambda maps, labels: torch.ones(len(labels), dtype=torch.bool))
+    always = parts(EXCHANGED_SHARE=1.0)
+    nowhere = parts(certain=lambda maps, labels: torch.zeros(len(labels), dtype=torch.bool))
+    assert never["focal"] == nowhere["focal"] != always["focal"]
+    assert never["kept"] > 0 == nowhere["kept"]
+    assert "kept" not in teacher.Teacher(model)(drawn)[1]
+
+
 @pytest.fixture
 def command(tiny_tokenizer, tmp_path):
     """A command line that teaches a tiny hybrid for four steps."""
@@ -246,6 +318,8 @@ def test_a_run_teaches_all_but_the_stem_and_a_stopped_one_ends_as_if_it_had_not_
             assert torch.equal(after[name], before[name]), name
     for name in ("encoder.layers.0.fusion.saiel.visual.weight", "text_encoder.embeddings.word_embeddings.weight"):
         assert not torch.equal(after[name], before[name])
+    running = [name for name in after if name.endswith(("running_mean", "running_var"))]
+    assert running and all(torch.equal(after[name], before[name]) for name in running)
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")}
     assert len(stored) == 6
     steady = [*command, "--lr_scheduler_type", "constant_with_warmup", "--output_dir", str(tmp_path / "twice")]
@@ -255,6 +329,18 @@ def test_a_run_teaches_all_but_the_stem_and_a_stopped_one_ends_as_if_it_had_not_
     resumed = weights(tmp_path / "twice" / "checkpoints" / "last" / "pretrained_model")
     for name, value in after.items():
         assert_close(resumed[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_tracker_is_kept_and_must_have_the_same_stem(command, tmp_path, capsys):
+    assert main([*command, "--tracker", command[0], "--max_train_steps", "2"]) == 0
+    assert ", kept 0." in capsys.readouterr().out
+    other = build_tiny_model(**HYBRID, stirred=True)
+    other.save_pretrained(tmp_path / "other")
+    PJVLTProcessor(
+        PJVLTImageProcessor(template_size=32, search_size=64), PJVLTProcessor.from_pretrained(command[0]).tokenizer
+    ).save_pretrained(tmp_path / "other")
+    assert main([*command, "--tracker", str(tmp_path / "other"), "--output_dir", str(tmp_path / "second")]) == 2
+    assert "is not that of" in capsys.readouterr().err
 
 
 def test_what_cannot_be_taught_is_one_clear_error(command, tmp_path, tiny_tokenizer, capsys):

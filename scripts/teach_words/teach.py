@@ -42,6 +42,7 @@ from modeling_pjvlt.training.checkpoints import Checkpoints
 from modeling_pjvlt.training.command_line import parse_arguments
 from modeling_pjvlt.training.trainer import interruptible
 
+NEUTRAL = "the target"  # the sentence of the tracker whose maps are kept
 TYPICAL = 64  # pairs over which the sentences' part of a concatenating SAIEL is averaged
 DATA = (  # the fields of a recipe that decide its pairs
     "seed", "dataset_name", "dataset_weights", "dataset_split", "dataset_revision", "photographs",
@@ -71,6 +72,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArguments]:
     parser.add_argument("--asked", type=int, default=1, help="phrases asked of each image (default: %(default)s)")
     parser.add_argument("--saiel_learning_rate", type=float, default=1e-3, help="default: %(default)s")
     parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average of the weights")
+    parser.add_argument("--tracker", help="checkpoint with the same stem whose tracking is kept")
     parser.add_argument("--phrase_pairs", type=Path, help="table of phrase pairs, to validate at every checkpoint")
     own, rest = parser.parse_known_args(argv)
     for name in ("pairs", "views"):
@@ -100,6 +102,23 @@ def settings_of(args: TrainArguments, model: PJVLTModel) -> dict:
     for name, value in model.embeddings.stem.state_dict().items():
         digest.update(name.encode() + value.float().numpy().tobytes())
     return {"stem": digest.hexdigest(), **{name: getattr(args, name) for name in DATA}}
+
+
+def tracker_to_keep(own, args: TrainArguments, processor: PJVLTProcessor, made_from: dict, device):
+    """What [`Teacher`] takes as its tracker: a frozen model on `device` and its sentence; None without `--tracker`."""
+    if own.tracker is None:
+        return None
+    model = to_product(build_model(replace(args, model_name_or_path=own.tracker))[0], typical_inputs(args, processor))
+    if settings_of(args, model)["stem"] != made_from["stem"]:
+        raise ValueError(f"the stem of {own.tracker} is not that of {own.checkpoint}, so it cannot read its maps")
+    return model.eval().requires_grad_(False).to(device), processor.encode_text([NEUTRAL])
+
+
+def freeze_norms(head: nn.Module) -> None:
+    """Let batch norms use their running statistics: those of a batch mix crops of photographs and of videos."""
+    for module in head.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def typical_inputs(args: TrainArguments, processor: PJVLTProcessor) -> dict:
@@ -144,7 +163,9 @@ def main(argv: list[str] | None = None) -> int:
         first = 0 if folder is None else checkpoints.read(folder)["step"]
         model = to_product(model, typical_inputs(args, processor))
         with accelerator.main_process_first():
-            stored = stored_maps(own, args, model.eval(), processor, settings_of(args, model))
+            made_from = settings_of(args, model)
+            stored = stored_maps(own, args, model.eval(), processor, made_from)
+        tracker = tracker_to_keep(own, args, processor, made_from, accelerator.device)
         images = processor.image_processor
         with torch.no_grad():
             template = model.embeddings.features(images.normalize_crops(hidden_template(images)[None].float()))
@@ -158,7 +179,8 @@ def main(argv: list[str] | None = None) -> int:
     # The copy comes first: it must not share the teacher's hooks.
     follow = get_ema_multi_avg_fn(own.average)
     averaged = AveragedModel(model.train(), accelerator.device, multi_avg_fn=follow, use_buffers=True)
-    teacher = Teacher(model)
+    freeze_norms(model.head)
+    teacher = Teacher(model, tracker)
     groups = parameter_groups(teacher, args, own.saiel_learning_rate)
     optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay, betas=(0.9, 0.98))
     teacher, optimizer, scheduler = prepare(args, accelerator, teacher, optimizer, averaged)

@@ -5,7 +5,9 @@ sentence has reached them yet, must tell all phrases of the batch apart (`contra
 the objects of some of its phrases and of one of another image, with a hidden template: the score and, through a linear
 map, the tokens after each layer must choose among the objects (`choice_loss`). The right choice is the phrase's object
 to one half and what the contrast says to the other, which knows unseen images better; for another image's phrase it
-is the contrast's alone. Pairs of the tracker's own mixture are trained beside them, so that it goes on tracking.
+is the contrast's alone. Pairs of the tracker's own mixture are trained beside them, so that it goes on tracking. With
+a `tracker` it is kept where it is: where that tracker finds the target of a pair without words, its maps are what is
+learned, whatever the sentence says (as in learning without forgetting, Li and Hoiem, 2016).
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,11 @@ from modeling_pjvlt.loss_pjvlt import cells_around, target_cells, tracking_loss
 from modeling_pjvlt.modeling_pjvlt import PJVLTSAIEL, PJVLTTextFeatures, instance_norm
 
 FIRST_SCALE = 10.0  # of the cosines, before training
-CHOICE_WEIGHT, EARLY_WEIGHT = 2.0, 2.0  # of the score's choice, and of the mean of those after the earlier layers
+CHOICE_WEIGHT, EARLY_WEIGHT = 2.0, 0.5  # of the score's choice, and of the mean of those after the earlier layers
+KEPT_WEIGHT, KEPT_BOX_WEIGHT = 5.0, 5.0  # of the distance to the tracker's maps, and therein of that of the boxes
+EXCHANGED_SHARE = 0.3  # of the pairs whose target the tracker finds get the sentence of another pair
+SURE, DOUBT = 0.3, 0.5  # least score of a target that is found, and the most elsewhere, as a share of it
+ABSENT = 0.5  # where no target is shown, the tracker's scores lie below this
 
 
 @dataclass
@@ -118,12 +124,54 @@ def choice_loss(logits: Tensor, batch: PhraseBatch, right: Tensor, among: Tensor
     return -(right * likely).sum(dim=1).mean(), (logits[: len(own)].argmax(dim=1) == own).float().mean()
 
 
-class Teacher(nn.Module):
-    """A model and the losses that teach it words; the stem is not used, and does not change."""
+def cells_near(boxes: Tensor, grid: int) -> Tensor:
+    """(B, grid * grid) bool: the 3 x 3 cells around the centre of each box (B, 4)."""
+    own, axis = target_cells(boxes, grid), torch.arange(grid, device=boxes.device)
+    near = (axis - own[..., None]).abs() <= 1  # (B, 2, grid), x and y
+    return (near[:, 1, :, None] & near[:, 0, None, :]).flatten(1)
 
-    def __init__(self, model: PJVLTModel):
+
+def certain(score_map: Tensor, labels: Tensor) -> Tensor:
+    """(P,) bool: in which pairs the scores (P, 1, G, G) leave no doubt, and are right.
+
+    A shown target is found if the best score at its centre is high, and much higher than those outside its box.
+    """
+    grid, scores = score_map.shape[-1], score_map.flatten(1)
+    near = cells_near(labels, grid)
+    best, elsewhere = (scores * near).amax(dim=1), (scores * ~(near | cells_in_boxes(labels, grid))).amax(dim=1)
+    shown = labels[:, 2] > 0
+    return torch.where(shown, (best > SURE) & (elsewhere < DOUBT * best), scores.amax(dim=1) < ABSENT)
+
+
+def kept_loss(maps: tuple[Tensor, ...], targets: tuple[Tensor, ...], labels: Tensor, kept: Tensor) -> Tensor:
+    """Distance of score, offset and size maps to those of the tracker, in the rows `kept` (P,). Scalar.
+
+    Of the scores it is the Kullback-Leibler divergence of each cell, summed over the cells and averaged over all rows;
+    of the boxes the L1 distance in fractions of the crop, averaged over the cells around the targets.
+    """
+    scores, wanted = maps[0].clamp(1e-5, 1 - 1e-5), targets[0]
+    divergence = functional.binary_cross_entropy(scores, wanted, reduction="none")
+    divergence = divergence - functional.binary_cross_entropy(wanted, wanted, reduction="none")
+    divergence = (divergence.flatten(1).sum(dim=1) * kept).mean()
+    grid = scores.shape[-1]
+    weights = cells_near(labels, grid) * (kept & (labels[:, 2] > 0))[:, None]
+    weights = weights / weights.sum().clamp_min(1)
+    both = zip(maps[1:], targets[1:], strict=True)
+    offset, size = ((ours - theirs).abs().flatten(2).sum(dim=1) for ours, theirs in both)  # (P, G * G)
+    return divergence + KEPT_BOX_WEIGHT * ((offset / grid + size) * weights).sum()
+
+
+class Teacher(nn.Module):
+    """A model and the losses that teach it words; the stem is not used, and does not change.
+
+    tracker: a model with the same stem, whose maps are kept on the pairs, and the tokens `input_ids` and
+    `attention_mask` (1, T) of the sentence that it gets.
+    """
+
+    def __init__(self, model: PJVLTModel, tracker: tuple[PJVLTModel, dict[str, Tensor]] | None = None):
         super().__init__()
         self.model = model
+        self._tracker = tracker  # in a tuple, so that its weights are not trained or stored
         self.model.embeddings.stem.requires_grad_(False)
         self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
         self.weight = nn.Parameter(torch.ones(model.config.saiel_hidden_size))
@@ -146,6 +194,12 @@ class Teacher(nn.Module):
         searches = embed.project(*batch.images)[images], embed.project(*batch.searches)
         text = model.encode_text(batch.input_ids, batch.attention_mask)
         phrases, pairs = torch.arange(objects + len(batch.labels), device=device).tensor_split([objects])
+        targets, kept = None, None
+        if self._tracker is not None:
+            targets = self._tracker_maps(batch)
+            kept = certain(targets[0], batch.labels)
+            exchanged = kept & (torch.rand(len(pairs), device=device) < EXCHANGED_SHARE)
+            pairs = torch.where(exchanged, pairs[torch.randint(len(pairs), pairs.shape, device=device)], pairs)
         outputs = model(
             inputs_embeds=embed.place(torch.cat(templates), torch.cat(searches)),
             text_features=text.rows(torch.cat([asked, pairs])),
@@ -166,14 +220,32 @@ class Teacher(nn.Module):
         tracking, losses = self._tracking_loss(outputs, batch)
         loss = contrast + CHOICE_WEIGHT * choice + EARLY_WEIGHT * early + tracking
         parts = {"contrast": contrast, "retrieved": retrieved, "choice": choice, "chosen": chosen, "early": early}
+        if targets is not None:
+            maps = [part[len(asked) :] for part in (outputs.score_map, outputs.offset_map, outputs.size_map)]
+            parts["kept"] = kept_loss(maps, targets, batch.labels, kept)
+            loss = loss + KEPT_WEIGHT * parts["kept"]
         return loss, {name: part.detach() for name, part in parts.items()} | losses
 
+    @torch.no_grad()
+    def _tracker_maps(self, batch: PhraseBatch) -> tuple[Tensor, Tensor, Tensor]:
+        model, tokens = self._tracker
+        embed, device = model.embeddings, batch.labels.device
+        text = model.encode_text(**{name: part.to(device) for name, part in tokens.items()})
+        placed = embed.place(embed.project(*batch.templates), embed.project(*batch.searches))
+        rows = torch.zeros(len(batch.labels), dtype=torch.long, device=device)
+        outputs = model(inputs_embeds=placed, text_features=text.rows(rows))
+        return outputs.score_map, outputs.offset_map, outputs.size_map
+
     def _tracking_loss(self, outputs, batch: PhraseBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """That of the image's own phrases and of the pairs; where another image's phrase is, nobody knows."""
-        own = batch.asked.flatten()
-        others = slice(len(own), len(own) + len(batch.foreign))
-        maps = outputs.score_map, outputs.offset_map, outputs.size_map
-        maps = [torch.cat([part[: others.start], part[others.stop :]]) for part in maps]
+        """That of the image's own phrases and of the pairs; where another image's phrase is, nobody knows.
+
+        Boxes of phrases are drawn loosely, so boxes are learned from the pairs alone.
+        """
         config = self.model.config
+        maps = outputs.score_map, outputs.offset_map, outputs.size_map
+        own, pairs = batch.asked.numel(), len(batch.labels)
+        phrases, tracked = [part[:own] for part in maps], [part[-pairs:] for part in maps]
+        score, _ = tracking_loss(*phrases, batch.boxes[batch.asked.flatten()], config.focal_weight, 0, 0)
         weights = config.focal_weight, config.giou_weight, config.l1_weight
-        return tracking_loss(*maps, torch.cat([batch.boxes[own], batch.labels]), *weights, box_cells=config.box_cells)
+        loss, parts = tracking_loss(*tracked, batch.labels, *weights, box_cells=config.box_cells)
+        return (own * score + pairs * loss) / (own + pairs), parts
