@@ -324,6 +324,8 @@ def test_a_run_teaches_all_but_the_stem_and_a_stopped_one_ends_as_if_it_had_not_
     assert len(stored) == 6
     steady = [*command, "--lr_scheduler_type", "constant_with_warmup", "--output_dir", str(tmp_path / "twice")]
     assert main([*steady, "--max_train_steps", "2"]) == 0
+    assert main([*steady, "--resume_from_checkpoint", "last", "--images", "4"]) == 2
+    assert "--images was 3" in capsys.readouterr().err
     assert main([*steady, "--resume_from_checkpoint", "last"]) == 0
     assert {path: path.stat().st_mtime_ns for path in stored} == stored  # kept, not made again
     resumed = weights(tmp_path / "twice" / "checkpoints" / "last" / "pretrained_model")

@@ -50,12 +50,14 @@ class Checkpoints:
 
     Args:
         args: of the run. accelerator: its state is saved. processor: saved with each model.
+        other_args: flags beside those of `args`, by name, that a resumed run must share, too.
 
     Every process calls these methods.
     """
 
-    def __init__(self, args: TrainArguments, accelerator: Accelerator, processor):
+    def __init__(self, args: TrainArguments, accelerator: Accelerator, processor, other_args: dict | None = None):
         self.args, self.accelerator, self.processor = args, accelerator, processor
+        self.all_args = asdict(args) | (other_args or {})
         self.root = Path(args.output_dir) / "checkpoints"
 
     def save(self, step: int, model, best_score: float | None = None) -> Path:
@@ -77,7 +79,7 @@ class Checkpoints:
                         unwrapped.save_pretrained(partial / "pretrained_model", state_dict=state)
                     self.processor.save_pretrained(partial / "pretrained_model")
                     run = {"step": step, "best_score": best_score, "num_processes": self.accelerator.num_processes}
-                    run["arguments"] = asdict(self.args)
+                    run["arguments"] = self.all_args
                     write_text(partial / "training_state" / RUN_FILE, json.dumps(run, indent=2))
             self.accelerator.wait_for_everyone()
         if main:
@@ -141,7 +143,7 @@ class Checkpoints:
         Raises `ValueError` naming the first flag that differs.
         """
         run = json.loads((folder / "training_state" / RUN_FILE).read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(asdict(self.args)))
+        now = json.loads(json.dumps(self.all_args))
         free = FREE_ON_RESUME | (ENDING if _still_stable(run, self.args) else set())
         free |= {"max_train_steps"} if extends(run, self.args) else set()
         for name, value in run["arguments"].items():

@@ -43,6 +43,7 @@ from modeling_pjvlt.training.command_line import parse_arguments
 from modeling_pjvlt.training.trainer import interruptible
 
 NEUTRAL = "the target"  # the sentence of the tracker whose maps are kept
+DECISIVE = ("pairs", "views", "images", "objects", "asked", "saiel_learning_rate", "average", "tracker")  # own flags
 TYPICAL = 64  # pairs over which the sentences' part of a concatenating SAIEL is averaged
 DATA = (  # the fields of a recipe that decide its pairs
     "seed", "dataset_name", "dataset_weights", "dataset_split", "dataset_revision", "photographs",
@@ -158,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         model, processor = build_model(args)
         if not model.config.stem_stages:
             raise ValueError("the checkpoint's stem has no stages of a published network, so it has nothing to keep")
-        checkpoints = Checkpoints(args, accelerator, processor)
+        checkpoints = Checkpoints(args, accelerator, processor, {name: getattr(own, name) for name in DECISIVE})
         folder = checkpoints.prepare()
         first = 0 if folder is None else checkpoints.read(folder)["step"]
         model = to_product(model, typical_inputs(args, processor))
