@@ -54,6 +54,18 @@ def test_trackingnet_is_not_converted_for_training_without_classes(tmp_path, cap
     assert 'of test has a sentence, so each gets "the target"' in capsys.readouterr().err
 
 
+def test_sentences_for_other_names_are_noticed(tmp_path, capsys):
+    miniature = build_lasot(tmp_path / "raw")
+    path = tmp_path / "sentences.tsv"
+    words = ["lasot", str(miniature.root), "--output", str(tmp_path / "out"), "--splits", "train"]
+    path.write_text("elsewhere-1\ta sentence\n")
+    assert command([*words, "--sentences", str(path)]) == 0
+    assert f"{path} names none of these sequences" in capsys.readouterr().err
+    path.write_text(f"{miniature.splits['train'].videos[0].name}\ta sentence\n")
+    assert command([*words[:3], str(tmp_path / "more"), *words[4:], "--sentences", str(path)]) == 0
+    assert "names none" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_sentences_of_a_file_replace_the_benchmarks_own(num_proc, tmp_path):
     miniature = build_lasot(tmp_path / "raw")

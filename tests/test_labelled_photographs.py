@@ -51,13 +51,14 @@ def test_yolo_labels_are_fractions_of_the_upright_image(orientation, isolated_ca
 def test_yolo_line_that_is_no_label_is_named(isolated_cache):
     for name in ("images", "labels"):
         (isolated_cache / "in" / name).mkdir(parents=True)
-    for name, line in {"a": "0 0.25 0.2 0.3", "b": "0 0.25 x 0.3 0.2"}.items():
+    for name, line in {"a": "0 0.25 0.2 0.3", "b": "0 0.25 x 0.3 0.2", "c": "inf 0.5 0.5 0.2 0.2"}.items():
         Image.new("L", (8, 6)).save(isolated_cache / "in" / "images" / f"{name}.png")
         (isolated_cache / "in" / "labels" / f"{name}.txt").write_text(f"\n{line}\n")
     report = convert("yolo", isolated_cache / "in", isolated_cache / "out", progress=False)["train"]
     assert [(name, why.split(":")[0]) for name, why in report.skipped] == [
         ("a", "a.txt, line 2"),
         ("b", "b.txt, line 2"),
+        ("c", "c.txt, line 2"),
     ]
 
 

@@ -178,6 +178,7 @@ def test_16_bit_photograph_keeps_its_brightness(tmp_path):
     [
         ("images/x.png", b"no image", "x.png cannot be read"),
         ("labels/x.txt", b"1 0.5 0.5 0.1\n", "labels/x.txt has a line that is not a label"),
+        ("labels/x.txt", b"inf 0.5 0.5 0.1 0.1\n", "labels/x.txt has a line that is not a label"),
         ("polygons/x.txt", b"1 0.5 0.5 0.1\n", "polygons/x.txt has a line that is not a polygon"),
     ],
 )

@@ -89,6 +89,12 @@ def main(argv: list[str] | None = None) -> int:
                 args.class_map, args.check, args.license, sentences=args.sentences,
             )  # fmt: skip
         _print_reports(reports)
+        if args.sentences and not any(report.given_text for report in reports.values()):
+            print(
+                f"pjvlt-convert: warning: {args.sentences} names none of these sequences, so it changes nothing; "
+                f"sequences are called as in {next(iter(reports))!r} of {output}.",
+                file=sys.stderr,
+            )
         print(f"wrote {output}; load it with load_tracking_dataset({output!r}, split={next(iter(reports))!r})")
         if args.push_to_hub:
             print(f"pushed to {push_folder(output, args.push_to_hub, args.private or None)}")

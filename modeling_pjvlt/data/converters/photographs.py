@@ -188,10 +188,11 @@ def read_yolo(reference: Reference) -> list[SourceSequence]:
             continue
         try:
             category, cx, cy, w, h = (float(v) for v in line.split())
-        except ValueError:
+            category = int(category)
+        except (ValueError, OverflowError):  # the latter for a class of inf
             raise ValueError(f"{labels.name}, line {number}: expected class, cx, cy, w, h, got {line!r}") from None
         box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
-        objects.append((len(objects), box, *classes.get(int(category), ("", ""))))
+        objects.append((len(objects), box, *classes.get(category, ("", ""))))
     return _objects(reference.name, ImageFile(path), objects)
 
 

@@ -42,6 +42,7 @@ class ConversionReport:
     """What a conversion did.
 
     absent: frames whose target is not visible, where that is known. without_text: sequences without a sentence.
+    given_text: sequences whose sentence comes from a file of sentences.
     skipped: (name, reason) of sequences and frames that were left out, and of files that do not fit together.
     """
 
@@ -49,11 +50,12 @@ class ConversionReport:
     frames: int = 0
     absent: int = 0
     without_text: int = 0
+    given_text: int = 0
     skipped: list[list[str]] = field(default_factory=list)
 
     def add(self, other: "ConversionReport") -> None:
         """Add the numbers and the list of another report."""
-        for name in ("sequences", "frames", "absent", "without_text"):
+        for name in ("sequences", "frames", "absent", "without_text", "given_text"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.skipped += other.skipped
 
@@ -164,6 +166,7 @@ def _rows(shard: Shard, benchmark: Benchmark, report: ConversionReport, on_seque
             report.frames += count
             report.sequences += count > 0
             report.without_text += count > 0 and not sequence.text
+            report.given_text += count > 0 and sequence.name in texts
         on_sequence()
     images.close()
 

@@ -254,7 +254,7 @@ def _read_label(path: Path, line: str, kind: str, classes: dict[int, tuple[str, 
             x, y, w, h = numbers
             outline = superellipse((x - w / 2, y - h / 2, w, h))
         return Target(outline, *classes.get(int(number), ("", "")))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # the latter for a class of inf
         raise ValueError(f"{path} has a line that is not a {kind[:-1]}: {line[:60]!r}") from error
 
 
