@@ -11,28 +11,35 @@ position tables (as for any ViT), and the token side of PIM, whose weights are s
 The weights of a larger patch give the mean of the patches that it replaces (compare Beyer et al., "FlexiViT: one model
 for all patch sizes", 2023). All other weights are copied.
 
-The new model is a start, not a tracker: train it before you use it.
+With --same_scale a smaller search crop shows less around the target, at the scale that the model knows, instead of the
+same at a smaller scale: the middle of its grid is kept, and the sizes of boxes, which are fractions of the crop, grow.
+Such a model tracks at once, nearly as well as the old one, and faster.
+
+Else the new model is a start, not a tracker: train it before you use it.
 """
 
 import argparse
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from modeling_pjvlt import PJVLTConfig, PJVLTImageProcessor, PJVLTModel, PJVLTProcessor
+from modeling_pjvlt import PJVLTConfig, PJVLTModel, PJVLTProcessor
 from modeling_pjvlt.command_parser import new_folder
 from modeling_pjvlt.files_pjvlt import replacing_folder
 from modeling_pjvlt.run_folders import find_checkpoint
 
 
-def resize_tokens(values: Tensor, old: PJVLTConfig, new: PJVLTConfig) -> Tensor:
+def resize_tokens(values: Tensor, old: PJVLTConfig, new: PJVLTConfig, resize_search) -> Tensor:
     """(N, channels) values of the old grids' tokens, template first, to (N', channels) of the new grids'."""
     parts = values.split([old.template_grid**2, old.search_grid**2])
     return torch.cat(
         [
-            resize_grid(part, grid) if grid**2 != len(part) else part
-            for part, grid in zip(parts, (new.template_grid, new.search_grid), strict=True)
+            resize(part, grid) if grid**2 != len(part) else part
+            for part, grid, resize in zip(
+                parts, (new.template_grid, new.search_grid), (resize_grid, resize_search), strict=True
+            )
         ]
     )
 
@@ -44,26 +51,59 @@ def resize_grid(values: Tensor, grid: int) -> Tensor:
     return interpolate(plane, (grid, grid), mode="bicubic", antialias=True, align_corners=False)[0].flatten(1).T
 
 
-def resize_weights(weights: dict[str, Tensor], old: PJVLTConfig, new: PJVLTConfig) -> dict[str, Tensor]:
-    """The weights of a model with the old config for one whose crops and patches are the new config's."""
+def cut_grid(values: Tensor, grid: int) -> Tensor:
+    """The middle (grid * grid, channels) of a square grid's values; halfway between two cells if it lies there."""
+    side = round(len(values) ** 0.5)
+    plane = values.unflatten(0, (side, side))
+    if (side - grid) % 2:
+        plane = (plane[1:] + plane[:-1]) / 2
+        plane = (plane[:, 1:] + plane[:, :-1]) / 2
+    first = (len(plane) - grid) // 2
+    return plane[first : first + grid, first : first + grid].flatten(0, 1)
+
+
+def grow_sizes(weight: Tensor, bias: Tensor, factor: float, usual: float) -> tuple[Tensor, Tensor]:
+    """Weight and bias of logits whose sigmoids are `factor` times those before, best around the size `usual`.
+
+    The logit of the larger size is nearly linear in that of the size: fitted by least squares in log sizes.
+    """
+    sizes = np.geomspace(0.4, 2.2, 100) * usual
+    larger = np.minimum(factor * sizes, 0.98)
+    near = np.exp(-2 * np.log(sizes / usual) ** 2)
+    slope, shift = np.polyfit(logit(sizes), logit(larger), 1, w=near)
+    return weight * slope, bias * slope + shift
+
+
+def logit(share: np.ndarray) -> np.ndarray:
+    return np.log(share / (1 - share))
+
+
+def resize_weights(
+    weights: dict[str, Tensor], old: PJVLTConfig, new: PJVLTConfig, resize_search=resize_grid
+) -> dict[str, Tensor]:
+    """The weights of a model with the old config for one whose crops and patches are the new config's.
+
+    resize_search: what makes the values of the new search grid of those of the old one, as `resize_grid` does.
+    """
     resized = dict(weights)
+    search_density = (old.search_grid / new.search_grid) ** 2 if resize_search is resize_grid else 1.0
     density = torch.cat(
         [
-            torch.full((after**2,), (before / after) ** 2)
-            for before, after in ((old.template_grid, new.template_grid), (old.search_grid, new.search_grid))
+            torch.full((new.template_grid**2,), (old.template_grid / new.template_grid) ** 2),
+            torch.full((new.search_grid**2,), search_density),
         ]
     )
     for name, value in weights.items():
         if name.endswith(".pim.fc1.weight"):
-            resized[name] = resize_tokens(value.T, old, new).T * density
+            resized[name] = resize_tokens(value.T, old, new, resize_search).T * density
         elif name.endswith(".pim.fc3.weight"):
-            resized[name] = resize_tokens(value, old, new)
+            resized[name] = resize_tokens(value, old, new, resize_search)
         elif name.endswith(".pim.fc3.bias"):
-            resized[name] = resize_tokens(value[:, None], old, new)[:, 0]
+            resized[name] = resize_tokens(value[:, None], old, new, resize_search)[:, 0]
         elif name.endswith("template_position"):
             resized[name] = resize_grid(value[0], new.template_grid)[None]
         elif name.endswith("search_position"):
-            resized[name] = resize_grid(value[0], new.search_grid)[None]
+            resized[name] = resize_search(value[0], new.search_grid)[None]
         elif name in ("embeddings.projection.weight", "embeddings.fine_projection.weight"):
             fine = name == "embeddings.fine_projection.weight"
             side = new.patch_size // (new.stem_fine_stride if fine else new.stem_stride)
@@ -72,17 +112,29 @@ def resize_weights(weights: dict[str, Tensor], old: PJVLTConfig, new: PJVLTConfi
     return resized
 
 
-def resize_model(model: PJVLTModel, **sizes: int) -> PJVLTModel:
+def resize_model(model: PJVLTModel, search_factor: float | None = None, **sizes: int) -> PJVLTModel:
     """A model with other `patch_size`, `template_size` or `search_size`.
 
-    Raises `ValueError` for sizes that do not fit.
+    search_factor: of the old checkpoint (side of the search region over that of the target), if the scale of its crop
+    is to stay. Raises `ValueError` for sizes that do not fit.
     """
     settings = {**model.config.to_diff_dict(), **sizes}
     new = PJVLTConfig(
         **{name: value for name, value in settings.items() if name not in ("model_type", "architectures")}
     )
     resized = PJVLTModel(new)
-    resized.load_state_dict(resize_weights(model.state_dict(), model.config, new))
+    if search_factor is None:
+        resized.load_state_dict(resize_weights(model.state_dict(), model.config, new))
+        return resized.eval()
+    growth = model.config.search_size / new.search_size
+    if growth <= 1 or new.patch_size != model.config.patch_size:
+        raise ValueError("--same_scale needs a smaller --search_size, and patches as they are")
+    resized.load_state_dict(resize_weights(model.state_dict(), model.config, new, cut_grid))
+    last = resized.head.size[-1]
+    with torch.no_grad():
+        weight, bias = grow_sizes(last.weight, last.bias, growth, 1 / search_factor)
+        last.weight.copy_(weight)
+        last.bias.copy_(bias)
     return resized.eval()
 
 
@@ -95,6 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         ("search", "side of the search crop"),
     ):
         parser.add_argument(f"--{name}_size", type=int, help=f"{meaning} in pixels (default: as it was)")
+    parser.add_argument("--same_scale", action="store_true", help="a smaller search crop shows less, not smaller")
     parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
     args = parser.parse_args(argv)
     sizes = {name: getattr(args, name) for name in ("patch_size", "template_size", "search_size")}
@@ -103,17 +156,21 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("nothing to do: give --patch_size, --template_size or --search_size")
     args.checkpoint = find_checkpoint(args.checkpoint)
     old = PJVLTModel.from_pretrained(args.checkpoint, dtype=torch.float32)
+    processor = PJVLTProcessor.from_pretrained(args.checkpoint)
+    images = processor.image_processor
     try:
-        model = resize_model(old, **sizes)
+        model = resize_model(old, images.search_factor if args.same_scale else None, **sizes)
     except ValueError as error:
         parser.error(str(error))
-    processor = PJVLTProcessor.from_pretrained(args.checkpoint)
-    images = PJVLTImageProcessor(template_size=model.config.template_size, search_size=model.config.search_size)
+    images.template_size, images.search_size = model.config.template_size, model.config.search_size
+    if args.same_scale:
+        images.search_factor *= model.config.search_size / old.config.search_size
     with replacing_folder(args.output_dir) as partial:
         model.save_pretrained(partial)
-        PJVLTProcessor(images, processor.tokenizer).save_pretrained(partial)
+        processor.save_pretrained(partial)
     before, after = old.config.num_visual_tokens, model.config.num_visual_tokens
-    print(f"{args.output_dir}: {after} visual tokens instead of {before}; train it before you use it")
+    advice = "" if args.same_scale else "; train it before you use it"
+    print(f"{args.output_dir}: {after} visual tokens instead of {before}{advice}")
 
 
 if __name__ == "__main__":
