@@ -20,12 +20,15 @@ from modeling_pjvlt.data.pairs.cropping import PairCropper
 from modeling_pjvlt.data.pairs.mixture import PairCollator, TrackingPairs, normalize_pairs
 from modeling_pjvlt.data.pairs.sources import ProceduralPairs
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "teach_words"))
 
 import product_fusion
+import resize_checkpoint
 import teacher
 from batches import PhraseBatches
 from features import PhraseCrops, store_crops, store_pairs
+from parts import Parts
 from teach import main
 
 HYBRID = {
@@ -213,6 +216,33 @@ def test_maps_are_kept_only_in_the_rows_to_keep_and_boxes_only_around_targets():
         assert (teacher.kept_loss(changed, targets, labels, kept) != loss) == heard, (number, row, cells)
 
 
+def test_some_channels_of_an_image_and_some_words_of_its_phrases_are_left_out(tmp_path, tiny_tokenizer, monkeypatch):
+    model = build_tiny_model(**HYBRID)
+    processor = PJVLTProcessor(PJVLTImageProcessor(template_size=32, search_size=64), tiny_tokenizer)
+    crops = PhraseCrops(BoxedImages([write_images(tmp_path / "boxed")]), 64, views=1)
+    tools = {"model": model, "processor": processor, "num_workers": 0}
+    stored = store_crops(tmp_path / "images", crops, {}, **tools)
+    pairs = TrackingPairs(ProceduralPairs(), PairCropper(processor.image_processor), 8)
+    stored_pairs = store_pairs(tmp_path / "pairs", pairs, 8, {}, **tools)
+    drawn = []
+    for share in (0.0, 0.5):
+        monkeypatch.setattr("batches.CHANNEL_DROP", share)
+        monkeypatch.setattr("batches.WORD_DROP", share)
+        drawn.append(PhraseBatches(stored, stored_pairs, (), processor, 4, 3, 1, 4).draw(0))
+    whole, thinned = drawn
+    for before, after in zip(whole.images, thinned.images, strict=True):
+        left_out = (after == 0).all(dim=(2, 3)) & (before != 0).any(dim=(2, 3))
+        assert 0 < left_out.float().mean() < 1
+        assert_close(after, before * 2 * ~left_out[..., None, None])
+    for before, after in zip(whole.searches, thinned.searches, strict=True):
+        assert torch.equal(before, after)
+    assert torch.equal(whole.input_ids, thinned.input_ids)
+    read, phrases = thinned.attention_mask, len(thinned.boxes)
+    assert torch.equal(read[phrases:], whole.attention_mask[phrases:])
+    assert (read <= whole.attention_mask).all() and read[:phrases].sum() < whole.attention_mask[:phrases].sum()
+    assert (read[:, 0] == 1).all() and (read.sum(dim=1) > 2).all()  # [CLS], [SEP] and at least one word
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_crops_show_their_objects_and_sides_are_swapped_when_mirrored(seed, tmp_path):
     crops = PhraseCrops(BoxedImages([write_images(tmp_path)]), 64, views=3, seed=seed)
@@ -333,16 +363,37 @@ def test_a_run_teaches_all_but_the_stem_and_a_stopped_one_ends_as_if_it_had_not_
         assert_close(resumed[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_a_tracker_is_kept_and_must_have_the_same_stem(command, tmp_path, capsys):
-    assert main([*command, "--tracker", command[0], "--max_train_steps", "2"]) == 0
+def test_a_tracker_is_kept_and_must_have_the_same_stem_and_scale(command, tmp_path, capsys):
+    start, short = command[0], ["--max_train_steps", "2"]
+    assert main([*command, "--tracker", start, *short]) == 0
     assert ", kept 0." in capsys.readouterr().out
-    other = build_tiny_model(**HYBRID, stirred=True)
-    other.save_pretrained(tmp_path / "other")
-    PJVLTProcessor(
-        PJVLTImageProcessor(template_size=32, search_size=64), PJVLTProcessor.from_pretrained(command[0]).tokenizer
-    ).save_pretrained(tmp_path / "other")
-    assert main([*command, "--tracker", str(tmp_path / "other"), "--output_dir", str(tmp_path / "second")]) == 2
-    assert "is not that of" in capsys.readouterr().err
+    resize_checkpoint.main([start, "--search_size", "48", "--same_scale", "--output_dir", str(tmp_path / "small")])
+    smaller = [str(tmp_path / "small"), *command[1:], *short, "--output_dir", str(tmp_path / "second")]
+    assert main([*smaller, "--tracker", start, "--features", str(tmp_path / "features")]) == 0
+    taught = PJVLTModel.from_pretrained(tmp_path / "second" / "checkpoints" / "last" / "pretrained_model")
+    assert taught.config.search_size == 48
+    resize_checkpoint.main([start, "--search_size", "48", "--output_dir", str(tmp_path / "finer")])
+    build_tiny_model(**HYBRID, stirred=True).save_pretrained(tmp_path / "other")
+    PJVLTProcessor.from_pretrained(start).save_pretrained(tmp_path / "other")
+    for model, tracker in ((start, "other"), (str(tmp_path / "finer"), start), (start, "small")):
+        words = [model, *command[1:], "--tracker", str(tmp_path / tracker), "--output_dir", str(tmp_path / "third")]
+        assert main(words) == 2 and "must have the same stem" in capsys.readouterr().err
+
+
+def test_parts_are_cut_where_their_boxes_lie():
+    parts, rng = Parts(4, 3), np.random.default_rng(0)
+    assert sorted(map(tuple, parts.corners(rng).tolist())) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    fine = torch.arange(64.0).view(1, 1, 8, 8)
+    (part,) = parts.cut((fine,), np.array([[1, 0]]))
+    assert torch.equal(part, fine[..., :6, 2:])
+    box = [0.5, 0.5, 0.25, 0.5]  # centre at the corner of the cells (1, 1) and (2, 2)
+    np.testing.assert_allclose(parts.within([box], np.array([1, 0]))[0], [1 / 3, 2 / 3, 1 / 3, 2 / 3], atol=1e-6)
+    assert parts.within([[0.0] * 4], np.array([1, 0])).tolist() == [[0.0] * 4]
+    left, right, low = [0.1, 0.4, 0.1, 0.1], [0.9, 0.4, 0.1, 0.1], [0.9, 0.9, 0.1, 0.1]
+    for _ in range(8):
+        assert parts.best_corner(rng, [left], enough=1)[0] == 0
+        assert parts.best_corner(rng, [left, right, low], enough=2).tolist() == [1, 1]
+        assert parts.best_corner(rng, [[0.0] * 4], enough=1).max() <= 1
 
 
 def test_what_cannot_be_taught_is_one_clear_error(command, tmp_path, tiny_tokenizer, capsys):

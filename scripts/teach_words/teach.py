@@ -14,6 +14,7 @@ weights; `--resume_from_checkpoint last` goes on from the last one.
 
 import argparse
 import hashlib
+import math
 import sys
 from collections import Counter
 from dataclasses import fields, replace
@@ -24,6 +25,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from batches import PhraseBatches
 from features import PhraseCrops, StoredMaps, store_crops, store_pairs
+from parts import Parts
 from product_fusion import to_product
 from teacher import PhraseBatch, Teacher
 from torch import nn
@@ -45,6 +47,7 @@ from modeling_pjvlt.training.trainer import interruptible
 NEUTRAL = "the target"  # the sentence of the tracker whose maps are kept
 DECISIVE = ("pairs", "views", "images", "objects", "asked", "saiel_learning_rate", "average", "tracker")  # own flags
 TYPICAL = 64  # pairs over which the sentences' part of a concatenating SAIEL is averaged
+CROP_SIZES = "template_size", "template_factor", "search_size", "search_factor"
 DATA = (  # the fields of a recipe that decide its pairs
     "seed", "dataset_name", "dataset_weights", "dataset_split", "dataset_revision", "photographs",
     "photograph_difficulty", "pasted_share", "photograph_height", "labelled_share", "boxed_images",
@@ -85,11 +88,12 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, TrainArguments]:
     return own, parse_arguments([*start, *rest])
 
 
-def stored_maps(own, args: TrainArguments, model, processor, made_from: dict) -> tuple[StoredMaps, StoredMaps]:
+def stored_maps(own, args: TrainArguments, model, processor) -> tuple[StoredMaps, StoredMaps]:
     """Those of the labelled images and of the pairs; made if they are not there."""
     if not args.boxed_images:
         raise ValueError("--boxed_images names no folder of images with boxes and phrases")
     tools = {"model": model, "processor": processor, "num_workers": args.dataloader_num_workers}
+    made_from = settings_of(args, model, processor)
     images = BoxedImages(args.boxed_images)
     crops = PhraseCrops(images, processor.image_processor.search_size, own.views, args.seed)
     stored = store_crops(own.features / "images", crops, made_from, **tools)
@@ -97,22 +101,34 @@ def stored_maps(own, args: TrainArguments, model, processor, made_from: dict) ->
     return stored, store_pairs(own.features / "pairs", pairs, own.pairs, made_from, **tools)
 
 
-def settings_of(args: TrainArguments, model: PJVLTModel) -> dict:
-    """What decides the stored maps: the stem, and the recipe's data."""
+def settings_of(args: TrainArguments, model: PJVLTModel, processor: PJVLTProcessor) -> dict:
+    """What decides the stored maps: the stem, the crops, and the recipe's data."""
     digest = hashlib.sha256()
     for name, value in model.embeddings.stem.state_dict().items():
         digest.update(name.encode() + value.float().numpy().tobytes())
-    return {"stem": digest.hexdigest(), **{name: getattr(args, name) for name in DATA}}
+    crops = {name: getattr(processor.image_processor, name) for name in CROP_SIZES}
+    return {"stem": digest.hexdigest(), **crops, **{name: getattr(args, name) for name in DATA}}
 
 
-def tracker_to_keep(own, args: TrainArguments, processor: PJVLTProcessor, made_from: dict, device):
-    """What [`Teacher`] takes as its tracker: a frozen model on `device` and its sentence; None without `--tracker`."""
-    if own.tracker is None:
-        return None
-    model = to_product(build_model(replace(args, model_name_or_path=own.tracker))[0], typical_inputs(args, processor))
-    if settings_of(args, model)["stem"] != made_from["stem"]:
-        raise ValueError(f"the stem of {own.tracker} is not that of {own.checkpoint}, so it cannot read its maps")
-    return model.eval().requires_grad_(False).to(device), processor.encode_text([NEUTRAL])
+def tracker_to_keep(own, args: TrainArguments, model: PJVLTModel, processor: PJVLTProcessor):
+    """The tracker whose maps are kept, its processor, and the tokens of its sentence.
+
+    Raises `ValueError` unless its stem, its template and the scale of its search crop are the model's, and its search
+    crop is at least as large.
+    """
+    args = replace(args, model_name_or_path=own.tracker)
+    tracker, its_processor = build_model(args)
+    tracker = to_product(tracker, typical_inputs(args, its_processor)).eval().requires_grad_(False)
+    ours, theirs = settings_of(args, model, processor), settings_of(args, tracker, its_processor)
+    growth = theirs["search_size"] / ours["search_size"]
+    scaled = {"search_size": theirs["search_size"], "search_factor": theirs["search_factor"]}
+    same_scale = math.isclose(theirs["search_factor"], growth * ours["search_factor"], rel_tol=1e-3)
+    if growth < 1 or not same_scale or {**ours, **scaled} != theirs:
+        raise ValueError(
+            f"{own.tracker} cannot be kept by {own.checkpoint}: it must have the same stem, the same template, and a "
+            "search crop of the same scale that is at least as large"
+        )
+    return tracker, its_processor, its_processor.encode_text([NEUTRAL])
 
 
 def freeze_norms(head: nn.Module) -> None:
@@ -163,16 +179,19 @@ def main(argv: list[str] | None = None) -> int:
         folder = checkpoints.prepare()
         first = 0 if folder is None else checkpoints.read(folder)["step"]
         model = to_product(model, typical_inputs(args, processor))
+        seen, tracker = processor, None
+        if own.tracker is not None:
+            kept, seen, tokens = tracker_to_keep(own, args, model, processor)
+            tracker = kept.to(accelerator.device), tokens
         with accelerator.main_process_first():
-            made_from = settings_of(args, model)
-            stored = stored_maps(own, args, model.eval(), processor, made_from)
-        tracker = tracker_to_keep(own, args, processor, made_from, accelerator.device)
+            stored = stored_maps(own, args, model.eval(), seen)
         images = processor.image_processor
         with torch.no_grad():
             template = model.embeddings.features(images.normalize_crops(hidden_template(images)[None].float()))
         sizes = own.images, own.objects, own.asked, args.per_device_train_batch_size
         template = tuple(part for part in template if part is not None)
-        batches = PhraseBatches(*stored, template, processor, *sizes, args.seed, accelerator.process_index)
+        parts = Parts(seen.image_processor.search_size // model.config.patch_size, model.config.search_grid)
+        batches = PhraseBatches(*stored, template, processor, *sizes, args.seed, accelerator.process_index, parts)
     except (ValueError, OSError) as error:
         print(f"teach_words: error: {error}", file=sys.stderr)
         return 2

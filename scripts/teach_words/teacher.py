@@ -13,6 +13,7 @@ learned, whatever the sentence says (as in learning without forgetting, Li and H
 from dataclasses import dataclass
 
 import torch
+from parts import Parts
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,9 +34,11 @@ class PhraseBatch:
     """I images with R objects and a phrase for each, Q questions, and P pairs. Letters as in `modeling_pjvlt.py`.
 
     images: maps of the crops of the images; template: maps of one hidden template; templates, searches: maps of the
-    pairs. boxes (R, 4): cx, cy, w, h in fractions of the crop; image_of (R,): which image shows each object; also
-    (R, R): whether object r (row) is also meant by phrase s (column), other than its own. asked (I, A): the phrases of
-    its own that each image is asked for; foreign (I,): one of another image; Q = I A + I. labels (P, 4) of the pairs.
+    pairs, whose searches are parts of the whole_searches that the tracker sees; places (P, 2): column and row of their
+    first cells there. boxes (R, 4): cx, cy, w, h in fractions of the crop; image_of (R,): which image shows each
+    object; also (R, R): whether object r (row) is also meant by phrase s (column), other than its own. asked (I, A):
+    the phrases of its own that each image is asked for; foreign (I,): one of another image; Q = I A + I. labels (P, 4)
+    of the pairs, and whole_labels (P, 4) in fractions of the whole searches.
     input_ids and attention_mask (R + P, T).
     """
 
@@ -43,12 +46,15 @@ class PhraseBatch:
     template: tuple[Tensor, ...]
     templates: tuple[Tensor, ...]
     searches: tuple[Tensor, ...]
+    whole_searches: tuple[Tensor, ...]
+    places: Tensor
     boxes: Tensor
     image_of: Tensor
     also: Tensor
     asked: Tensor
     foreign: Tensor
     labels: Tensor
+    whole_labels: Tensor
     input_ids: Tensor
     attention_mask: Tensor
 
@@ -165,7 +171,7 @@ class Teacher(nn.Module):
     """A model and the losses that teach it words; the stem is not used, and does not change.
 
     tracker: a model with the same stem, whose maps are kept on the pairs, and the tokens `input_ids` and
-    `attention_mask` (1, T) of the sentence that it gets.
+    `attention_mask` (1, T) of the sentence that it gets. Its search crop may be larger, at the same scale.
     """
 
     def __init__(self, model: PJVLTModel, tracker: tuple[PJVLTModel, dict[str, Tensor]] | None = None):
@@ -196,8 +202,7 @@ class Teacher(nn.Module):
         phrases, pairs = torch.arange(objects + len(batch.labels), device=device).tensor_split([objects])
         targets, kept = None, None
         if self._tracker is not None:
-            targets = self._tracker_maps(batch)
-            kept = certain(targets[0], batch.labels)
+            targets, kept = self._tracker_maps(batch)
             exchanged = kept & (torch.rand(len(pairs), device=device) < EXCHANGED_SHARE)
             pairs = torch.where(exchanged, pairs[torch.randint(len(pairs), pairs.shape, device=device)], pairs)
         outputs = model(
@@ -227,14 +232,18 @@ class Teacher(nn.Module):
         return loss, {name: part.detach() for name, part in parts.items()} | losses
 
     @torch.no_grad()
-    def _tracker_maps(self, batch: PhraseBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def _tracker_maps(self, batch: PhraseBatch) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The tracker's maps of what the model sees of the pairs, and in which it is certain."""
         model, tokens = self._tracker
         embed, device = model.embeddings, batch.labels.device
         text = model.encode_text(**{name: part.to(device) for name, part in tokens.items()})
-        placed = embed.place(embed.project(*batch.templates), embed.project(*batch.searches))
+        placed = embed.place(embed.project(*batch.templates), embed.project(*batch.whole_searches))
         rows = torch.zeros(len(batch.labels), dtype=torch.long, device=device)
         outputs = model(inputs_embeds=placed, text_features=text.rows(rows))
-        return outputs.score_map, outputs.offset_map, outputs.size_map
+        whole, cells = model.config.search_grid, self.model.config.search_grid
+        maps = outputs.score_map, outputs.offset_map, outputs.size_map * (whole / cells)
+        parts = Parts(whole, cells).cut(maps, batch.places.cpu().numpy())
+        return parts, certain(outputs.score_map, batch.whole_labels)
 
     def _tracking_loss(self, outputs, batch: PhraseBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """That of the image's own phrases and of the pairs; where another image's phrase is, nobody knows.
