@@ -51,7 +51,9 @@ def test_auto_classes_load_it(bundled):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_all_parts_of_the_paper_are_there(folder):
     config = PJVLTConfig.from_pretrained(folder)
-    assert config.search_grid == 2 * config.template_grid  # the search crop shows twice the template's side
+    images = PJVLTProcessor.from_pretrained(folder).image_processor
+    scales = images.search_size / images.search_factor, images.template_size / images.template_factor
+    assert scales[0] == pytest.approx(scales[1], rel=1e-3)  # the target is as large in both crops
     assert config.fusion == "progressive" and config.use_saiel and config.use_ccm and config.use_pim
 
 
