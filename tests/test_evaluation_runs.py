@@ -97,11 +97,12 @@ def test_finished_sequences_are_not_tracked_again(command, tmp_path, monkeypatch
     folder = tmp_path / "out" / "clips" / "raw" / "own"
     (folder / "cat.json").unlink()  # as if killed before it was finished
     (folder / "cat.txt").write_text("half a li")
+    (folder / ".cat.json.abc.partial").write_text("{")
     calls = []
     step = Evaluation._track
     monkeypatch.setattr(Evaluation, "_track", lambda self, n, bar: (calls.append(n), step(self, n, bar)))
     assert main(command) == 0
-    assert len(calls) == 1 and raw(tmp_path / "out") == whole
+    assert len(calls) == 1 and raw(tmp_path / "out") == whole and not list(folder.glob(".*"))
 
 
 def test_a_killed_run_goes_on_to_the_same_end(command, tmp_path):

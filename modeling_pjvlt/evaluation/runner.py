@@ -11,6 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.converters.sources import has_area
+from ..files_pjvlt import remove_partial
 from ..sentences_pjvlt import clean_sentences
 from ..visualization.drawing import TRUTH_COLOR, draw_box
 from .protocols import PROTOCOLS, BenchmarkScores, score_benchmark
@@ -138,6 +139,8 @@ class Evaluation:
     def run(self, label: str = "") -> None:
         """Track the unfinished sequences. Returns when all processes are done and all results are on disk."""
         finished = [self._finished(number) for number in range(len(self.sequences))]
+        if self.state.process_index == 0:
+            remove_partial(self.folder)  # a killed run may have left half a file
         self.state.wait_for_everyone()  # all processes have checked the folder before one writes
         left = [number for number, record in enumerate(finished) if record is None]
         lengths = [len(self.sequences[number]) for number in left]
