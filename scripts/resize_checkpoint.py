@@ -31,22 +31,17 @@ from modeling_pjvlt.files_pjvlt import replacing_folder
 from modeling_pjvlt.run_folders import find_checkpoint
 
 
-def resize_tokens(values: Tensor, old: PJVLTConfig, new: PJVLTConfig, resize_search) -> Tensor:
+def resize_tokens(values: Tensor, old: PJVLTConfig, new: PJVLTConfig, cut: bool) -> Tensor:
     """(N, channels) values of the old grids' tokens, template first, to (N', channels) of the new grids'."""
-    parts = values.split([old.template_grid**2, old.search_grid**2])
-    return torch.cat(
-        [
-            resize(part, grid) if grid**2 != len(part) else part
-            for part, grid, resize in zip(
-                parts, (new.template_grid, new.search_grid), (resize_grid, resize_search), strict=True
-            )
-        ]
-    )
+    template, search = values.split([old.template_grid**2, old.search_grid**2])
+    return torch.cat([resize_grid(template, new.template_grid), resize_search(search, new.search_grid, cut)])
 
 
 def resize_grid(values: Tensor, grid: int) -> Tensor:
     """(n * n, channels) values of a square grid to (grid * grid, channels)."""
     side = round(len(values) ** 0.5)
+    if grid == side:
+        return values
     plane = values.T.reshape(1, -1, side, side)
     return interpolate(plane, (grid, grid), mode="bicubic", antialias=True, align_corners=False)[0].flatten(1).T
 
@@ -60,6 +55,11 @@ def cut_grid(values: Tensor, grid: int) -> Tensor:
         plane = (plane[:, 1:] + plane[:, :-1]) / 2
     first = (len(plane) - grid) // 2
     return plane[first : first + grid, first : first + grid].flatten(0, 1)
+
+
+def resize_search(values: Tensor, grid: int, cut: bool) -> Tensor:
+    """Values of the search grid: its middle, or all of it in another resolution."""
+    return cut_grid(values, grid) if cut else resize_grid(values, grid)
 
 
 def grow_sizes(weight: Tensor, bias: Tensor, factor: float, usual: float) -> tuple[Tensor, Tensor]:
@@ -79,14 +79,14 @@ def logit(share: np.ndarray) -> np.ndarray:
 
 
 def resize_weights(
-    weights: dict[str, Tensor], old: PJVLTConfig, new: PJVLTConfig, resize_search=resize_grid
+    weights: dict[str, Tensor], old: PJVLTConfig, new: PJVLTConfig, cut: bool = False
 ) -> dict[str, Tensor]:
     """The weights of a model with the old config for one whose crops and patches are the new config's.
 
-    resize_search: what makes the values of the new search grid of those of the old one, as `resize_grid` does.
+    cut: whether the new search crop is the middle of the old one.
     """
     resized = dict(weights)
-    search_density = (old.search_grid / new.search_grid) ** 2 if resize_search is resize_grid else 1.0
+    search_density = 1.0 if cut else (old.search_grid / new.search_grid) ** 2
     density = torch.cat(
         [
             torch.full((new.template_grid**2,), (old.template_grid / new.template_grid) ** 2),
@@ -95,15 +95,15 @@ def resize_weights(
     )
     for name, value in weights.items():
         if name.endswith(".pim.fc1.weight"):
-            resized[name] = resize_tokens(value.T, old, new, resize_search).T * density
+            resized[name] = resize_tokens(value.T, old, new, cut).T * density
         elif name.endswith(".pim.fc3.weight"):
-            resized[name] = resize_tokens(value, old, new, resize_search)
+            resized[name] = resize_tokens(value, old, new, cut)
         elif name.endswith(".pim.fc3.bias"):
-            resized[name] = resize_tokens(value[:, None], old, new, resize_search)[:, 0]
+            resized[name] = resize_tokens(value[:, None], old, new, cut)[:, 0]
         elif name.endswith("template_position"):
             resized[name] = resize_grid(value[0], new.template_grid)[None]
         elif name.endswith("search_position"):
-            resized[name] = resize_search(value[0], new.search_grid)[None]
+            resized[name] = resize_search(value[0], new.search_grid, cut)[None]
         elif name in ("embeddings.projection.weight", "embeddings.fine_projection.weight"):
             fine = name == "embeddings.fine_projection.weight"
             side = new.patch_size // (new.stem_fine_stride if fine else new.stem_stride)
@@ -129,7 +129,7 @@ def resize_model(model: PJVLTModel, search_factor: float | None = None, **sizes:
     growth = model.config.search_size / new.search_size
     if growth <= 1 or new.patch_size != model.config.patch_size:
         raise ValueError("--same_scale needs a smaller --search_size, and patches as they are")
-    resized.load_state_dict(resize_weights(model.state_dict(), model.config, new, cut_grid))
+    resized.load_state_dict(resize_weights(model.state_dict(), model.config, new, cut=True))
     last = resized.head.size[-1]
     with torch.no_grad():
         weight, bias = grow_sizes(last.weight, last.bias, growth, 1 / search_factor)

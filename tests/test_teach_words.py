@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ import product_fusion
 import resize_checkpoint
 import teacher
 from batches import PhraseBatches
-from features import PhraseCrops, store_crops, store_pairs
+from features import PhraseCrops, StoredMaps, store_crops, store_pairs
 from parts import Parts
 from teach import main
 
@@ -143,22 +143,40 @@ def test_choice_is_among_the_objects_of_the_image_alone(batch):
     assert chosen == 1 and better < loss - 0.4
 
 
-def test_a_phrase_of_another_image_changes_only_what_the_contrast_answers(tmp_path, tiny_tokenizer):
+@dataclass
+class Stored:
+    """A tiny hybrid, and what it stored of eight images and eight pairs."""
+
+    model: PJVLTModel
+    processor: PJVLTProcessor
+    pairs: TrackingPairs
+    maps: tuple[StoredMaps, StoredMaps]
+
+    def draw(self, *sizes, template=()):
+        return PhraseBatches(*self.maps, template, self.processor, *sizes).draw(0)
+
+
+@pytest.fixture
+def stored(tmp_path, tiny_tokenizer):
     model = build_tiny_model(**HYBRID, saiel_fusion="product")
     processor = PJVLTProcessor(PJVLTImageProcessor(template_size=32, search_size=64), tiny_tokenizer)
     crops = PhraseCrops(BoxedImages([write_images(tmp_path / "boxed")]), 64, views=1)
     tools = {"model": model, "processor": processor, "num_workers": 0}
-    stored = store_crops(tmp_path / "images", crops, {}, **tools)
+    images = store_crops(tmp_path / "images", crops, {}, **tools)
     pairs = TrackingPairs(ProceduralPairs(), PairCropper(processor.image_processor), 8)
     stored_pairs = store_pairs(tmp_path / "pairs", pairs, 8, {}, **tools)
-    assert len(stored) == 8 and stored_pairs.rows[3]["text"] == pairs[3]["text"]
+    return Stored(model, processor, pairs, (images, stored_pairs))
+
+
+def test_a_phrase_of_another_image_changes_only_what_the_contrast_answers(stored):
+    model, processor, pairs, (images, stored_pairs) = stored.model, stored.processor, stored.pairs, stored.maps
+    assert len(images) == 8 and stored_pairs.rows[3]["text"] == pairs[3]["text"]
     pixels = normalize_pairs(PairCollator(processor, False)([pairs[3]]), processor.image_processor)
     with torch.no_grad():
         last, fine = model.embeddings.features(pixels["pixel_values"])
     assert_close(stored_pairs.take("search", [3])[0], last, rtol=1e-2, atol=1e-2)
     assert_close(stored_pairs.take("search", [3])[1], fine, rtol=1e-2, atol=1e-2)
-    template = stored_pairs.take("template", [0])
-    drawn = PhraseBatches(stored, stored_pairs, template, processor, 4, 3, 2, 3).draw(0)
+    drawn = stored.draw(4, 3, 2, 3, template=stored_pairs.take("template", [0]))
     assert drawn.asked.shape == (4, 2) and (drawn.image_of[drawn.asked] == torch.arange(4)[:, None]).all()
     assert (drawn.image_of[drawn.foreign] != torch.arange(4)).all()
     parts = []
@@ -216,19 +234,12 @@ def test_maps_are_kept_only_in_the_rows_to_keep_and_boxes_only_around_targets():
         assert (teacher.kept_loss(changed, targets, labels, kept) != loss) == heard, (number, row, cells)
 
 
-def test_some_channels_of_an_image_and_some_words_of_its_phrases_are_left_out(tmp_path, tiny_tokenizer, monkeypatch):
-    model = build_tiny_model(**HYBRID)
-    processor = PJVLTProcessor(PJVLTImageProcessor(template_size=32, search_size=64), tiny_tokenizer)
-    crops = PhraseCrops(BoxedImages([write_images(tmp_path / "boxed")]), 64, views=1)
-    tools = {"model": model, "processor": processor, "num_workers": 0}
-    stored = store_crops(tmp_path / "images", crops, {}, **tools)
-    pairs = TrackingPairs(ProceduralPairs(), PairCropper(processor.image_processor), 8)
-    stored_pairs = store_pairs(tmp_path / "pairs", pairs, 8, {}, **tools)
+def test_some_channels_of_an_image_and_some_words_of_its_phrases_are_left_out(stored, monkeypatch):
     drawn = []
     for share in (0.0, 0.5):
         monkeypatch.setattr("batches.CHANNEL_DROP", share)
         monkeypatch.setattr("batches.WORD_DROP", share)
-        drawn.append(PhraseBatches(stored, stored_pairs, (), processor, 4, 3, 1, 4).draw(0))
+        drawn.append(stored.draw(4, 3, 1, 4))
     whole, thinned = drawn
     for before, after in zip(whole.images, thinned.images, strict=True):
         left_out = (after == 0).all(dim=(2, 3)) & (before != 0).any(dim=(2, 3))
@@ -286,17 +297,10 @@ def test_the_product_tracks_as_the_concatenation_with_an_average_sentence(monkey
             product_fusion.to_product(build_tiny_model(**refused), inputs)
 
 
-def test_a_sentence_is_exchanged_only_where_the_tracker_is_certain(tmp_path, tiny_tokenizer, monkeypatch):
+def test_a_sentence_is_exchanged_only_where_the_tracker_is_certain(stored, monkeypatch):
+    drawn = stored.draw(3, 3, 1, 4, template=stored.maps[1].take("template", [0]))
+    tracker = stored.model, stored.processor.encode_text(["the target"])
     model = build_tiny_model(**HYBRID, saiel_fusion="product", stirred=True)
-    processor = PJVLTProcessor(PJVLTImageProcessor(template_size=32, search_size=64), tiny_tokenizer)
-    crops = PhraseCrops(BoxedImages([write_images(tmp_path / "boxed")]), 64, views=1)
-    tools = {"model": model, "processor": processor, "num_workers": 0}
-    stored = store_crops(tmp_path / "images", crops, {}, **tools)
-    pairs = TrackingPairs(ProceduralPairs(), PairCropper(processor.image_processor), 8)
-    stored_pairs = store_pairs(tmp_path / "pairs", pairs, 8, {}, **tools)
-    drawn = PhraseBatches(stored, stored_pairs, stored_pairs.take("template", [0]), processor, 3, 3, 1, 4).draw(0)
-    tracker = build_tiny_model(**HYBRID, saiel_fusion="product").eval(), processor.encode_text(["the target"])
-    model.eval()
 
     def parts(**settings):
         for name, value in settings.items():

@@ -1,15 +1,21 @@
 """Teach a trained tracker what phrases mean, with many objects of each labelled image at once.
 
     python scripts/teach_words outputs/start --config scripts/recipes/pjvlt_small_phrases.yaml \\
-      --features outputs/features --phrase_pairs images/phrases/pairs_val.jsonl
+      --tracker outputs/start --features outputs/features --phrase_pairs images/phrases/pairs_val.jsonl
 
 The stem stays as it is, so its maps of `--pairs` training pairs of the recipe's mixture, and of `--views` crops of
 each labelled image, are computed once and kept in `--features` (about 0.1 MB each). Then each step teaches the phrases
 of `--images` images and, beside them, pairs of the mixture. If the checkpoint's SAIELs concatenate, they are turned
-into ones that multiply first. The recipe is one of `pjvlt-train`, of which this uses the data, the rates, the
-schedule, the seed and the batch size (of the pairs); every other option that is given overrides it. On several cores
-or GPUs: accelerate launch --num_processes 2 scripts/teach_words ... Checkpoints hold the moving average of the
-weights; `--resume_from_checkpoint last` goes on from the last one.
+into ones that multiply first.
+
+With `--tracker`, a checkpoint with the same stem, the model goes on tracking as that one does: its maps are kept on
+pairs whose target it finds without words, whatever the sentence says. Its search crop may be larger, at the same scale
+(`resize_checkpoint.py --same_scale` makes a smaller one): then the model sees a random part of it.
+
+The recipe is one of `pjvlt-train`, of which this uses the data, the rates, the schedule, the seed and the batch size
+(of the pairs); every other option that is given overrides it. On several cores or GPUs: accelerate launch
+--num_processes 2 scripts/teach_words ... Checkpoints hold the moving average of the weights;
+`--resume_from_checkpoint last` goes on from the last one.
 """
 
 import argparse

@@ -68,6 +68,12 @@ def cells_in_boxes(boxes: Tensor, grid: int) -> Tensor:
     return cells | functional.one_hot(own[:, 1] * grid + own[:, 0], grid * grid).bool()
 
 
+def places_around(boxes: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """(B, 9) each: places in a flat map of the 3 x 3 cells around each centre, and which of them lie in the map."""
+    cells, inside = cells_around(boxes, grid, 3)
+    return cells[..., 1] * grid + cells[..., 0], inside
+
+
 def similarity(
     saiel: PJVLTSAIEL, visual: Tensor, boxes: Tensor, image_of: Tensor, text: PJVLTTextFeatures, weight: Tensor
 ) -> Tensor:
@@ -122,8 +128,7 @@ def choice_loss(logits: Tensor, batch: PhraseBatch, right: Tensor, among: Tensor
     from `choices`.
     """
     grid, own = logits.shape[-1], batch.asked.flatten()
-    cells, inside = cells_around(batch.boxes, grid, 3)
-    places = cells[..., 1] * grid + cells[..., 0]  # (R, 9)
+    places, inside = places_around(batch.boxes, grid)
     logits = logits.flatten(1)[:, places].masked_fill(~inside, float("-inf")).logsumexp(dim=-1)  # (Q, R)
     logits = logits.masked_fill(~among, float("-inf"))
     likely = logits.log_softmax(dim=1).masked_fill(~among, 0)
@@ -132,9 +137,8 @@ def choice_loss(logits: Tensor, batch: PhraseBatch, right: Tensor, among: Tensor
 
 def cells_near(boxes: Tensor, grid: int) -> Tensor:
     """(B, grid * grid) bool: the 3 x 3 cells around the centre of each box (B, 4)."""
-    own, axis = target_cells(boxes, grid), torch.arange(grid, device=boxes.device)
-    near = (axis - own[..., None]).abs() <= 1  # (B, 2, grid), x and y
-    return (near[:, 1, :, None] & near[:, 0, None, :]).flatten(1)
+    places, _ = places_around(boxes, grid)
+    return torch.zeros(len(boxes), grid * grid, dtype=torch.bool, device=boxes.device).scatter(1, places, True)
 
 
 def certain(score_map: Tensor, labels: Tensor) -> Tensor:
