@@ -11,6 +11,7 @@ bfloat16, which changes boxes less; weights that are too large for it make the w
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -41,6 +42,16 @@ def half_precision(weights: dict[str, torch.Tensor]) -> torch.dtype:
     return torch.float16 if largest <= torch.finfo(torch.float16).max else torch.bfloat16
 
 
+def save_small(model: PJVLTModel, processor: PJVLTProcessor, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write a checkpoint with these weights in half precision, and print its size."""
+    # The config still says float32, so `from_pretrained` loads the weights as float32.
+    halves = {name: v.to(half_precision(weights)) if v.is_floating_point() else v for name, v in weights.items()}
+    with replacing_folder(folder) as partial:
+        model.save_pretrained(partial, state_dict=halves)
+        processor.save_pretrained(partial)
+    print(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", help="folders or Hub ids")
@@ -67,13 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(str(error))
     for name, value in processor.tracking_settings(model.config).items():
         setattr(processor, name, value if given[name] is None else given[name])
-    # The config still says float32, so `from_pretrained` loads the weights as float32.
-    halves = {name: v.to(half_precision(weights)) if v.is_floating_point() else v for name, v in weights.items()}
-    with replacing_folder(args.output_dir) as partial:
-        model.save_pretrained(partial, state_dict=halves)
-        processor.save_pretrained(partial)
-    size = sum(path.stat().st_size for path in args.output_dir.iterdir()) / 1e6
-    print(f"{args.output_dir}: {size:.1f} MB")
+    save_small(model, processor, weights, args.output_dir)
 
 
 if __name__ == "__main__":
