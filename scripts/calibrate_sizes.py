@@ -68,7 +68,7 @@ def scale_sizes(model: PJVLTModel, factors: np.ndarray, search_factor: float) ->
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder or Hub id")
-    parser.add_argument("--dataset_name", required=True, help="tracking dataset: a folder or a Hub id")
+    parser.add_argument("--dataset_name", required=True, help="a folder or a Hub id; its boxes should be by hand")
     parser.add_argument("--dataset_split", help="default: train, or the only split")
     parser.add_argument("--rounds", type=int, default=2, help="corrections, each after tracking (default: 2)")
     parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
