@@ -1,11 +1,11 @@
 """Correct a tracker whose boxes become too small or too large while it tracks.
 
-    python scripts/calibrate_sizes.py averaged --dataset_name converted/videos --output_dir calibrated
+    python scripts/calibrate_sizes.py averaged --dataset_name converted/annotated --output_dir calibrated
 
 Small errors of size add up in tracking, because the next search region follows the box; no training pair shows that.
-So the sequences of a dataset (that of the training) are tracked as usual, and the last layer of the size branch is
-scaled until predicted and true sizes are the same on average. Nothing else changes, so a thousand frames take less
-than a minute. The result is stored as float16, as by `average_checkpoints.py`.
+So sequences of the training data are tracked as usual, and the last layer of the size branch is scaled until predicted
+and true sizes are the same on average. Their boxes must be ground truth, not those of a tracker or a detector. Nothing
+else changes, and nothing is trained. The result is stored as float16, as by `average_checkpoints.py`.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def scale_sizes(model: PJVLTModel, factors: np.ndarray, search_factor: float) ->
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder or Hub id")
-    parser.add_argument("--dataset_name", required=True, help="a folder or a Hub id; its boxes should be by hand")
+    parser.add_argument("--dataset_name", required=True, help="a folder or a Hub id; its boxes must be ground truth")
     parser.add_argument("--dataset_split", help="default: train, or the only split")
     parser.add_argument("--rounds", type=int, default=2, help="corrections, each after tracking (default: 2)")
     parser.add_argument("--output_dir", type=new_folder, required=True, help="must be absent or empty")
