@@ -46,10 +46,34 @@ class KnowsColours:
         return SimpleNamespace(score_map=torch.where(red[:, None, None, None], difference, -difference))
 
 
+class Deaf:
+    """Random scores, the same for every phrase."""
+
+    device, config = KnowsColours.device, KnowsColours.config
+
+    def __init__(self, seed):
+        self.scores = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+    def __call__(self, pixel_values, **_):
+        return SimpleNamespace(score_map=self.scores.expand(len(pixel_values), -1, -1, -1))
+
+
 @pytest.mark.parametrize(("sign", "share"), [(1, 1.0), (-1, 0.0)])
 def test_the_share_counts_the_phrases_that_choose_their_box(sign, share, table, tiny_processor):
     model = KnowsColours(tiny_processor.tokenizer, sign)
     assert phrase_accuracy(model, tiny_processor, read_phrase_pairs(table)) == share
+
+
+@pytest.mark.parametrize("near", [2, 8, 30])
+def test_a_score_that_ignores_the_phrase_is_right_in_half_of_the_pairs(near, table, tiny_processor):
+    """Also where the best cell is next to the middles of both boxes: the other pair has the boxes exchanged."""
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    rows[0]["other"] = [BOXES["red"][0] + near, *BOXES["red"][1:]]
+    rows[1] = rows[0] | {"box": rows[0]["other"], "other": rows[0]["box"]}
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = read_phrase_pairs(table)
+    for seed in range(5):
+        assert phrase_accuracy(Deaf(seed), tiny_processor, pairs) == 0.5
 
 
 def test_the_command_prints_the_share(table, tiny_model, tiny_processor, tmp_path, capsys):

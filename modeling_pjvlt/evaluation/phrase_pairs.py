@@ -4,7 +4,9 @@ python -m modeling_pjvlt.evaluation.phrase_pairs pairs_val.jsonl --model outputs
 
 A table of phrase pairs is JSON lines: `file` (in `images/` beside the table, or beside it), `box` and `other` (x, y,
 w, h in pixels), and `phrases` that mean the object in `box`. The search region shows both objects, the template is
-hidden, and the longest phrase has to make the score higher at `box` than at `other`. Chance is 50 %.
+hidden, and the longest phrase has to make the score higher at `box` than at `other`: the best of the cells next to the
+middle of each, of which those next to both middles belong to the nearer one. Equal scores count as half a pair, so
+that a score that ignores the phrase is right in 50 %.
 """
 
 import argparse
@@ -54,10 +56,9 @@ def read_phrase_pairs(table: str | Path) -> list[PhrasePair]:
 
 
 @torch.inference_mode()
-def choices(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair]) -> Iterator[bool]:
-    """For each pair, whether the score is higher at `box` than at `other`."""
-    images, grid = processor.image_processor, model.config.search_grid
-    device = model.device
+def choices(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair]) -> Iterator[float]:
+    """For each pair, 1 if the score is higher at `box` than at `other`, 0 if it is lower, and 0.5 if it is equal."""
+    images, device = processor.image_processor, model.device
     for start in range(0, len(pairs), BATCH):
         batch = pairs[start : start + BATCH]
         windows = [_window(pair) for pair in batch]
@@ -70,11 +71,12 @@ def choices(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair
         }
         scores = model(**pixels, **tokens).score_map[:, 0].cpu()
         for pair, window, score in zip(batch, windows, scores, strict=True):
-            yield _peak(score, pair.box, window, grid) > _peak(score, pair.other, window, grid)
+            box, other = _peaks(score, pair, window)
+            yield (1 + np.sign(box - other)) / 2
 
 
 def phrase_accuracy(model: PJVLTModel, processor: PJVLTProcessor, pairs: list[PhrasePair]) -> float:
-    """Share of pairs, in [0, 1], in which the phrase selects its box."""
+    """Share of pairs, in [0, 1], in which the phrase chooses its box."""
     return float(np.mean(list(choices(model, processor, pairs))))
 
 
@@ -93,12 +95,20 @@ def _crop(pair: PhrasePair, window: Window, size: int) -> torch.Tensor:
     return cut(pixels, window, size)
 
 
-def _peak(scores: torch.Tensor, box: np.ndarray, window: Window, grid: int) -> float:
-    """The highest score in the cells next to the middle of a box."""
-    x = (box[0] + box[2] / 2 - window.left) / window.width * grid
-    y = (box[1] + box[3] / 2 - window.top) / window.height * grid
-    column, row = (min(max(int(v), 0), grid - 1) for v in (x, y))
-    return float(scores[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max())
+def _peaks(scores: torch.Tensor, pair: PhrasePair, window: Window) -> tuple[float, float]:
+    """The highest scores (G, G) in the cells next to the middle of `box`, and of `other`.
+
+    A cell next to both counts for the one whose middle is nearer, and for both at the same distance.
+    """
+    grid, corner, side = len(scores), (window.left, window.top), (window.width, window.height)
+    middles = [(box[:2] + box[2:] / 2 - corner) / side * grid for box in (pair.box, pair.other)]
+    middles = np.array(middles)[:, None, None]  # (2, 1, 1, 2), in cells
+    cells = np.stack(np.meshgrid(np.arange(grid), np.arange(grid)), axis=-1)  # (G, G, 2), column and row
+    near = (np.abs(cells - middles.astype(int).clip(0, grid - 1)) <= 1).all(axis=-1)  # (2, G, G)
+    distance = np.linalg.norm(cells + 0.5 - middles, axis=-1)
+    near &= ~(near[::-1] & (distance[::-1] < distance))
+    box, other = (float(scores[torch.from_numpy(own)].max()) for own in near)
+    return box, other
 
 
 def main(argv: list[str] | None = None) -> int:
