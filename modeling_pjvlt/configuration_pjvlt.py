@@ -78,6 +78,7 @@ class PJVLTConfig(PreTrainedConfig):
     # box head
     head_channels: list[int] | tuple[int, ...] = (256, 128, 64, 32)
     offset_activation: str = "sigmoid"  # or "identity": the centre may lie outside the cell that predicts it
+    alignment_size: int | None = None  # E: patches are also scored by their cosine with the sentence in E channels
 
     # loss, Eq. 14-17
     focal_weight: float | int = 1.0
@@ -146,6 +147,11 @@ class PJVLTConfig(PreTrainedConfig):
         if self.offset_activation not in OFFSET_ACTIVATIONS:
             raise ValueError(
                 f"`offset_activation` must be one of {OFFSET_ACTIVATIONS}, got {self.offset_activation!r}."
+            )
+        if self.alignment_size is not None and (self.alignment_size < 1 or not self.uses_language):
+            raise ValueError(
+                f"`alignment_size` must be a positive number of channels in a model that reads the sentence, or None; "
+                f"got {self.alignment_size}."
             )
         if self.box_cells < 1 or self.box_cells % 2 == 0:
             raise ValueError(f"`box_cells` must be an odd number, got {self.box_cells}.")

@@ -222,15 +222,41 @@ class PJVLTInferenceHead(nn.Module):
         last = [branch[-1].weight.flatten(1) for branch in branches]
         self.last = build.linear(torch.block_diag(*last), torch.cat([branch[-1].bias for branch in branches]))
 
-    def forward(self, search_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
+    def forward(self, search_map: Tensor, alignment: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32.
+
+        `alignment` (B, 1, G, G) is added to the logits of the scores.
+        """
         for convolution in self.convolutions:
             search_map = convolution(search_map)
         maps = self.last(search_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float()
-        score, offset, size = maps.sigmoid().split([1, 2, 2], dim=1)
-        if not self.bounded_offset:
-            offset = maps[:, 1:3]
-        return score.clamp(SCORE_EPS, 1 - SCORE_EPS), offset, size
+        score, offset, size = maps.split([1, 2, 2], dim=1)
+        if alignment is not None:
+            score = score + alignment.float()
+        offset = offset.sigmoid() if self.bounded_offset else offset
+        return score.sigmoid().clamp(SCORE_EPS, 1 - SCORE_EPS), offset, size.sigmoid()
+
+
+class PJVLTInferenceAlignment(nn.Module):
+    """The half of [`PJVLTAlignment`] that sees the image; the gain goes into the sentence."""
+
+    def __init__(self, alignment: nn.Module, build: "InferenceBuilder"):
+        super().__init__()
+        self.grid = build.grid
+        self.norm = build.norm(alignment.norm)
+        self.patch = build.linear(alignment.patch.weight, alignment.patch.bias, "gelu")
+        self.context = build.module(alignment.context)
+        self.project = build.linear(alignment.project.weight, alignment.project.bias)
+        self.register_buffer("gain", alignment.gain.detach().float())
+        self.register_buffer("bias", build.share(alignment.bias))
+
+    def forward(self, search: Tensor, sentence: Tensor) -> Tensor:
+        """Search tokens (B, G * G, C) and sentence (B, E, 1) to (B, 1, G, G)."""
+        hidden = self.patch(self.norm(search).flatten(0, 1)).unflatten(0, (-1, self.grid, self.grid))  # (B, G, G, c)
+        context = functional.gelu(self.context(hidden.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        patches = self.project((hidden + context).flatten(0, 2)).unflatten(0, (-1, self.grid * self.grid))
+        aligned = torch.matmul(functional.normalize(patches, dim=-1), sentence)
+        return (aligned + self.bias).transpose(1, 2).unflatten(2, (self.grid, self.grid))
 
 
 def _fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from torch.nn import functional
 from .decoding_pjvlt import decode_boxes
 from .inference_layers_pjvlt import (
     InferenceBuilder,
+    PJVLTInferenceAlignment,
     PJVLTInferenceCCPIL,
     PJVLTInferenceHead,
     PJVLTInferenceSAIEL,
@@ -40,16 +41,19 @@ class PJVLTSentence(NamedTuple):
 
     keys (F, B, D, H T): scaled, block-diagonal over the heads. values (F, B, H T, C), modulated and through the
     language half of W_o, or (F, B, H T, D), modulated and block-diagonal, where that is less work. mask (B, 1, H T): 0
-    for words and a large negative number for padding.
+    for words and a large negative number for padding. alignment (B, E, 1): what the patches of [`PJVLTAlignment`] are
+    multiplied with, its gain included; None for a model without it.
     """
 
     keys: Tensor
     values: Tensor
     mask: Tensor
+    alignment: Tensor | None = None
 
     def rows(self, places: Tensor) -> "PJVLTSentence":
         """The constants of the targets with these row numbers (n,)."""
-        return PJVLTSentence(self.keys[:, places], self.values[:, places], self.mask[places])
+        alignment = None if self.alignment is None else self.alignment[places]
+        return PJVLTSentence(self.keys[:, places], self.values[:, places], self.mask[places], alignment)
 
 
 def _block_diagonal(heads: Tensor) -> Tensor:
@@ -113,6 +117,7 @@ class PJVLTInferenceModel(nn.Module):
                 self.layers.append(PJVLTInferenceCCPIL(layer.fusion.ccpil, build))
         self.norm = build.norm(model.norm)
         self.head = PJVLTInferenceHead(model.head, build)
+        self.alignment = None if model.alignment is None else PJVLTInferenceAlignment(model.alignment, build)
         self.compiled = bool(compile)
         self._run_maps, self._run_locate = self._maps, self._locate
         if compile:
@@ -161,7 +166,10 @@ class PJVLTInferenceModel(nn.Module):
         keys = _block_diagonal(keys.transpose(3, 4) * dim**-0.5)
         mask = functional.pad(text_features.attention_mask, (0, padding))
         mask = ((1 - mask.float()) * MASKED)[:, None].repeat(1, 1, heads)
-        return PJVLTSentence(keys.to(self.dtype), values.to(self.dtype), mask.to(self.dtype))
+        alignment = None
+        if self.alignment is not None:
+            alignment = (text_features.alignment.float() * self.alignment.gain)[:, :, None].to(self.dtype)
+        return PJVLTSentence(keys.to(self.dtype), values.to(self.dtype), mask.to(self.dtype), alignment)
 
     @torch.no_grad()
     def template(self, template_pixel_values: Tensor) -> Tensor:
@@ -218,6 +226,7 @@ class PJVLTInferenceModel(nn.Module):
     def _maps(self, pixel_values, template, sentence) -> tuple[Tensor, Tensor, Tensor]:
         tokens = self._tokens(pixel_values, self.search_position)
         rows = torch.cat([template.transpose(0, 1), tokens.transpose(0, 1)]).flatten(0, 1)  # (N B, C)
+        alignment = None if self.alignment is None else self.alignment(tokens, sentence.alignment)
         words = iter(())
         if sentence is not None:
             heads = self.config.num_saiel_heads
@@ -230,7 +239,7 @@ class PJVLTInferenceModel(nn.Module):
                 rows = layer(rows)
         grid = self.config.search_grid
         search = self.norm(rows.unflatten(0, (self.config.num_visual_tokens, -1))[-grid * grid :].transpose(0, 1))
-        return self.head(search.unflatten(1, (grid, grid)).permute(0, 3, 1, 2))
+        return self.head(search.unflatten(1, (grid, grid)).permute(0, 3, 1, 2), alignment)
 
     def locate(
         self,

@@ -24,6 +24,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
+from .alignment_pjvlt import PJVLTAlignment
 from .backbones_pjvlt import load_backbones, load_tracker, no_weights_bar
 from .configuration_pjvlt import PJVLTConfig
 from .decoding_pjvlt import SCORE_EPS, decode_boxes
@@ -41,13 +42,15 @@ class PJVLTTextFeatures(ModelOutput):
     """The features of a sentence for each fused layer. Made by [`PJVLTModel.encode_text`].
 
     keys (B, F, H, T, D/H); values (B, F, H, T, D/H), after word selection (Eq. 2); modulation (B, F, 3, D), the alpha,
-    beta and gamma of Eq. 5; attention_mask (B, T), 1 for tokens and 0 for padding.
+    beta and gamma of Eq. 5; attention_mask (B, T), 1 for tokens and 0 for padding; alignment (B, E), of length 1, for
+    a model with [`PJVLTAlignment`].
     """
 
     keys: Tensor | None = None
     values: Tensor | None = None
     modulation: Tensor | None = None
     attention_mask: Tensor | None = None
+    alignment: Tensor | None = None
 
     def rows(self, places: Tensor) -> "PJVLTTextFeatures":
         """The features of the sentences with these row numbers (n,)."""
@@ -466,10 +469,15 @@ class PJVLTBoxHead(nn.Module):
 
         self.score, self.offset, self.size = branch(1, PJVLTScoreConv), branch(2), branch(2)
 
-    def forward(self, search_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32."""
-        score = self.score(search_map).float().sigmoid().clamp(SCORE_EPS, 1 - SCORE_EPS)
-        offset = self.offset(search_map).float()
+    def forward(self, search_map: Tensor, alignment: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, G, G) to score (B, 1, G, G), offset (B, 2, G, G), size (B, 2, G, G), in float32.
+
+        `alignment` (B, 1, G, G) is added to the logits of the scores.
+        """
+        score, offset = self.score(search_map).float(), self.offset(search_map).float()
+        if alignment is not None:
+            score = score + alignment.float()
+        score = score.sigmoid().clamp(SCORE_EPS, 1 - SCORE_EPS)
         return score, offset.sigmoid() if self.bounded_offset else offset, self.size(search_map).float().sigmoid()
 
 
@@ -545,6 +553,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
         self.encoder = PJVLTJointEncoder(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = PJVLTBoxHead(config)
+        self.alignment = PJVLTAlignment(config) if config.alignment_size else None
         self._inference_models = InferenceModels()
         self.post_init()
 
@@ -588,7 +597,10 @@ class PJVLTModel(PJVLTPreTrainedModel):
             for saiel, index in zip(self.encoder.saiels(), self.text_layer_indices(), strict=True)
         ]
         keys, values, modulation = (torch.stack(part, dim=1) for part in zip(*encoded, strict=True))
-        return PJVLTTextFeatures(keys=keys, values=values, modulation=modulation, attention_mask=attention_mask)
+        features = PJVLTTextFeatures(keys=keys, values=values, modulation=modulation, attention_mask=attention_mask)
+        if self.alignment is not None:
+            features["alignment"] = self.alignment.encode_sentence(layers[0], layers[-1], attention_mask)
+        return features
 
     def prepare_for_tracking(
         self, dtype: torch.dtype | None = None, compile: bool | str = False, portable: bool = False
@@ -676,11 +688,13 @@ class PJVLTModel(PJVLTPreTrainedModel):
     @capture_outputs(tie_last_hidden_states=False)
     def _track(self, hidden_states, text_features, labels, **kwargs) -> PJVLTOutput:
         """The part of `forward` behind the embeddings."""
-        words = self._words(hidden_states, text_features)
+        words, grid = self._words(hidden_states, text_features), self.config.search_grid
+        alignment = None
+        if self.alignment is not None:
+            alignment = self.alignment(hidden_states[:, -grid * grid :], text_features.alignment)
         hidden_states = self.norm(self.encoder(hidden_states, words))
-        grid = self.config.search_grid
         search_map = hidden_states[:, -grid * grid :].transpose(1, 2).unflatten(2, (grid, grid))  # (B, C, G, G)
-        score_map, offset_map, size_map = self.head(search_map)
+        score_map, offset_map, size_map = self.head(search_map, alignment)
         pred_boxes, scores = decode_boxes(score_map, offset_map, size_map)
         loss = loss_dict = None
         if labels is not None:

@@ -42,6 +42,7 @@ def stack_text_features(features: list[PJVLTTextFeatures]) -> PJVLTTextFeatures:
         values=torch.cat([pad(f.values, 3) for f in features]),
         modulation=torch.cat([f.modulation for f in features]),
         attention_mask=torch.cat([pad(f.attention_mask, 1) for f in features]),
+        alignment=None if features[0].alignment is None else torch.cat([f.alignment for f in features]),
     )
 
 

@@ -42,7 +42,7 @@ VARIANTS = [
 def checkpoint(tiny_processor, tmp_path_factory):
     """A folder with a literal model in which nothing is neutral."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    stirred_model(**SHALLOW).save_pretrained(folder)
+    stirred_model(**SHALLOW, alignment_size=8).save_pretrained(folder)
     PJVLTProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, 0.5, 0.25).save_pretrained(folder)
     return folder
 

@@ -49,6 +49,7 @@ TABLES = [  # the rows of the paper's ablation tables that pairs do not promise
     {"fusion": "progressive", "use_saiel": False, "use_ccm": False, "use_pim": False},
     {"stem_channels": [8, 16], "position_scale": 0.5, "attention_identity": 0.8},  # what small models start from
     {**STEM, "stem_fine_stage": 0, "offset_activation": "identity", "box_cells": 3},
+    {"alignment_size": 8},
 ]
 ALL = pytest.mark.parametrize("variant", VARIANTS + TABLES, ids=name)
 FUSIONS = pytest.mark.parametrize("fusion", ["progressive", "early", "late"])

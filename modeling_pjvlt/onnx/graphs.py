@@ -61,8 +61,9 @@ class TrackerGraph(nn.Module):
         keys: Tensor | None = None,
         values: Tensor | None = None,
         mask: Tensor | None = None,
+        alignment: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        sentence = None if keys is None else PJVLTSentence(keys, values, mask)
+        sentence = None if keys is None else PJVLTSentence(keys, values, mask, alignment)
         return self.inference_model(pixel_values, template, sentence)
 
 
@@ -73,9 +74,10 @@ class TextGraph(nn.Module):
         super().__init__()
         self.model, self.inference_model = model, inference_model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         features = self.model.encode_text(input_ids, attention_mask)
-        return tuple(self.inference_model.sentence(features, input_ids.shape[1]))
+        parts = self.inference_model.sentence(features, input_ids.shape[1])
+        return tuple(part for part in parts if part is not None)
 
 
 @torch.no_grad()
@@ -95,6 +97,7 @@ def trace(model: PJVLTModel, dtype: torch.dtype | None = None) -> dict[str, Expo
         programs["text"] = torch.export.export(text, tokens, dynamic_shapes=({0: targets, 1: words},) * 2)
         columns = config.num_saiel_heads * words if config.num_saiel_heads > 1 else words
         dynamic += [{1: targets, 3: columns}, {1: targets, 2: columns}, {0: targets, 2: columns}]
+        dynamic += [{0: targets}] * (len(inputs) - len(dynamic))  # the alignment, if there is one
     tracker = TrackerGraph(inference_model).eval()
     programs["tracker"] = torch.export.export(tracker, tuple(inputs), dynamic_shapes=tuple(dynamic))
     return programs
@@ -112,7 +115,7 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
             dynamo=True,
             verbose=False,
             input_names=inputs[: len(program.graph_signature.user_inputs)],
-            output_names=outputs,
+            output_names=outputs[: len(program.graph_signature.user_outputs)],
         )
     model = exported.model_proto
     for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -46,6 +47,10 @@ class OpenVinoGraph:
             self._requests.request = self._compiled.create_infer_request()
         outputs = self._requests.request.infer(inputs)
         return [outputs[name] for name in names]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        """The outputs, each with its `name`."""
+        return [SimpleNamespace(name=output.any_name) for output in self._compiled.outputs]
 
 
 __all__ = ["SUFFIX", "OpenVinoGraph", "convert_graphs", "import_openvino"]

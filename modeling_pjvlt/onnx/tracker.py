@@ -18,8 +18,8 @@ from . import openvino
 
 TRACKER_FILE, TEMPLATE_FILE, TEXT_FILE = "tracker.onnx", "template.onnx", "text.onnx"
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "pjvlt_onnx.json"
-SENTENCE = ("keys", "values", "mask")  # outputs of text.onnx and inputs of tracker.onnx
-TARGET_AXIS = {"template": 0, "keys": 1, "values": 1, "mask": 0}  # of each input of tracker.onnx about the targets
+SENTENCE = ("keys", "values", "mask", "alignment")  # outputs of text.onnx; the last one only if the model has it
+TARGET_AXIS = {"template": 0, "keys": 1, "values": 1, "mask": 0, "alignment": 0}  # of tracker.onnx's inputs
 MAPS = ("score_map", "offset_map", "size_map")
 SMALL_GRAPH = 120_000_000  # bytes; a smaller graph runs on one thread
 
@@ -81,7 +81,9 @@ class OnnxModel:
         return {"input_ids": ids, "attention_mask": mask}
 
     def encode_text(self, sentences: list[str]) -> dict[str, np.ndarray]:
-        """What each frame needs of B sentences: `keys`, `values` and `mask`; empty for a model without language."""
+        """What each frame needs of B sentences: `keys`, `values`, `mask` and, if the model has it,
+        `alignment`; empty for a model without language.
+        """
         if self._text is None:
             return {}
         return self.encode_tokens(self.tokenize(sentences))
@@ -91,7 +93,8 @@ class OnnxModel:
         if self._text is None:
             return {}
         tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        return dict(zip(SENTENCE, self._text.run(list(SENTENCE), tokens), strict=True))
+        names = [output.name for output in self._text.get_outputs()]
+        return dict(zip(names, self._text.run(names, tokens), strict=True))
 
     def encode_templates(self, template_pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """`template`: what each frame needs of B template crops (B, 3, template_size, template_size), float32."""

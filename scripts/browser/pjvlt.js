@@ -19,7 +19,6 @@
 export const RUNTIME = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/ort.wasm.min.mjs";
 
 const SETTINGS_FILE = "pjvlt_onnx.json";
-const SENTENCE = ["keys", "values", "mask"]; // outputs of text.onnx, inputs of tracker.onnx
 const MAPS = ["score_map", "offset_map", "size_map"];
 const DEFAULT_SENTENCE = "the target"; // in place of an empty or missing sentence
 const MAX_TOKENS = 40; // [CLS] and [SEP] included
@@ -252,12 +251,12 @@ export class Model {
     return model;
   }
 
-  /** The constants of a sentence, `keys`, `values` and `mask`; nothing for a model without language. */
+  /** The constants of a sentence, which text.onnx gives and tracker.onnx takes; nothing for a model without language. */
   async encodeText(sentence) {
     if (!this.text) return {};
     const ids = this.tokenizer.encode(cleanSentence(sentence));
     const row = (values) => new this.runtime.Tensor("int64", BigInt64Array.from(values, BigInt), [1, ids.length]);
-    return this.text.run({ input_ids: row(ids), attention_mask: row(ids.map(() => 1)) }, SENTENCE);
+    return this.text.run({ input_ids: row(ids), attention_mask: row(ids.map(() => 1)) }, this.text.outputNames);
   }
 
   /** The constants of a template crop: `template`. */
