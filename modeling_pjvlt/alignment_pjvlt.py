@@ -21,8 +21,8 @@ class PJVLTAlignment(nn.Module):
     """a = gain * <p, s> + bias, where p and s have length 1.
 
     p = W_2 (h + GELU(context(h))) with h = GELU(W_1 LN(patch)), `context` a depthwise convolution; s = W_4 GELU(W_3
-    [LN(first); LN(last)]), from the mean tokens of BERT's embeddings and of its last layer. Gain and bias start at
-    0, so that a new branch changes no score.
+    [LN(first); LN(last)]), from the mean tokens of BERT's embeddings and of its last layer. The gain starts at 1: the
+    cosines of a new branch are small, so it hardly changes a score, and has a gradient from the first step.
     """
 
     def __init__(self, config: PJVLTConfig):
@@ -37,7 +37,7 @@ class PJVLTAlignment(nn.Module):
         self.first_norm, self.last_norm = (nn.LayerNorm(words, eps=config.layer_norm_eps) for _ in range(2))
         self.sentence = nn.Linear(2 * words, SENTENCE_WIDTH * size)
         self.project_sentence = nn.Linear(SENTENCE_WIDTH * size, size)
-        self.gain, self.bias = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+        self.gain, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
 
     def encode_sentence(self, first: Tensor, last: Tensor, attention_mask: Tensor) -> Tensor:
         """The first and the last hidden states of BERT, (B, T, C_text), and their mask (B, T) to s (B, E)."""

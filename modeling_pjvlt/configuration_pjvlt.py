@@ -21,9 +21,9 @@ POSITIVE_FIELDS = (
 class PJVLTConfig(PreTrainedConfig):
     """Sizes and switches of a [`PJVLTModel`]. The defaults are PJVLT-B of the paper: ViT-B/16 and BERT-base.
 
-    The sentence is encoded by the BERT that `text_config` describes. It is not built for a model without language
-    (`fusion="none"` or `use_saiel=False`). Tables II to VI of the paper vary `fusion`, `num_fusion_layers`,
-    `use_saiel`, `use_ccm`, `use_pim` and `saiel_fusion`.
+    The sentence is encoded by the BERT that `text_config` describes. A model without language (`fusion="none"` or
+    `use_saiel=False`) has neither a BERT nor an alignment branch. Tables II to VI of the paper vary `fusion`,
+    `num_fusion_layers`, `use_saiel`, `use_ccm`, `use_pim` and `saiel_fusion`.
 
     Raises `ValueError` (naming the fields) when sizes do not divide or a mode is unknown.
     """
@@ -148,11 +148,8 @@ class PJVLTConfig(PreTrainedConfig):
             raise ValueError(
                 f"`offset_activation` must be one of {OFFSET_ACTIVATIONS}, got {self.offset_activation!r}."
             )
-        if self.alignment_size is not None and (self.alignment_size < 1 or not self.uses_language):
-            raise ValueError(
-                f"`alignment_size` must be a positive number of channels in a model that reads the sentence, or None; "
-                f"got {self.alignment_size}."
-            )
+        if self.alignment_size is not None and self.alignment_size < 1:
+            raise ValueError(f"`alignment_size` must be a positive number or None, got {self.alignment_size}.")
         if self.box_cells < 1 or self.box_cells % 2 == 0:
             raise ValueError(f"`box_cells` must be an odd number, got {self.box_cells}.")
         if self.box_cells > 1 and self.offset_activation == "sigmoid":

@@ -525,6 +525,9 @@ class PJVLTPreTrainedModel(PreTrainedModel):
             init.copy_(module.bias, torch.tensor([0.0, 0.0, gamma]).repeat_interleave(module.out_features // 3))
         elif isinstance(module, PJVLTScoreConv):
             init.constant_(module.bias, -math.log((1 - SCORE_PRIOR) / SCORE_PRIOR))
+        elif isinstance(module, PJVLTAlignment):
+            init.ones_(module.gain)
+            init.zeros_(module.bias)
         elif isinstance(module, (PJVLTSAIEL, PJVLTCCPIL)) and module.layer_scale is not None:
             init.constant_(module.layer_scale, self.config.layer_scale_init)
 
@@ -553,7 +556,7 @@ class PJVLTModel(PJVLTPreTrainedModel):
         self.encoder = PJVLTJointEncoder(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = PJVLTBoxHead(config)
-        self.alignment = PJVLTAlignment(config) if config.alignment_size else None
+        self.alignment = PJVLTAlignment(config) if config.alignment_size and config.uses_language else None
         self._inference_models = InferenceModels()
         self.post_init()
 
@@ -589,9 +592,12 @@ class PJVLTModel(PJVLTPreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         # All hooks at once: hooks on BERT first and on the whole model later would record each BERT layer twice.
         maybe_install_capturing_hooks(self)
-        layers = self.text_encoder(
+        states = self.text_encoder(
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, return_dict=True
         ).hidden_states
+        # A caller who has used BERT alone before has set hooks on it already: then each layer is there twice.
+        times = (len(states) - 1) // self.config.text_config.num_hidden_layers
+        layers = (states[0], *states[times::times])
         encoded = [
             saiel.encode_words(layers[index], attention_mask)
             for saiel, index in zip(self.encoder.saiels(), self.text_layer_indices(), strict=True)

@@ -205,6 +205,7 @@ BAD_CONFIGS = [
     ({**STEM, "stem_stages": [[1, 3, 2, 1]]}, "stem_stages.*channels"),
     ({**STEM, "patch_size": 4}, "stem_channels.*patch_size"),
     ({**STEM, "stem_fine_stage": 1}, "stem_fine_stage.*1"),
+    ({"alignment_size": 0}, "alignment_size.*0"),
     ({"word_temperature": 0.0}, "word_temperature.*positive"),
     ({"text_config": {"num_hidden_layers": 0}}, "text_config.num_hidden_layers"),
 ]
@@ -463,3 +464,16 @@ def test_trainer_takes_two_steps(fusion, tmp_path):
     still = {n for n, p in model.named_parameters() if torch.equal(before[n], p)}
     assert still <= zero_in_theory(model), still
     assert math.isfinite(trainer.evaluate()["eval_loss"])
+
+
+@torch.no_grad()
+def test_sentences_are_read_alike_after_bert_was_used_alone():
+    """BERT alone sets transformers' hooks on itself, and the whole model then sets them once more."""
+    alone, fresh = (build_tiny_model(text_config={"num_hidden_layers": 3}, alignment_size=8) for _ in range(2))
+    inputs = build_tiny_inputs(alone.config)
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    alone.text_encoder(**words, output_hidden_states=True)
+    for model in (alone, fresh):
+        model(**inputs)  # whichever part of it sets hooks
+    for name, expected in fresh.encode_text(**words).items():
+        assert torch.equal(alone.encode_text(**words)[name], expected), name

@@ -12,6 +12,7 @@ SENTENCE_TOKENS = 20
 def parts_of(model: PJVLTModel) -> dict[str, list[str]]:
     """Name of each part of the model -> the names of its modules."""
     fused = [f"encoder.{name}" for name, module in model.encoder.named_modules() if name.endswith(".fusion")]
+    branch = {} if model.alignment is None else {"alignment branch": ["alignment"]}
     return {
         "text encoder (BERT)": ["text_encoder"],
         "patch and position embeddings": ["embeddings"],
@@ -19,6 +20,7 @@ def parts_of(model: PJVLTModel) -> dict[str, list[str]]:
         "SAIEL": [f"{name}.saiel" for name in fused],
         "CCPIL": [f"{name}.ccpil" for name in fused],
         "box head": ["head"],
+        **branch,
     }
 
 
@@ -52,7 +54,9 @@ def count_macs(model: PJVLTModel, names: dict[str, list[str]]) -> tuple[dict[str
     root = type(model).__name__
     per_frame = {part: macs(frame, *(f"{root}.{name}" for name in modules)) for part, modules in names.items()}
     per_sentence = dict.fromkeys(names, 0)
-    if config.uses_language:  # the counter sees BERT as a module; the rest is SAIEL's `encode_words`
+    if (
+        config.uses_language
+    ):  # the counter sees BERT as a module; the rest is SAIEL's `encode_words`, and a little of the branch
         per_sentence["text encoder (BERT)"] = macs(sentence, type(model.text_encoder).__name__)
         per_sentence["SAIEL"] = macs(sentence, "Global") - per_sentence["text encoder (BERT)"]
     return (

@@ -177,7 +177,7 @@ class Subject:
         full, baseline = self.models["full"], self.models["none"]
         sentence, frame = count_macs(copy.deepcopy(full), parts_of(full))
         _, without = count_macs(copy.deepcopy(baseline), parts_of(baseline))
-        self.parts = {part: (sentence[part], frame[part], without[part]) for part in frame}
+        self.parts = {part: (sentence[part], frame[part], without.get(part, 0)) for part in frame}
         fast, padded, none = self._fast_macs(full), self._fast_macs(full, MAX_WORDS), self._fast_macs(baseline)
         self.macs = {
             "plain": frame["total"],

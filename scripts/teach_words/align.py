@@ -46,12 +46,16 @@ TYPICAL = 20  # batches whose cosines are averaged
 
 
 def with_alignment(model: PJVLTModel, size: int) -> PJVLTModel:
-    """A model with the same weights and an alignment branch of `size` channels; one that has it stays as it is."""
+    """A model with the same weights and an alignment branch of `size` channels; one that has it stays as it is.
+
+    Raises `ValueError` for a model without language.
+    """
+    if not model.config.uses_language:
+        raise ValueError("the checkpoint has no language stream")
     if model.config.alignment_size is not None:
         return model
     config = copy.deepcopy(model.config)
     config.alignment_size = size
-    config.validate_modes()
     extended = PJVLTModel(config).eval()
     extended.load_state_dict(extended.state_dict() | model.state_dict())
     return extended
@@ -145,10 +149,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--phrase_pairs", type=Path, help="table of phrase pairs, to validate at the end")
     numbers = (
         ("--alignment_size", int, 128, "channels of a new branch"),
-        ("--gain", float, 4.0, "added to a score's logit at a cosine of 1"),
+        ("--gain", float, 3.0, "added to a score's logit at a cosine of 1"),
         ("--views", int, 8, "crops of each labelled image"),
         ("--images", int, 96, "crops of a step"),
-        ("--steps", int, 600, "steps"),
+        ("--steps", int, 900, "steps"),
         ("--learning_rate", float, 1e-3, "highest rate"),
         ("--weight_decay", float, 0.2, "weight decay"),
         ("--seed", int, 0, "seed of crops, batches and the new branch"),
