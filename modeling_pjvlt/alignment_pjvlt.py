@@ -17,6 +17,12 @@ CONTEXT = 5  # patches along the side of the neighbourhood that is seen with eac
 PATCH_WIDTH, SENTENCE_WIDTH = 2, 4  # hidden channels, in multiples of E
 
 
+def mean_word(words: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean token of each sentence, without padding, with [CLS] and [SEP]. (B, T, c) and (B, T) to (B, c)."""
+    weights = attention_mask[..., None].to(words.dtype)
+    return (words * weights).sum(dim=1) / weights.sum(dim=1)
+
+
 class PJVLTAlignment(nn.Module):
     """a = gain * <p, s> + bias, where p and s have length 1.
 
@@ -39,11 +45,9 @@ class PJVLTAlignment(nn.Module):
         self.project_sentence = nn.Linear(SENTENCE_WIDTH * size, size)
         self.gain, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
 
-    def encode_sentence(self, first: Tensor, last: Tensor, attention_mask: Tensor) -> Tensor:
-        """The first and the last hidden states of BERT, (B, T, C_text), and their mask (B, T) to s (B, E)."""
-        weights = attention_mask[..., None].to(first.dtype)
-        means = [(words * weights).sum(dim=1) / weights.sum(dim=1) for words in (first, last)]
-        both = torch.cat([self.first_norm(means[0]), self.last_norm(means[1])], dim=-1)
+    def encode_sentence(self, first: Tensor, last: Tensor) -> Tensor:
+        """The `mean_word` of the first and of the last hidden states of BERT, (B, C_text) each, to s (B, E)."""
+        both = torch.cat([self.first_norm(first), self.last_norm(last)], dim=-1)
         return functional.normalize(self.project_sentence(functional.gelu(self.sentence(both))), dim=-1)
 
     def encode_patches(self, search: Tensor) -> Tensor:
@@ -58,4 +62,4 @@ class PJVLTAlignment(nn.Module):
         return (self.gain * cosines + self.bias).transpose(1, 2).unflatten(2, (self.grid, self.grid))
 
 
-__all__ = ["PJVLTAlignment"]
+__all__ = ["PJVLTAlignment", "mean_word"]

@@ -24,7 +24,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
-from .alignment_pjvlt import PJVLTAlignment
+from .alignment_pjvlt import PJVLTAlignment, mean_word
 from .backbones_pjvlt import load_backbones, load_tracker, no_weights_bar
 from .configuration_pjvlt import PJVLTConfig
 from .decoding_pjvlt import SCORE_EPS, decode_boxes
@@ -294,9 +294,7 @@ class PJVLTSAIEL(nn.Module):
         mask = attention_mask.bool()
         keys, values = self.key(words), self.select_words(self.value(words), mask)
         keys, values = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (keys, values))
-        weights = mask[..., None].to(words.dtype)
-        mean = (words * weights).sum(dim=1) / weights.sum(dim=1)  # without padding, with [CLS] and [SEP]
-        return keys, values, self.modulation(mean).unflatten(-1, (3, -1))
+        return keys, values, self.modulation(mean_word(words, mask)).unflatten(-1, (3, -1))
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, word_mask: Tensor | None):
         """Patches (B, H, N, d) attend to tokens (B, H, T, d): (B, N, H, d), and weights if the kernel gives them."""
@@ -605,7 +603,8 @@ class PJVLTModel(PJVLTPreTrainedModel):
         keys, values, modulation = (torch.stack(part, dim=1) for part in zip(*encoded, strict=True))
         features = PJVLTTextFeatures(keys=keys, values=values, modulation=modulation, attention_mask=attention_mask)
         if self.alignment is not None:
-            features["alignment"] = self.alignment.encode_sentence(layers[0], layers[-1], attention_mask)
+            means = [mean_word(words, attention_mask) for words in (layers[0], layers[-1])]
+            features["alignment"] = self.alignment.encode_sentence(*means)
         return features
 
     def prepare_for_tracking(

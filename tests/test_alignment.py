@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from modeling_pjvlt import PJVLTImageProcessor, PJVLTModel, PJVLTProcessor, TrackingSession
+from modeling_pjvlt.alignment_pjvlt import mean_word
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "teach_words"))
 
@@ -51,7 +52,7 @@ def test_the_branch_equals_its_equation(model):
     sizes = (grid**2, model.config.hidden_size), (4, words), (4, words)
     search, first, last = (torch.randn(2, *size, generator=generator, dtype=torch.float64) for size in sizes)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    sentences = branch.encode_sentence(first, last, mask)
+    sentences = branch.encode_sentence(mean_word(first, mask), mean_word(last, mask))
     added = branch(search, sentences)
     assert added.shape == (2, 1, grid, grid)
     for row, length in enumerate([4, 2]):

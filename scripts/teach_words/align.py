@@ -1,7 +1,7 @@
 """Teach the alignment branch of a tracker which patches of an image a phrase means.
 
-    python scripts/teach_words/align.py checkpoint --boxed_images images/phrases images/more --features outputs/align \
-      --output_dir aligned
+    python scripts/teach_words/align.py checkpoint --boxed_images images/phrases images/more \\
+      --features outputs/align-features --output_dir aligned
 
 Everything else stays as it is, so the stem's maps of `--views` crops of each labelled image are computed once and kept
 in `--features`, and sentences are encoded once. Each step contrasts all objects of `--images` crops with one phrase of
@@ -13,13 +13,12 @@ makes that 0 on average for objects and their own phrases. The result is stored 
 
 import argparse
 import copy
-import hashlib
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from features import PhraseCrops, StoredMaps, store_crops
+from features import PhraseCrops, StoredMaps, stem_digest, store_crops
 from teacher import contrast_loss, places_around
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from average_checkpoints import save_small
 
 from modeling_pjvlt import PJVLTModel, PJVLTProcessor
+from modeling_pjvlt.alignment_pjvlt import mean_word
 from modeling_pjvlt.command_parser import new_folder
 from modeling_pjvlt.data.boxed_images import BoxedImages
 from modeling_pjvlt.evaluation.phrase_pairs import phrase_accuracy, read_phrase_pairs
@@ -68,8 +68,7 @@ def mean_words(model: PJVLTModel, processor: PJVLTProcessor, phrases: list[str])
     for start in tqdm(range(0, len(phrases), SENTENCES), "phrases", unit="batch", disable=None):
         tokens = processor.encode_text(phrases[start : start + SENTENCES])
         states = model.text_encoder(**tokens, output_hidden_states=True).hidden_states
-        weights = tokens["attention_mask"][..., None].float()
-        ends = [(words * weights).sum(dim=1) / weights.sum(dim=1) for words in (states[0], states[-1])]
+        ends = [mean_word(words, tokens["attention_mask"]) for words in (states[0], states[-1])]
         means.append(torch.stack(ends, dim=1))
     return torch.cat(means)
 
@@ -112,9 +111,8 @@ class AlignmentTeacher(nn.Module):
         with torch.no_grad():
             search = embed.project(*self._crops.take("search", numbers)) + embed.search_position
         patches = self.branch.encode_patches(search)
-        first, last = torch.stack([self._words[phrase] for phrase in phrases]).unbind(dim=1)
-        one = torch.ones(len(phrases), 1)
-        sentences = self.branch.encode_sentence(first[:, None], last[:, None], one)
+        words = torch.stack([self._words[phrase] for phrase in phrases])
+        sentences = self.branch.encode_sentence(*words.unbind(dim=1))
         places, inside = places_around(torch.tensor(boxes), self.branch.grid)
         cosines = patches[crop_of[:, None], places] @ sentences.T  # (R, 9, S)
         logits = (cosines * self.log_scale.exp()).masked_fill(~inside[..., None], float("-inf")).logsumexp(dim=1)
@@ -174,10 +172,11 @@ def main(argv: list[str] | None = None) -> int:
         torch.manual_seed(args.seed)
         model = with_alignment(PJVLTModel.from_pretrained(name, dtype=torch.float32).eval(), args.alignment_size)
         processor = PJVLTProcessor.from_pretrained(name)
-        crops = PhraseCrops(BoxedImages(args.boxed_images), model.config.search_size, args.views, args.seed)
-        crops = store_crops(
-            args.features, crops, made_from(args, model), model=model, processor=processor, num_workers=0
-        )
+        size = model.config.search_size
+        crops = PhraseCrops(BoxedImages(args.boxed_images), size, args.views, args.seed)
+        made_from = {"stem": stem_digest(model), "search_size": size}
+        made_from |= {name: getattr(args, name) for name in ("boxed_images", "views", "seed")}
+        crops = store_crops(args.features, crops, made_from, model=model, processor=processor, num_workers=0)
     except (OSError, ValueError) as error:
         print(f"align: error: {error}", file=sys.stderr)
         return 2
@@ -196,14 +195,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"the phrase chooses its box in {accuracy:.1%} of {len(table)} pairs")
     save_small(model, processor, model.state_dict(), args.output_dir)
     return 0
-
-
-def made_from(args: argparse.Namespace, model: PJVLTModel) -> dict:
-    """What decides the stored maps."""
-    digest = hashlib.sha256()
-    for name, value in model.embeddings.stem.state_dict().items():
-        digest.update(name.encode() + value.float().numpy().tobytes())
-    return {"stem": digest.hexdigest(), "boxed_images": args.boxed_images, "views": args.views, "seed": args.seed}
 
 
 if __name__ == "__main__":

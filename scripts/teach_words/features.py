@@ -5,6 +5,7 @@ Each holds its maps as `.npy` files in half precision, which are read where they
 written last: a folder without it is made again.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,14 @@ SHIFT, STRETCH = 0.08, 0.12  # of the region, in sides; its width is multiplied 
 LIGHT = 0.2  # brightness is multiplied by up to 1 ± LIGHT
 ALL_SHARE = 0.25  # of the regions are drawn around all objects
 MIN_REGION = 24  # pixels
+
+
+def stem_digest(model: PJVLTModel) -> str:
+    """Changes with any weight of the stem."""
+    digest = hashlib.sha256()
+    for name, value in model.embeddings.stem.state_dict().items():
+        digest.update(name.encode() + value.float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class PhraseCrops(Dataset):

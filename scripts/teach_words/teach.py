@@ -19,7 +19,6 @@ The recipe is one of `pjvlt-train`, of which this uses the data, the rates, the 
 """
 
 import argparse
-import hashlib
 import math
 import sys
 from collections import Counter
@@ -30,7 +29,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from batches import PhraseBatches
-from features import PhraseCrops, StoredMaps, store_crops, store_pairs
+from features import PhraseCrops, StoredMaps, stem_digest, store_crops, store_pairs
 from parts import Parts
 from product_fusion import to_product
 from teacher import PhraseBatch, Teacher
@@ -109,11 +108,8 @@ def stored_maps(own, args: TrainArguments, model, processor) -> tuple[StoredMaps
 
 def settings_of(args: TrainArguments, model: PJVLTModel, processor: PJVLTProcessor) -> dict:
     """What decides the stored maps: the stem, the crops, and the recipe's data."""
-    digest = hashlib.sha256()
-    for name, value in model.embeddings.stem.state_dict().items():
-        digest.update(name.encode() + value.float().numpy().tobytes())
     crops = {name: getattr(processor.image_processor, name) for name in CROP_SIZES}
-    return {"stem": digest.hexdigest(), **crops, **{name: getattr(args, name) for name in DATA}}
+    return {"stem": stem_digest(model), **crops, **{name: getattr(args, name) for name in DATA}}
 
 
 def tracker_to_keep(own, args: TrainArguments, model: PJVLTModel, processor: PJVLTProcessor):
