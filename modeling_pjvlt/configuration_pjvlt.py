@@ -148,8 +148,6 @@ class PJVLTConfig(PreTrainedConfig):
             raise ValueError(
                 f"`offset_activation` must be one of {OFFSET_ACTIVATIONS}, got {self.offset_activation!r}."
             )
-        if self.alignment_size is not None and self.alignment_size < 1:
-            raise ValueError(f"`alignment_size` must be a positive number or None, got {self.alignment_size}.")
         if self.box_cells < 1 or self.box_cells % 2 == 0:
             raise ValueError(f"`box_cells` must be an odd number, got {self.box_cells}.")
         if self.box_cells > 1 and self.offset_activation == "sigmoid":
@@ -163,6 +161,8 @@ class PJVLTConfig(PreTrainedConfig):
         for name in POSITIVE_FIELDS:
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if self.alignment_size is not None and self.alignment_size < 1:
+            raise ValueError(f"`alignment_size` must be a positive number or None, got {self.alignment_size}.")
         for name in ("template_size", "search_size"):
             if getattr(self, name) % self.patch_size:
                 raise ValueError(

@@ -588,12 +588,12 @@ class PJVLTModel(PJVLTPreTrainedModel):
             raise ValueError("This model has no language stream (`fusion='none'` or `use_saiel=False`).")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        # All hooks at once: hooks on BERT first and on the whole model later would record each BERT layer twice.
+        # All hooks at once: hooks on BERT first and on the whole model later record each BERT layer twice.
         maybe_install_capturing_hooks(self)
         states = self.text_encoder(
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, return_dict=True
         ).hidden_states
-        # A caller who has used BERT alone before has set hooks on it already: then each layer is there twice.
+        # They do where a caller has used BERT alone before.
         times = (len(states) - 1) // self.config.text_config.num_hidden_layers
         layers = (states[0], *states[times::times])
         encoded = [

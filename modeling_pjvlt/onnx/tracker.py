@@ -81,9 +81,7 @@ class OnnxModel:
         return {"input_ids": ids, "attention_mask": mask}
 
     def encode_text(self, sentences: list[str]) -> dict[str, np.ndarray]:
-        """What each frame needs of B sentences: `keys`, `values`, `mask` and, if the model has it,
-        `alignment`; empty for a model without language.
-        """
+        """What each frame needs of B sentences, by the names in `SENTENCE`; empty for a model without language."""
         if self._text is None:
             return {}
         return self.encode_tokens(self.tokenize(sentences))
